@@ -1,0 +1,260 @@
+// What each kernel is given. Plain structs of pointers and sizes, no STL: this header is compiled for every instruction
+// set. T is the element type (float in targets/, double in ref/). Sizes are int64_t, counted in elements.
+// A pointer marked "or null" switches the feature off. `accumulate` adds to the output instead of overwriting it.
+// Letters: T tokens, D width, H query heads, G key/value heads, K head width, V vocabulary, R rows, C columns.
+#pragma once
+#include <stdint.h>
+
+namespace mg {
+
+// One share of a kernel's work: this is number `index` of `count`. The count follows from the shape alone (plan.h), so
+// results do not depend on how many threads there are. `scratch` is private to the running share.
+struct Share {
+  int64_t index, count;
+  void* scratch;
+};
+
+enum class Act : int32_t { none, gelu, gelu_tanh, relu, relu2, silu };
+enum class Unary : int32_t { neg, exp, log, sqrt, rsqrt, tanh, erf, sigmoid, square, reciprocal, sin, cos };
+enum class Binary : int32_t { add, sub, mul, div, max, min, less, less_equal, equal };
+enum class Reduce : int32_t { sum, max };
+
+// C = residual + act(op(A) op(B) + bias); op(A) is (M, K), op(B) is (K, N), C is (M, N); `batch` independent products.
+// trans_a: A is stored (K, M); trans_b: B is stored (N, K). ld*: row stride as stored. residual and pre share ldc.
+// accumulate: C += op(A) op(B), and then bias, act, residual and pre are null/none.
+// Promise: each element of C is one chain of fma over k = 0..K-1 in order (started from C when accumulating), whatever
+// M, N, the tiles and the threads are; so a row has the same bits alone or in a batch.
+template <class T> struct GemmArgs {
+  const T *a, *b;
+  T* c;
+  const T* bias;      // (N) or null
+  const T* residual;  // (M, N) or null
+  T* pre;             // (M, N) or null: op(A) op(B) + bias, kept for the backward of act
+  int64_t m, n, k, lda, ldb, ldc;
+  int64_t batch, stride_a, stride_b, stride_c;
+  int32_t trans_a, trans_b, accumulate;
+  Act act;
+};
+
+// y[t] (+)= table[ids[t]]; ids in [0, vocab) are checked by the caller.
+template <class T> struct EmbeddingArgs {
+  const T* table;      // (V, D)
+  const int32_t* ids;  // (T)
+  T* y;                // (T, D)
+  int64_t tokens, width, vocab;
+  int32_t accumulate;
+};
+
+// dtable[ids[t]] += dy[t], in the order of t; without accumulate dtable is first set to zero.
+template <class T> struct EmbeddingBackwardArgs {
+  const T* dy;
+  const int32_t* ids;
+  T* dtable;
+  int64_t tokens, width, vocab;
+  int32_t accumulate;
+};
+
+// LayerNorm (center = 1) or RMSNorm (center = 0) over the last axis.
+// y = (x - mean) * rstd * weight + bias, rstd = 1/sqrt(var + eps). mean and rstd (R) are kept for the backward.
+template <class T> struct NormArgs {
+  const T* x;       // (R, C)
+  const T* weight;  // (C) or null
+  const T* bias;    // (C) or null
+  T* y;             // (R, C)
+  T *mean, *rstd;   // (R); mean is null when center = 0
+  int64_t rows, cols;
+  double eps;
+  int32_t center;
+};
+
+// dx (rows shared out) and, in a kernel of its own, dweight and dbias (columns shared out, rows in order).
+template <class T> struct NormBackwardArgs {
+  const T *dy, *x, *weight, *mean, *rstd;
+  T* dx;               // (R, C), or null in norm_backward_weight
+  T *dweight, *dbias;  // (C) or null
+  int64_t rows, cols;
+  int32_t center, accumulate_dx, accumulate_dweight, accumulate_dbias;
+};
+
+// y = act(x); dx (+)= dy * act'(x), where x is the value before the activation.
+template <class T> struct ActArgs {
+  const T *x, *dy;  // dy is null in the forward
+  T* y;             // y in the forward, dx in the backward; may alias dy
+  int64_t n;
+  Act act;
+  int32_t accumulate;
+};
+
+// y = act(gate) * up; backward gives dgate and dup (either may be null).
+template <class T> struct GluArgs {
+  const T *gate, *up, *dy;
+  T *y, *dgate, *dup;
+  int64_t n;
+  Act act;
+  int32_t accumulate_dgate, accumulate_dup;
+};
+
+// Rotary embedding (Su et al. 2021, arXiv:2104.09864): rotates the first 2 * half components of each head by the angle
+// whose cosine and sine are cos/sin[positions[t]]. interleaved: pairs (2i, 2i+1) instead of (i, i + half).
+// inverse = 1 rotates back, which is the backward pass. y may alias x.
+template <class T> struct RopeArgs {
+  const T* x;                // (T, heads, head_dim)
+  const int32_t* positions;  // (T), in [0, table_rows)
+  const T *cos, *sin;        // (table_rows, half)
+  T* y;
+  int64_t tokens, heads, head_dim, half, table_rows;
+  int32_t interleaved, inverse, accumulate;
+};
+
+// y = softmax(scale * x) over rows; backward dx (+)= scale * y * (dy - sum(dy * y)).
+template <class T> struct SoftmaxArgs {
+  const T *x, *dy;  // forward: x. backward: x is y
+  T* y;             // forward: y. backward: dx
+  int64_t rows, cols;
+  double scale;
+  int32_t accumulate;
+};
+
+// Scaled dot-product attention over packed sequences, tiled, with online softmax (Dao et al. 2022, arXiv:2205.14135;
+// Milakov & Gimelshein 2018). Sequence s owns query rows q_start[s] .. q_start[s+1]-1 and the key rows
+// k_start[s] .. k_start[s]+k_len[s]-1; query row i of the sequence (of n) has position k_len[s] - n + i.
+// Scores: c = scale * q.k, then soft_cap * tanh(c / soft_cap) if soft_cap > 0, then + alibi[h] * (k_pos - q_pos);
+// a key is seen if (not causal or k_pos <= q_pos) and (window < 0 or |q_pos - k_pos| < window).
+// A row that sees no key gives zeros and lse = -inf. Head h reads key/value head h / (H / G).
+// Promise: a row's result depends on its own query and its keys only: key chunks start at multiples of kKeyChunk from
+// the sequence's first key and are merged in order.
+template <class T> struct AttentionArgs {
+  const T *q, *k, *v;      // (T, H, K), (keys, G, K), (keys, G, Kv) with row strides below
+  T* o;                    // (T, H, Kv)
+  T* lse;                  // (H, T): log sum exp of each row's scores, for the backward; may be null in the forward
+  const int32_t* q_start;  // (S + 1)
+  const int32_t* k_start;  // (S)
+  const int32_t* k_len;    // (S)
+  const T* alibi;          // (H) or null
+  int64_t q_rows, k_rows, seqs, heads, kv_heads, k_dim, v_dim;
+  int64_t q_stride, k_stride, v_stride, o_stride;  // elements from one token to the next
+  double scale, soft_cap;
+  int64_t window;
+  int32_t causal;
+};
+
+// Backward of the above: one share computes dq, dk, dv of one sequence and one key/value head (all its query heads).
+template <class T> struct AttentionBackwardArgs {
+  AttentionArgs<T> fwd;    // with o and lse as the forward left them
+  const T* d_o;            // (T, H, Kv), stride o_stride
+  T *dq, *dk, *dv;         // strides q_stride, k_stride, v_stride
+  int32_t accumulate_dq, accumulate_dk, accumulate_dv;
+};
+
+// Cross-entropy of rows of logits. target < 0 means ignored: loss 0, gradient 0. losses[r] = lse - logit[target].
+// dlogits (may alias logits): (softmax - onehot) * inv_count[0], or null.
+template <class T> struct CrossEntropyArgs {
+  const T* logits;         // (R, V)
+  const int32_t* targets;  // (R), < vocab
+  T* losses;               // (R)
+  T* dlogits;              // (R, V) or null
+  const T* inv_count;      // one number, or null for 1
+  int64_t rows, vocab;
+};
+
+// out[0] = 1 / max(1, number of targets >= 0).
+template <class T> struct CountArgs {
+  const int32_t* targets;
+  T* out;
+  int64_t n;
+};
+
+// y = x * mask / (1 - p), mask drawn by Philox with key `seed` at counter (step[0], stream, element / 4).
+// The backward is the same kernel on dy.
+template <class T> struct DropoutArgs {
+  const T* x;
+  T* y;
+  const int64_t* step;  // one number that changes from step to step
+  uint64_t seed, stream;
+  int64_t n;
+  double p;
+  int32_t accumulate;
+};
+
+// Element-wise operations over up to 6 axes with strides in elements (0 broadcasts). y is contiguous.
+constexpr int kMaxDims = 6;
+template <class T> struct UnaryArgs {
+  const T* x;
+  T* y;
+  int64_t n;
+  Unary op;
+};
+template <class T> struct BinaryArgs {
+  const T *a, *b;
+  T* y;
+  int64_t shape[kMaxDims], stride_a[kMaxDims], stride_b[kMaxDims];
+  int32_t dims;
+  Binary op;
+};
+// y[i] (+)= x[strided i]; with to_x = 1 the other way: x[strided i] (+)= y[i] (strides must then not overlap).
+template <class T> struct CopyArgs {
+  T *x, *y;
+  int64_t shape[kMaxDims], stride[kMaxDims];
+  int32_t dims, to_x, accumulate;
+};
+// y (outer, inner) = sum or max of x (outer, axis, inner) over axis, in order.
+template <class T> struct ReduceArgs {
+  const T* x;
+  T* y;
+  int64_t outer, axis, inner;
+  Reduce op;
+  int32_t accumulate;
+};
+template <class T> struct FillArgs {
+  T* y;
+  int64_t n;
+  double value;
+};
+// y = alpha * x + beta * y; alpha is multiplied by alpha_at[0] if that is not null. beta = 0 never reads y.
+template <class T> struct AxpyArgs {
+  const T* x;
+  T* y;
+  const T* alpha_at;
+  int64_t n;
+  double alpha, beta;
+};
+
+// Sum of squares of each chunk of kNormChunk elements, in double.
+constexpr int64_t kNormChunk = 16384;
+template <class T> struct SumSquaresArgs {
+  const T* x;
+  double* partial;  // (ceil(n / kNormChunk))
+  int64_t n;
+};
+// From the partials (in order) and the loss: control = {norm, clip factor, finite (1 or 0)}. The factor is
+// min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_ has it; max_norm <= 0 does not clip.
+template <class T> struct ClipArgs {
+  const double* partial;
+  const T* loss;  // one number or null
+  T* control;     // (3)
+  int64_t chunks;
+  double max_norm;
+};
+
+// AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2) on one stretch of the arenas. Does nothing when
+// control[2] is 0. `hyper` = {learning rate}; step[0] counts from 1; gradients are multiplied by control[1].
+template <class T> struct AdamWArgs {
+  T *param, *m, *v;
+  const T* grad;
+  const T *hyper, *control;  // control may be null
+  const int64_t* step;
+  int64_t n;
+  double beta1, beta2, eps, weight_decay, lr_scale;
+};
+// SGD as torch.optim.SGD: g += weight_decay * p; buf = momentum * buf + g (buf = g at step 1); p -= lr * (nesterov ? g + momentum * buf : buf).
+template <class T> struct SgdArgs {
+  T *param, *buf;  // buf is null when momentum = 0
+  const T* grad;
+  const T *hyper, *control;
+  const int64_t* step;
+  int64_t n;
+  double momentum, weight_decay, lr_scale;
+  int32_t nesterov;
+};
+
+}  // namespace mg

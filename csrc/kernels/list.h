@@ -1,0 +1,44 @@
+// The list of kernels: adding one is a line here, its body in kernels/*.inl.h, its reference in ref/, its plan in plan.cpp.
+#pragma once
+#include "core/args.h"
+
+// X(name, Args): void name(const Args<T>&, const Share&)
+#define MG_KERNELS(X)                                  \
+  X(gemm, GemmArgs)                                    \
+  X(embedding, EmbeddingArgs)                          \
+  X(embedding_backward, EmbeddingBackwardArgs)         \
+  X(norm, NormArgs)                                    \
+  X(norm_backward, NormBackwardArgs)                   \
+  X(norm_backward_weight, NormBackwardArgs)            \
+  X(act, ActArgs)                                      \
+  X(act_backward, ActArgs)                             \
+  X(glu, GluArgs)                                      \
+  X(glu_backward, GluArgs)                             \
+  X(rope, RopeArgs)                                    \
+  X(softmax, SoftmaxArgs)                              \
+  X(softmax_backward, SoftmaxArgs)                     \
+  X(attention, AttentionArgs)                          \
+  X(attention_backward, AttentionBackwardArgs)         \
+  X(cross_entropy, CrossEntropyArgs)                   \
+  X(count_targets, CountArgs)                          \
+  X(dropout, DropoutArgs)                              \
+  X(unary, UnaryArgs)                                  \
+  X(binary, BinaryArgs)                                \
+  X(copy, CopyArgs)                                    \
+  X(reduce, ReduceArgs)                                \
+  X(fill, FillArgs)                                    \
+  X(axpy, AxpyArgs)                                    \
+  X(sum_squares, SumSquaresArgs)                       \
+  X(clip, ClipArgs)                                    \
+  X(adamw, AdamWArgs)                                  \
+  X(sgd, SgdArgs)
+
+namespace mg {
+
+template <class T> struct KernelTable {
+#define X(name, Args) void (*name)(const Args<T>&, const Share&);
+  MG_KERNELS(X)
+#undef X
+};
+
+}  // namespace mg

@@ -1,0 +1,54 @@
+// AVX2 + FMA: eight floats.
+constexpr int kWidth = 8;
+struct Vec {
+  __m256 v;
+};
+struct Mask {
+  __m256 v;
+};
+static inline __m256i lanes_below(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
+static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+static inline Vec load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lanes_below(n))}; }
+static inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, lanes_below(n), a.v); }
+static inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
+static inline Vec zero() { return {_mm256_setzero_ps()}; }
+static inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
+static inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
+static inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
+static inline Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
+static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
+static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
+static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+static inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
+static inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
+static inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+static inline Vec round_even(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+static inline Vec pow2i(Vec n) {
+  const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(e, 23))};
+}
+static inline Vec exponent(Vec x) {
+  const __m256i e = _mm256_srli_epi32(_mm256_castps_si256(x.v), 23);
+  return {_mm256_cvtepi32_ps(_mm256_sub_epi32(e, _mm256_set1_epi32(127)))};
+}
+static inline Vec mantissa(Vec x) {
+  const __m256i bits = _mm256_and_si256(_mm256_castps_si256(x.v), _mm256_set1_epi32(0x007fffff));
+  return {_mm256_castsi256_ps(_mm256_or_si256(bits, _mm256_set1_epi32(0x3f800000)))};
+}
+static inline Mask lt(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+static inline Mask le(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
+static inline Mask eq(Vec a, Vec b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+static inline Vec select(Mask m, Vec yes, Vec no) { return {_mm256_blendv_ps(no.v, yes.v, m.v)}; }
+static inline float hsum(Vec a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+static inline float hmax(Vec a) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}

@@ -1,0 +1,16 @@
+// Every kernel for avx2. Only this file gets the instruction-set flags, and it includes no STL header: an inline library
+// function compiled for a wide target could otherwise be the copy that the linker keeps for the whole program.
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include <immintrin.h>
+#include "core/args.h"
+#include "core/rng.h"
+#include "kernels/list.h"
+#include "kernels/tiles.h"
+#include "targets/targets.h"
+
+namespace mg::avx2 {
+#include "simd/avx2.h"
+#include "targets/bodies.inl.h"
+}  // namespace mg::avx2
