@@ -1,0 +1,39 @@
+// Cached memory for arrays: 64-byte aligned blocks in size classes, reused instead of returned, because a fresh
+// allocation per op costs page faults. Large blocks ask for huge pages (madvise). Thread-safe.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <memory>
+
+namespace mg {
+
+struct PoolStats {
+  int64_t live_bytes = 0, peak_bytes = 0, cached_bytes = 0, blocks_made = 0, blocks_reused = 0;
+};
+
+class Pool {
+ public:
+  Pool();
+  ~Pool();  // frees the cached blocks; every live block must have come back (blocks keep their pool alive)
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  // At least `bytes` (0 allowed), 64-byte aligned, contents undefined; throws std::bad_alloc. In builds with
+  // MG_GUARD_BYTES the block stands between guard bytes that release() checks (abort with a message when overwritten)
+  // and is filled with a signalling pattern.
+  void* take(size_t bytes);
+  void release(void* p) noexcept;  // any thread
+  void trim() noexcept;            // give cached blocks back to the system
+  PoolStats stats() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+const std::shared_ptr<Pool>& default_pool();  // never destroyed
+// The pool that new arrays of the calling thread come from: the default one, or a recording's private pool.
+std::shared_ptr<Pool> current_pool();
+void set_current_pool(std::shared_ptr<Pool> pool);  // nullptr: the default again
+
+}  // namespace mg

@@ -1,0 +1,85 @@
+// Record and replay. Every kernel call goes through launch(); while a thread records, the node is also appended to its
+// Program, whose run() walks the nodes with the team taken once and no allocation. Think of CUDA graphs, on a CPU.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "core/array.h"
+#include "kernels/plan.h"
+#include "runtime/parallel.h"
+
+namespace mg {
+
+constexpr size_t kMaxArgs = 448;
+
+struct Node {
+  void (*call)(void (*kernel)(), const void* args, const Share& share) = nullptr;
+  void (*kernel)() = nullptr;
+  const char* name = "";
+  int64_t shares = 1;
+  size_t scratch_bytes = 0;
+  int32_t host = -1;  // index of a host callback instead of a kernel
+  alignas(16) unsigned char args[kMaxArgs];
+};
+
+class Program : public std::enable_shared_from_this<Program> {
+ public:
+  Program();
+  ~Program();
+  void begin();  // the calling thread records from now on; throws recording_error if it already does
+  void end();
+  void abandon() noexcept;  // stop recording and drop the nodes
+  void run();
+  size_t size() const { return nodes_.size(); }
+  std::string dump() const;  // one line a node: name, shares, scratch
+  int64_t bytes() const;     // memory held by the private pool
+  // Number of nodes executed on the host (Python callbacks).
+  size_t host_nodes() const { return hosts_.size(); }
+
+  void append(const Node& node, std::initializer_list<const Array*> uses);
+  void append_host(const char* name, std::function<void()> body);
+
+ private:
+  std::vector<Node> nodes_;
+  std::vector<std::function<void()>> hosts_;
+  std::unordered_set<void*> kept_;
+  std::vector<Block> keep_;
+  std::shared_ptr<class Pool> pool_;
+  bool recording_ = false, recorded_ = false, running_ = false;
+};
+
+Program* recording();  // of the calling thread, or null
+
+namespace detail {
+template <class A> void call_kernel(void (*kernel)(), const void* args, const Share& share) {
+  reinterpret_cast<void (*)(const A&, const Share&)>(kernel)(*static_cast<const A*>(args), share);
+}
+void launch(Node& node, std::initializer_list<const Array*> uses);
+}  // namespace detail
+
+// Run `kernel` on `args` now, and remember it if this thread is recording. `uses` are the arrays that the arguments
+// point into, so that a recording can keep them alive.
+template <class A>
+void launch(const char* name, void (*kernel)(const A&, const Share&), const A& args, Plan plan,
+            std::initializer_list<const Array*> uses) {
+  static_assert(sizeof(A) <= kMaxArgs, "raise kMaxArgs");
+  Node node;
+  node.call = &detail::call_kernel<A>;
+  node.kernel = reinterpret_cast<void (*)()>(kernel);
+  node.name = name;
+  node.shares = plan.shares;
+  node.scratch_bytes = plan.scratch_bytes;
+  memcpy(node.args, &args, sizeof(A));
+  detail::launch(node, uses);
+}
+// A host callback: run now, and again at every replay.
+void launch_host(const char* name, std::function<void()> body);
+
+}  // namespace mg

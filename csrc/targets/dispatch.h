@@ -1,0 +1,25 @@
+// Which target's kernels run: chosen once from the machine, or forced by MICROGPT_ISA.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernels/list.h"
+
+namespace mg {
+
+struct Target {
+  const char* name;
+  const KernelTable<float>* (*table)();
+  bool supported;  // by this machine
+};
+
+const std::vector<Target>& targets();          // compiled into this build, best first
+const Target& current_target();                // throws Error("IsaError") if MICROGPT_ISA asks for what is missing
+void force_target(const std::string& name);    // for tests; "auto" chooses again. Throws Error("IsaError")
+const KernelTable<double>& reference_table();  // float64
+
+template <class T> const KernelTable<T>& kernels();
+template <> inline const KernelTable<float>& kernels<float>() { return *current_target().table(); }
+template <> inline const KernelTable<double>& kernels<double>() { return reference_table(); }
+
+}  // namespace mg
