@@ -23,6 +23,7 @@ class Pool {
   // and is filled with a signalling pattern.
   void* take(size_t bytes);
   void release(void* p) noexcept;  // any thread
+  bool owns(const void* p) const noexcept;  // whether p, a live block of some pool, came from this one
   void trim() noexcept;            // give cached blocks back to the system
   PoolStats stats() const;
 

@@ -1,0 +1,127 @@
+#include "runtime/program.h"
+
+#include "core/error.h"
+#include "runtime/pool.h"
+
+namespace mg {
+namespace {
+
+thread_local Program* t_recording = nullptr;
+
+Work work_of(const Node& node) { return {node.call, node.kernel, node.args, node.shares, node.scratch_bytes}; }
+
+}  // namespace
+
+Program* recording() { return t_recording; }
+
+Program::Program() : pool_(std::make_shared<Pool>()) {}
+Program::~Program() {
+  if (t_recording == this) abandon();
+}
+
+void Program::begin() {
+  if (t_recording) throw recording_error("record: this thread is already recording a program");
+  if (recorded_) throw recording_error("record: this program has been recorded already");
+  t_recording = this;
+  recording_ = true;
+  // Lifetimes seen while recording become the memory plan of the replay: a block freed now is reused by later nodes only.
+  set_current_pool(pool_);
+}
+
+void Program::end() {
+  if (t_recording != this) throw recording_error("record: end() by a thread that is not recording this program");
+  t_recording = nullptr;
+  recording_ = false;
+  recorded_ = true;
+  set_current_pool(nullptr);
+}
+
+void Program::abandon() noexcept {
+  if (t_recording == this) {
+    t_recording = nullptr;
+    set_current_pool(nullptr);
+  }
+  recording_ = false;
+  nodes_.clear();
+  hosts_.clear();
+  keep_.clear();
+  kept_.clear();
+}
+
+void Program::append(const Node& node, std::initializer_list<const Array*> uses) {
+  nodes_.push_back(node);
+  for (const Array* array : uses) {
+    if (!array || !array->block) continue;
+    // Blocks of the private pool live as long as the pool; only what comes from outside must be held.
+    if (kept_.insert(array->block.get()).second && !pool_->owns(array->block.get())) keep_.push_back(array->block);
+  }
+}
+
+void Program::append_host(const char* name, std::function<void()> body) {
+  Node node;
+  node.name = name;
+  node.host = (int32_t)hosts_.size();
+  hosts_.push_back(std::move(body));
+  nodes_.push_back(node);
+}
+
+void Program::run() {
+  if (!recorded_) throw recording_error("run: the program has not been recorded");
+  if (t_recording) throw recording_error("run: a program cannot be replayed while this thread is recording");
+  if (running_) throw recording_error("run: the program is already running; it owns its memory and runs once at a time");
+  struct Running {
+    bool& flag;
+    explicit Running(bool& f) : flag(f) { flag = true; }
+    ~Running() { flag = false; }
+  } guard(running_);
+  size_t i = 0;
+  while (i < nodes_.size()) {
+    if (nodes_[i].host >= 0) {
+      // The team is not held while Python runs: the callback may launch work of its own.
+      hosts_[(size_t)nodes_[i++].host]();
+      continue;
+    }
+    Job job;
+    for (; i < nodes_.size() && nodes_[i].host < 0; ++i) job.run(work_of(nodes_[i]));
+  }
+}
+
+std::string Program::dump() const {
+  std::string text;
+  for (size_t i = 0; i < nodes_.size(); ++i) {
+    const Node& node = nodes_[i];
+    text += std::to_string(i) + " " + node.name;
+    if (node.host >= 0)
+      text += " [host]";
+    else
+      text += " shares=" + std::to_string(node.shares) + " scratch=" + std::to_string(node.scratch_bytes);
+    text += "\n";
+  }
+  return text;
+}
+
+int64_t Program::bytes() const {
+  const PoolStats stats = pool_->stats();
+  return stats.live_bytes + stats.cached_bytes;
+}
+
+namespace detail {
+
+void launch(Node& node, std::initializer_list<const Array*> uses) {
+  if (t_recording) t_recording->append(node, uses);
+  if (node.shares == 1 && node.scratch_bytes == 0) {
+    node.call(node.kernel, node.args, Share{0, 1, nullptr});
+    return;
+  }
+  Job job;
+  job.run(work_of(node));
+}
+
+}  // namespace detail
+
+void launch_host(const char* name, std::function<void()> body) {
+  if (t_recording) t_recording->append_host(name, body);
+  body();
+}
+
+}  // namespace mg

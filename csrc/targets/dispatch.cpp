@@ -1,0 +1,71 @@
+#include "targets/dispatch.h"
+
+#include <stdlib.h>
+#include <atomic>
+
+#include "core/error.h"
+#include "ref/ref.h"
+#include "runtime/cpu.h"
+#include "targets/targets.h"
+
+namespace mg {
+namespace {
+
+std::atomic<const Target*> g_current{nullptr};
+
+const Target& find(const std::string& name, const char* asked_by) {
+  std::string known;
+  for (const Target& target : targets()) {
+    if (name == target.name) {
+      if (target.supported) return target;
+      throw Error("IsaError", std::string(asked_by) + "=" + name + ": this machine lacks it (it has " +
+                                  features_text(cpu_features()) + ")");
+    }
+    known += std::string(known.empty() ? "" : ", ") + target.name;
+  }
+  throw Error("IsaError", std::string(asked_by) + "=" + name + ": not in this build, which has " + known);
+}
+
+const Target& choose() {
+  const char* asked = getenv("MICROGPT_ISA");
+  if (asked && *asked && std::string(asked) != "auto") return find(asked, "MICROGPT_ISA");
+  for (const Target& target : targets())
+    if (target.supported) return target;
+  throw Error("IsaError", "no compiled instruction set runs on this machine");
+}
+
+}  // namespace
+
+const std::vector<Target>& targets() {
+  static const std::vector<Target> list = [] {
+    const CpuFeatures& cpu = cpu_features();
+    (void)cpu;
+    std::vector<Target> all;
+#ifdef MG_TARGET_AVX512
+    all.push_back({"avx512", &avx512::table, cpu.avx512});
+#endif
+#ifdef MG_TARGET_AVX2
+    all.push_back({"avx2", &avx2::table, cpu.avx2 && cpu.fma});
+#endif
+    all.push_back({"scalar", &scalar::table, true});
+    return all;
+  }();
+  return list;
+}
+
+const Target& current_target() {
+  const Target* target = g_current.load(std::memory_order_acquire);
+  if (!target) {
+    target = &choose();
+    g_current.store(target, std::memory_order_release);
+  }
+  return *target;
+}
+
+void force_target(const std::string& name) {
+  g_current.store(name == "auto" ? &choose() : &find(name, "isa"), std::memory_order_release);
+}
+
+const KernelTable<double>& reference_table() { return ref::table(); }
+
+}  // namespace mg
