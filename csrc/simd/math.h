@@ -1,0 +1,112 @@
+// exp, log, tanh, erf, sigmoid and the activations on the vector contract, written once for every target. Polynomials are
+// minimax fits of our own. Errors in ulp, measured against double over every 61st float: target with fma / scalar.
+// NaN gives NaN everywhere; infinities give the limits.
+
+static inline Vec clamp(Vec x, float lo, float hi) { return min(set1(hi), max(set1(lo), x)); }  // keeps NaN
+static inline Vec negate(Vec x) { return mul(x, set1(-1.0f)); }
+
+// c[0] + c[1] x + ... + c[N-1] x^(N-1)
+template <int N> static inline Vec horner(Vec x, const float (&c)[N]) {
+  Vec r = set1(c[N - 1]);
+  for (int i = N - 2; i >= 0; --i) r = fma(r, x, set1(c[i]));
+  return r;
+}
+
+// Error 1.00 / 0.97. Results below the smallest normal (x < -87.3365) are 0: a denormal would cost ~150 cycles on some
+// machines, and attention takes exp(-inf) for every masked score.
+static inline Vec exp(Vec x) {
+  static constexpr float c[] = {0.49999994f, 0.166665211f, 0.0416682921f, 0.00836871564f, 0.00138186978f};
+  // n stays in [-126, 128], also for NaN, so that the integer conversion in pow2i is always defined.
+  const Vec n = max(min(round_even(mul(x, set1(1.44269504f))), set1(128.0f)), set1(-126.0f));
+  // ln 2 in two parts; the first has 10 bits, so n times it is exact even without fma.
+  const Vec r = fnma(n, set1(-2.12194440e-4f), fnma(n, set1(0.693359375f), x));
+  const Vec p = add(fma(mul(r, r), horner(r, c), r), set1(1.0f));
+  const Vec low = min(n, set1(127.0f));  // 2^128 is not a float: the last doubling is y * 1 + y
+  const Vec y = mul(p, pow2i(low));
+  return select(lt(x, set1(-87.3365448f)), zero(), fma(y, sub(n, low), y));
+}
+
+// Error 0.77 / 0.77, denormals included. log(0) = -inf, log(x < 0) = NaN.
+static inline Vec log(Vec x) {
+  static constexpr float c[] = {0.333333135f,  -0.250000089f, 0.200020716f,  -0.166679889f, 0.142203584f,
+                                -0.124062337f, 0.118835486f,  -0.116700992f, 0.067492716f};
+  const Mask tiny = lt(x, set1(1.17549435e-38f));
+  const Vec scaled = select(tiny, mul(x, set1(16777216.0f)), x);
+  const Mask high = lt(set1(1.41421354f), mantissa(scaled));
+  const Vec e = add(sub(exponent(scaled), select(tiny, set1(24.0f), zero())), select(high, set1(1.0f), zero()));
+  const Vec f = sub(select(high, mul(mantissa(scaled), set1(0.5f)), mantissa(scaled)), set1(1.0f));
+  const Vec square = mul(f, f);
+  Vec y = mul(mul(square, f), horner(f, c));
+  y = fma(e, set1(-2.12194440e-4f), y);
+  y = fnma(set1(0.5f), square, y);
+  y = fma(e, set1(0.693359375f), add(f, y));
+  y = select(lt(x, set1(INFINITY)), y, x);  // inf and NaN pass through
+  y = select(lt(x, zero()), set1(NAN), y);
+  return select(eq(x, zero()), set1(-INFINITY), y);
+}
+
+// Error 1.30 / 1.30.
+static inline Vec tanh(Vec x) {
+  static constexpr float c[] = {-0.333332807f, 0.133314058f, -0.0537365153f, 0.0206281673f, -0.0056922962f};
+  const Vec t = abs(x), square = mul(x, x);
+  const Vec small = fma(mul(x, square), horner(square, c), x);
+  const Vec large = sub(set1(1.0f), div(set1(2.0f), add(exp(add(t, t)), set1(1.0f))));
+  return select(lt(t, set1(0.625f)), small, select(lt(x, zero()), negate(large), large));
+}
+
+// Error 1.07 / 1.09. Near 0 an odd polynomial; else 1 - exp(polynomial), the fit being of log(erfc).
+static inline Vec erf(Vec x) {
+  static constexpr float near[] = {0.128379166f,   -0.376126289f,    0.112836257f,   -0.0268557314f,
+                                   0.00519240508f, -0.000804976909f, 7.99664194e-05f};
+  static constexpr float far[] = {-0.128514364f, -0.635718286f,   -0.105261914f,
+                                  0.0228900388f, -0.00321499095f, 0.000213991167f};
+  const Vec t = min(set1(4.0f), abs(x));  // erf(4) rounds to 1
+  const Vec small = fma(x, horner(mul(t, t), near), x);
+  const Vec large = sub(set1(1.0f), exp(sub(mul(t, horner(t, far)), t)));
+  return select(lt(t, set1(0.93f)), small, select(lt(x, zero()), negate(large), large));
+}
+
+// Error 2.37 / 2.37 where the result is normal.
+static inline Vec sigmoid(Vec x) { return div(set1(1.0f), add(set1(1.0f), exp(negate(x)))); }
+
+// sqrt(2 / pi) * 2 and sqrt(2 / pi) * 2 * 0.044715: gelu_tanh(x) = x * sigmoid(kGeluA x + kGeluB x^3)
+constexpr float kGeluA = 1.59576912f, kGeluB = 0.0713548163f;
+constexpr float kSqrtHalf = 0.707106781f, kInvSqrt2Pi = 0.398942280f;
+
+static inline Vec normal_cdf(Vec x) { return fma(erf(mul(x, set1(kSqrtHalf))), set1(0.5f), set1(0.5f)); }
+static inline Vec gelu_tanh_gate(Vec x) { return sigmoid(mul(x, fma(mul(x, x), set1(kGeluB), set1(kGeluA)))); }
+
+static inline Vec apply_act(Act act, Vec x) {
+  switch (act) {
+    case Act::none: return x;
+    case Act::gelu: return mul(x, normal_cdf(x));
+    case Act::gelu_tanh: return mul(x, gelu_tanh_gate(x));
+    case Act::relu: return max(zero(), x);
+    case Act::relu2: { const Vec r = max(zero(), x); return mul(r, r); }
+    case Act::silu: return mul(x, sigmoid(x));
+  }
+  return x;
+}
+
+// d act / dx at x, the value before the activation. 0 at the kink of relu.
+static inline Vec act_grad(Act act, Vec x) {
+  switch (act) {
+    case Act::none: return set1(1.0f);
+    case Act::gelu: {
+      const Vec density = mul(set1(kInvSqrt2Pi), exp(mul(mul(x, x), set1(-0.5f))));
+      return fma(x, density, normal_cdf(x));
+    }
+    case Act::gelu_tanh: {
+      const Vec t = clamp(x, -12.0f, 12.0f);  // the gate is 0 or 1 beyond, and x^3 would overflow
+      const Vec gate = gelu_tanh_gate(t), slope = fma(mul(t, t), set1(3.0f * kGeluB), set1(kGeluA));
+      return fma(mul(mul(t, gate), sub(set1(1.0f), gate)), slope, gate);
+    }
+    case Act::relu: return select(le(x, zero()), zero(), set1(1.0f));
+    case Act::relu2: return mul(set1(2.0f), max(zero(), x));
+    case Act::silu: {
+      const Vec gate = sigmoid(x);
+      return mul(gate, fma(x, sub(set1(1.0f), gate), set1(1.0f)));
+    }
+  }
+  return set1(1.0f);
+}
