@@ -2,6 +2,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "kernels/gemm_tiles.h"
+
 namespace mg {
 
 constexpr int64_t kQueryTile = 32;   // query rows per attention share: one share is enough work to hand out

@@ -1,0 +1,18 @@
+#include "kernels/gemm_tiles.h"
+#include "kernels/plan.h"
+
+namespace mg {
+
+namespace {
+template <class T> Plan plan(const GemmArgs<T>& args) {
+  if (args.m == 0 || args.n == 0 || args.batch == 0) return {0, 0};
+  const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
+  const GemmScratch scratch = gemm_scratch(grid, args.k, args.residual != nullptr);
+  return {gemm_shares(grid), sizeof(T) * (size_t)(scratch.panels + scratch.tile + scratch.partial)};
+}
+}  // namespace
+
+Plan plan_gemm(const GemmArgs<float>& args) { return plan(args); }
+Plan plan_gemm(const GemmArgs<double>& args) { return plan(args); }
+
+}  // namespace mg

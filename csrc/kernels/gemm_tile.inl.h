@@ -1,0 +1,149 @@
+// The inner kernel of a matrix product: a tile of C in registers, for any vector width.
+//
+// Registers. AVX-512 (32): 12 rows x 2 vectors = 24 sums + 2 of B + 1 of A = 27. AVX2 (16): 6 x 2 = 12 + 2 + 1 = 15.
+// Four floats (16 on SSE2): 4 x 2 = 8 + 2 + 1 = 11. All three tile heights divide kGemmRowStep.
+constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 4;
+constexpr int kGemmTileCols = 2 * kWidth;
+// A packed row of A's tile: whole vectors, so that it is written by whole stores.
+constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
+
+struct GemmTile {
+  const float *a, *b;
+  int64_t a_step, b_step;  // A: from one row to the next when rows lie in place, else from one k to the next
+  int64_t depth;
+  const float* start;      // sums start from here, or from zero when null
+  int64_t start_step;
+  float* out;
+  int64_t out_step, cols;
+};
+
+// One tile of R rows and V vectors. kInPlace: A is row-major (element r, k at a[r * a_step + k]); otherwise the rows of
+// a column lie side by side (a[k * a_step + r]): packed, or transposed as stored.
+template <int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) {
+  Vec sum[R][V];
+  if (!t.start) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = zero();
+    }
+  } else {
+    const int64_t last = t.cols - (V - 1) * kWidth;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const float* row = t.start + r * t.start_step;
+#pragma GCC unroll 2
+      for (int v = 0; v < V - 1; ++v) sum[r][v] = load(row + v * kWidth);
+      sum[r][V - 1] = last == kWidth ? load(row + (V - 1) * kWidth) : load_n(row + (V - 1) * kWidth, last);
+    }
+  }
+  const float *a = t.a, *b = t.b;
+  const int64_t a_step = t.a_step, b_step = t.b_step;
+  for (int64_t k = t.depth; k > 0; --k) {
+    Vec column[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) column[v] = load(b + v * kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const Vec x = set1(kInPlace ? a[r * a_step] : a[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = fma(x, column[v], sum[r][v]);
+    }
+    a += kInPlace ? 1 : a_step;
+    b += b_step;
+  }
+  const int64_t last = t.cols - (V - 1) * kWidth;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    float* row = t.out + r * t.out_step;
+#pragma GCC unroll 2
+    for (int v = 0; v < V - 1; ++v) store(row + v * kWidth, sum[r][v]);
+    if (last == kWidth) store(row + (V - 1) * kWidth, sum[r][V - 1]);
+    else store_n(row + (V - 1) * kWidth, sum[r][V - 1], last);
+  }
+}
+
+using GemmTileFn = void (*)(const GemmTile&);
+
+// Every height has its own instance, so that a short last tile costs what its rows cost.
+template <int V, bool kInPlace> static inline GemmTileFn gemm_tile_of(int64_t rows) {
+#define MG_ROWS(r) &gemm_tile<(r < kGemmTileRows ? r : kGemmTileRows), V, kInPlace>
+  static constexpr GemmTileFn table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
+                                           MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
+#undef MG_ROWS
+  return table[rows - 1];
+}
+
+// rows[i] is vector i of a kWidth x kWidth block; afterwards vector i holds lane i of each. A template only so that the
+// branches for other widths are not compiled.
+template <class V> static inline void gemm_transpose(V* rows) {
+  if constexpr (kWidth == 16) {
+    V t[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+      t[i].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+      t[i + 1].v =
+          __builtin_shufflevector(rows[i].v, rows[i + 1].v, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    }
+    // Four rows of four: lane group g of rows[4 q + j] holds column 4 g + j of rows 4 q .. 4 q + 3.
+#pragma GCC unroll 16
+    for (int q = 0; q < 16; q += 4) {
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        rows[q + 2 * h].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25,
+                                                    12, 13, 28, 29);
+        rows[q + 2 * h + 1].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11,
+                                                        26, 27, 14, 15, 30, 31);
+      }
+    }
+    // A 4 x 4 transpose of the lane groups.
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        t[j + 8 * h].v = __builtin_shufflevector(rows[j + 8 * h].v, rows[j + 8 * h + 4].v, 0, 1, 2, 3, 8, 9, 10, 11, 16,
+                                                 17, 18, 19, 24, 25, 26, 27);
+        t[j + 8 * h + 4].v = __builtin_shufflevector(rows[j + 8 * h].v, rows[j + 8 * h + 4].v, 4, 5, 6, 7, 12, 13, 14,
+                                                     15, 20, 21, 22, 23, 28, 29, 30, 31);
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        rows[j + 4 * h].v = __builtin_shufflevector(t[j + 4 * h].v, t[j + 4 * h + 8].v, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17,
+                                                    18, 19, 24, 25, 26, 27);
+        rows[j + 4 * h + 8].v = __builtin_shufflevector(t[j + 4 * h].v, t[j + 4 * h + 8].v, 4, 5, 6, 7, 12, 13, 14, 15,
+                                                        20, 21, 22, 23, 28, 29, 30, 31);
+      }
+    }
+  } else if constexpr (kWidth == 8) {
+    V t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 2) {
+      t[i].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 0, 8, 1, 9, 4, 12, 5, 13);
+      t[i + 1].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < 8; q += 4) {
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        rows[q + 2 * h].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 0, 1, 8, 9, 4, 5, 12, 13);
+        rows[q + 2 * h + 1].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 2, 3, 10, 11, 6, 7, 14, 15);
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const V low = rows[j], high = rows[j + 4];
+      rows[j].v = __builtin_shufflevector(low.v, high.v, 0, 1, 2, 3, 8, 9, 10, 11);
+      rows[j + 4].v = __builtin_shufflevector(low.v, high.v, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+  } else {
+    float in[kWidth][kWidth], out[kWidth][kWidth];
+    for (int i = 0; i < kWidth; ++i) store(in[i], rows[i]);
+    for (int i = 0; i < kWidth; ++i) {
+      for (int j = 0; j < kWidth; ++j) out[i][j] = in[j][i];
+    }
+    for (int i = 0; i < kWidth; ++i) rows[i] = load(out[i]);
+  }
+}

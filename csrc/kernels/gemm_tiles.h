@@ -1,0 +1,106 @@
+// How a matrix product is cut into shares and blocks: one place for the plan (which sizes the scratch) and the kernels
+// (which walk the blocks). From the shape alone, never from the instruction set or the threads.
+#pragma once
+#include <stdint.h>
+
+namespace mg {
+
+// Depth of a block. The tile of A in hand is 16 x 256 floats = 16 KiB, half of L1; the panels of B (256 x 256 floats,
+// 256 KiB) stay in L2 and stream past it. Blocking K keeps the chain of fma: the partial sum is stored and reloaded.
+constexpr int64_t kGemmDepth = 256;
+constexpr int64_t kGemmCols = 256;
+// Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
+constexpr int64_t kGemmRowStep = 12;
+constexpr int64_t kGemmColStep = 32;
+// The widest packed row of A (a tile's rows rounded up to whole vectors), for sizing scratch.
+constexpr int64_t kGemmMaxTileRows = 16;
+// 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to
+// balance; beyond that each share packs B again, so more come only with 2^26 (a millisecond) each.
+constexpr int kGemmShareLog2 = 18;
+constexpr int kGemmLargeShareLog2 = 26;
+constexpr int64_t kGemmManyShares = 8;
+constexpr int64_t kGemmMaxShares = 64;
+// Blocks no smaller than this: a panel of B is used by at least 48 rows, a tile of A by at least 64 columns.
+constexpr int64_t kGemmMinRows = 48;
+constexpr int64_t kGemmMinCols = 64;
+
+struct GemmGrid {
+  int64_t row_blocks, col_blocks, rows, cols;  // blocks of `rows` x `cols`, the last ones shorter
+  int64_t groups, group;                       // products are handed out `group` at a time
+};
+
+// m * n * k as a double: the exact value does not matter, not overflowing does.
+static inline GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch) {
+  GemmGrid grid = {1, 1, m, n, batch, 1};
+  const double work = (double)m * (double)n * (double)(k > 0 ? k : 1);
+  const double share = (double)((int64_t)1 << kGemmShareLog2);
+  if (work < 2 * share) {
+    if (batch > 1) {
+      const double most = work > 0 ? share / work : (double)batch;
+      int64_t group = most >= (double)batch ? batch : most < 1 ? 1 : (int64_t)most;
+      const int64_t least = (batch + kGemmMaxShares - 1) / kGemmMaxShares;
+      group = group > least ? group : least;
+      grid.group = group;
+      grid.groups = (batch + group - 1) / group;
+    }
+    return grid;
+  }
+  double want = work / share;
+  if (want > (double)kGemmManyShares) want = (double)kGemmManyShares;
+  const double large = work / (double)((int64_t)1 << kGemmLargeShareLog2);
+  if (large > want) want = large;
+  if (want > (double)kGemmMaxShares) want = (double)kGemmMaxShares;
+  if (batch > 1) want = want * 2 / (double)batch;  // the batch already gives shares
+  while (2 * grid.row_blocks * grid.col_blocks <= (int64_t)want) {
+    const int64_t rows = m / grid.row_blocks, cols = n / grid.col_blocks;
+    const bool split_rows = rows >= 2 * kGemmMinRows, split_cols = cols >= 2 * kGemmMinCols;
+    if (split_rows && (rows > cols || !split_cols)) grid.row_blocks *= 2;
+    else if (split_cols) grid.col_blocks *= 2;
+    else break;
+  }
+  const int64_t row_steps = (m + grid.row_blocks * kGemmRowStep - 1) / (grid.row_blocks * kGemmRowStep);
+  const int64_t col_steps = (n + grid.col_blocks * kGemmColStep - 1) / (grid.col_blocks * kGemmColStep);
+  grid.rows = row_steps * kGemmRowStep;
+  grid.cols = col_steps * kGemmColStep;
+  grid.row_blocks = (m + grid.rows - 1) / grid.rows;
+  grid.col_blocks = (n + grid.cols - 1) / grid.cols;
+  return grid;
+}
+
+struct GemmBlock {
+  int64_t batch_begin, batch_end, row_begin, row_end, col_begin, col_end;
+};
+
+static inline int64_t gemm_shares(const GemmGrid& grid) { return grid.groups * grid.row_blocks * grid.col_blocks; }
+
+// Neighbouring shares have the same columns, so that two workers read the same part of B at the same time.
+static inline GemmBlock gemm_block(const GemmGrid& grid, int64_t index, int64_t m, int64_t n, int64_t batch) {
+  const int64_t row = index % grid.row_blocks, rest = index / grid.row_blocks;
+  const int64_t col = rest % grid.col_blocks, group = rest / grid.col_blocks;
+  GemmBlock block = {group * grid.group, (group + 1) * grid.group, row * grid.rows,
+                     (row + 1) * grid.rows, col * grid.cols, (col + 1) * grid.cols};
+  if (block.batch_end > batch) block.batch_end = batch;
+  if (block.row_end > m) block.row_end = m;
+  if (block.col_end > n) block.col_end = n;
+  return block;
+}
+
+// K is cut into equal blocks, so that no short one is left over.
+static inline int64_t gemm_depth(int64_t k) {
+  if (k <= kGemmDepth) return k;
+  const int64_t blocks = (k + kGemmDepth - 1) / kGemmDepth;
+  return ((k + blocks - 1) / blocks + 15) / 16 * 16;
+}
+
+// Scratch of a share, in floats: panels of B, one tile of A, and partial sums of a block when K is cut and a residual is
+// added (it may be C itself, which must then stay whole until the last block).
+struct GemmScratch {
+  int64_t panels, tile, partial, partial_step;
+};
+static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool residual) {
+  const int64_t depth = gemm_depth(k), cols = grid.cols < kGemmCols ? grid.cols : kGemmCols;
+  const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep;
+  return {depth * padded, depth * kGemmMaxTileRows, residual && k > depth ? grid.rows * padded : 0, padded};
+}
+
+}  // namespace mg

@@ -1,0 +1,48 @@
+#include <cmath>
+
+#include "kernels/gemm_tiles.h"
+#include "ref/ref.h"
+
+namespace mg::ref {
+
+namespace {
+double activate(Act act, double x) {
+  switch (act) {
+    case Act::none: return x;
+    case Act::gelu: return 0.5 * x * std::erfc(-x * 0.70710678118654752440);
+    case Act::gelu_tanh: return 0.5 * x * (1.0 + std::tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
+    case Act::relu: return x > 0.0 ? x : 0.0;
+    case Act::relu2: return x > 0.0 ? x * x : 0.0;
+    case Act::silu: return x / (1.0 + std::exp(-x));
+  }
+  return x;
+}
+}  // namespace
+
+void gemm(const GemmArgs<double>& args, const Share& share) {
+  if (args.m == 0 || args.n == 0 || args.batch == 0) return;
+  const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
+  const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
+  for (int64_t p = block.batch_begin; p < block.batch_end; ++p) {
+    const double* a = args.a + p * args.stride_a;
+    const double* b = args.b + p * args.stride_b;
+    for (int64_t i = block.row_begin; i < block.row_end; ++i) {
+      for (int64_t j = block.col_begin; j < block.col_end; ++j) {
+        const int64_t at = p * args.stride_c + i * args.ldc + j;
+        double sum = args.accumulate ? args.c[at] : 0.0;
+        for (int64_t k = 0; k < args.k; ++k) {
+          const double x = args.trans_a ? a[k * args.lda + i] : a[i * args.lda + k];
+          const double y = args.trans_b ? b[j * args.ldb + k] : b[k * args.ldb + j];
+          sum += x * y;
+        }
+        if (args.bias) sum += args.bias[j];
+        if (args.pre) args.pre[at] = sum;
+        sum = activate(args.act, sum);
+        if (args.residual) sum += args.residual[at];
+        args.c[at] = sum;
+      }
+    }
+  }
+}
+
+}  // namespace mg::ref
