@@ -13,7 +13,8 @@ struct PoolStats {
 
 class Pool {
  public:
-  Pool();
+  // keep_all: cached blocks are never returned to the system, whatever the limit; a recording's replay writes to them.
+  explicit Pool(bool keep_all = false);
   ~Pool();  // frees the cached blocks; every live block must have come back (blocks keep their pool alive)
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;

@@ -14,7 +14,7 @@ Work work_of(const Node& node) { return {node.call, node.kernel, node.args, node
 
 Program* recording() { return t_recording; }
 
-Program::Program() : pool_(std::make_shared<Pool>()) {}
+Program::Program() : pool_(std::make_shared<Pool>(true)) {}
 Program::~Program() {
   if (t_recording == this) abandon();
 }
@@ -55,6 +55,10 @@ void Program::append(const Node& node, std::initializer_list<const Array*> uses)
     // Blocks of the private pool live as long as the pool; only what comes from outside must be held.
     if (kept_.insert(array->block.get()).second && !pool_->owns(array->block.get())) keep_.push_back(array->block);
   }
+}
+
+void Program::hold(const Array& array) {
+  if (array.block) keep_.push_back(array.block);
 }
 
 void Program::append_host(const char* name, std::function<void()> body) {
@@ -120,7 +124,25 @@ void launch(Node& node, std::initializer_list<const Array*> uses) {
 }  // namespace detail
 
 void launch_host(const char* name, std::function<void()> body) {
-  if (t_recording) t_recording->append_host(name, body);
+  Program* program = t_recording;
+  if (!program) {
+    body();
+    return;
+  }
+  program->append_host(name, body);
+  // The body is one node: what it launches or allocates itself belongs to the callback, not to the recording.
+  struct Suspend {
+    Program* program;
+    std::shared_ptr<Pool> pool;
+    explicit Suspend(Program* p) : program(p), pool(current_pool()) {
+      t_recording = nullptr;
+      set_current_pool(nullptr);
+    }
+    ~Suspend() {
+      t_recording = program;
+      set_current_pool(pool);
+    }
+  } suspend(program);
   body();
 }
 

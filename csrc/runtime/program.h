@@ -44,6 +44,7 @@ class Program : public std::enable_shared_from_this<Program> {
   size_t host_nodes() const { return hosts_.size(); }
 
   void append(const Node& node, std::initializer_list<const Array*> uses);
+  void hold(const Array& array);  // data made outside any node (a constant) must survive for the replays
   void append_host(const char* name, std::function<void()> body);
 
  private:

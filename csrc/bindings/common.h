@@ -1,0 +1,81 @@
+// What every binding file shares: argument checks and the call that releases the GIL where it pays.
+// Shapes are validated once, in the Python ops; here sizes are checked again so that no mistake above becomes a stray write.
+#pragma once
+#include <pybind11/pybind11.h>
+#include <string>
+#include <type_traits>
+
+#include "core/array.h"
+#include "core/checked.h"
+#include "core/error.h"
+#include "runtime/program.h"
+#include "targets/dispatch.h"
+
+namespace mg::bindings {
+
+namespace py = pybind11;
+
+void register_arrays(py::module_& m);
+void register_math(py::module_& m);
+void register_layers(py::module_& m);
+void register_training(py::module_& m);
+void register_runtime(py::module_& m);
+
+template <class T> T* pointer(const Array* array, int64_t size, const char* op, const char* name, bool required) {
+  if (!array) {
+    if (required) throw usage_error(std::string(op) + ": `" + name + "` is missing");
+    return nullptr;
+  }
+  if (array->dtype != dtype_of<T>::value)
+    throw dtype_error(std::string(op) + ": `" + name + "` must be " + dtype_name(dtype_of<T>::value) + ", got " +
+                      dtype_name(array->dtype));
+  if (array->size < size)
+    throw shape_error(std::string(op) + ": `" + name + "` needs " + std::to_string(size) + " elements, got shape " +
+                      shape_text(array->shape, array->rank));
+  return array->as<T>();
+}
+
+// An input, an optional input, an output and an optional output of at least `size` elements.
+template <class T> const T* in(const Array* array, int64_t size, const char* op, const char* name) {
+  return pointer<T>(array, size, op, name, true);
+}
+template <class T> const T* in_opt(const Array* array, int64_t size, const char* op, const char* name) {
+  return pointer<T>(array, size, op, name, false);
+}
+template <class T> T* out_opt(const Array* array, int64_t size, const char* op, const char* name) {
+  if (array && !array->writable) throw usage_error(std::string(op) + ": `" + name + "` is read-only");
+  return pointer<T>(array, size, op, name, false);
+}
+template <class T> T* out(const Array* array, int64_t size, const char* op, const char* name) {
+  if (!array) throw usage_error(std::string(op) + ": `" + name + "` is missing");
+  return out_opt<T>(array, size, op, name);
+}
+
+// Calls f with a float or a double, by the array's type.
+template <class F> void by_dtype(const Array& array, const char* op, F f) {
+  if (array.dtype == DType::f32)
+    f(float{});
+  else if (array.dtype == DType::f64)
+    f(double{});
+  else
+    throw dtype_error(std::string(op) + ": expected float32 or float64, got " + dtype_name(array.dtype));
+}
+
+template <class A>
+void run_kernel(const char* name, void (*kernel)(const A&, const Share&), const A& args, Plan plan,
+                std::initializer_list<const Array*> uses) {
+  if (plan.shares <= 1) {
+    launch(name, kernel, args, plan, uses);
+  } else {
+    py::gil_scoped_release release;
+    launch(name, kernel, args, plan, uses);
+  }
+}
+
+// Throws unless every id is in [low, high).
+void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name);
+
+}  // namespace mg::bindings
+
+// RUN(gemm, T, args, uses...): launch kernel `gemm` for element type T.
+#define MG_RUN(name, T, args, ...) run_kernel(#name, kernels<T>().name, args, plan_##name(args), {__VA_ARGS__})

@@ -1,0 +1,311 @@
+// Kernels of layers: embedding, norms, activations, rotary positions, softmax, attention, cross-entropy, dropout.
+#include "bindings/common.h"
+
+namespace mg::bindings {
+namespace {
+
+void embedding(const Array& table, const Array& ids, const Array& y, int64_t width, bool accumulate) {
+  by_dtype(table, "embedding", [&](auto t) {
+    using T = decltype(t);
+    const int64_t vocab = width > 0 ? table.size / width : 0;
+    check_ids(ids, 0, vocab, "embedding", "ids");
+    EmbeddingArgs<T> args{in<T>(&table, 0, "embedding", "table"), ids.as<int32_t>(),
+                          out<T>(&y, checked_mul(ids.size, width), "embedding", "y"),
+                          ids.size, width, vocab, accumulate};
+    MG_RUN(embedding, T, args, &table, &ids, &y);
+  });
+}
+
+void embedding_backward(const Array& dy, const Array& ids, const Array& dtable, int64_t width, bool accumulate) {
+  by_dtype(dy, "embedding_backward", [&](auto t) {
+    using T = decltype(t);
+    const int64_t vocab = width > 0 ? dtable.size / width : 0;
+    check_ids(ids, 0, vocab, "embedding_backward", "ids");
+    EmbeddingBackwardArgs<T> args{in<T>(&dy, checked_mul(ids.size, width), "embedding_backward", "dy"),
+                                  ids.as<int32_t>(), out<T>(&dtable, 0, "embedding_backward", "dtable"),
+                                  ids.size, width, vocab, accumulate};
+    MG_RUN(embedding_backward, T, args, &dy, &ids, &dtable);
+  });
+}
+
+void norm(const Array& x, const Array& y, const Array& rstd, int64_t cols, double eps, const Array* weight,
+          const Array* bias, const Array* mean) {
+  by_dtype(x, "norm", [&](auto t) {
+    using T = decltype(t);
+    if (cols < 1) throw shape_error("norm: the last axis must not be empty");
+    const int64_t rows = x.size / cols;
+    NormArgs<T> args{in<T>(&x, x.size, "norm", "x"), in_opt<T>(weight, cols, "norm", "weight"),
+                     in_opt<T>(bias, cols, "norm", "bias"), out<T>(&y, x.size, "norm", "y"),
+                     out_opt<T>(mean, rows, "norm", "mean"), out<T>(&rstd, rows, "norm", "rstd"),
+                     rows, cols, eps, mean != nullptr};
+    MG_RUN(norm, T, args, &x, weight, bias, &y, mean, &rstd);
+  });
+}
+
+// dx, dweight and dbias are each optional; the first is one kernel, the other two another.
+void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t cols, const Array* weight,
+                   const Array* mean, const Array* dx, bool accumulate_dx, const Array* dweight,
+                   bool accumulate_dweight, const Array* dbias, bool accumulate_dbias) {
+  by_dtype(x, "norm_backward", [&](auto t) {
+    using T = decltype(t);
+    if (cols < 1) throw shape_error("norm_backward: the last axis must not be empty");
+    const int64_t rows = x.size / cols;
+    NormBackwardArgs<T> args{};
+    args.dy = in<T>(&dy, x.size, "norm_backward", "dy");
+    args.x = in<T>(&x, x.size, "norm_backward", "x");
+    args.weight = in_opt<T>(weight, cols, "norm_backward", "weight");
+    args.mean = in_opt<T>(mean, rows, "norm_backward", "mean");
+    args.rstd = in<T>(&rstd, rows, "norm_backward", "rstd");
+    args.rows = rows, args.cols = cols, args.center = mean != nullptr;
+    args.accumulate_dx = accumulate_dx;
+    args.accumulate_dweight = accumulate_dweight, args.accumulate_dbias = accumulate_dbias;
+    if (dx) {
+      args.dx = out<T>(dx, x.size, "norm_backward", "dx");
+      MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, dx);
+      args.dx = nullptr;
+    }
+    if (dweight || dbias) {
+      args.dweight = out_opt<T>(dweight, cols, "norm_backward", "dweight");
+      args.dbias = out_opt<T>(dbias, cols, "norm_backward", "dbias");
+      MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, dweight, dbias);
+    }
+  });
+}
+
+void act(const Array& x, const Array& y, int kind) {
+  by_dtype(x, "act", [&](auto t) {
+    using T = decltype(t);
+    ActArgs<T> args{in<T>(&x, y.size, "act", "x"), nullptr, out<T>(&y, x.size, "act", "y"), x.size, (Act)kind, 0};
+    MG_RUN(act, T, args, &x, &y);
+  });
+}
+
+void act_backward(const Array& x, const Array& dy, const Array& dx, int kind, bool accumulate) {
+  by_dtype(x, "act_backward", [&](auto t) {
+    using T = decltype(t);
+    ActArgs<T> args{in<T>(&x, x.size, "act_backward", "x"), in<T>(&dy, x.size, "act_backward", "dy"),
+                    out<T>(&dx, x.size, "act_backward", "dx"), x.size, (Act)kind, accumulate};
+    MG_RUN(act_backward, T, args, &x, &dy, &dx);
+  });
+}
+
+void glu(const Array& gate, const Array& up, const Array& y, int kind) {
+  by_dtype(gate, "glu", [&](auto t) {
+    using T = decltype(t);
+    GluArgs<T> args{};
+    args.gate = in<T>(&gate, gate.size, "glu", "gate");
+    args.up = in<T>(&up, gate.size, "glu", "up");
+    args.y = out<T>(&y, gate.size, "glu", "y");
+    args.n = gate.size, args.act = (Act)kind;
+    MG_RUN(glu, T, args, &gate, &up, &y);
+  });
+}
+
+void glu_backward(const Array& gate, const Array& up, const Array& dy, int kind, const Array* dgate,
+                  bool accumulate_dgate, const Array* dup, bool accumulate_dup) {
+  by_dtype(gate, "glu_backward", [&](auto t) {
+    using T = decltype(t);
+    GluArgs<T> args{};
+    args.gate = in<T>(&gate, gate.size, "glu_backward", "gate");
+    args.up = in<T>(&up, gate.size, "glu_backward", "up");
+    args.dy = in<T>(&dy, gate.size, "glu_backward", "dy");
+    args.dgate = out_opt<T>(dgate, gate.size, "glu_backward", "dgate");
+    args.dup = out_opt<T>(dup, gate.size, "glu_backward", "dup");
+    args.n = gate.size, args.act = (Act)kind;
+    args.accumulate_dgate = accumulate_dgate, args.accumulate_dup = accumulate_dup;
+    MG_RUN(glu_backward, T, args, &gate, &up, &dy, dgate, dup);
+  });
+}
+
+void rope(const Array& x, const Array& positions, const Array& cos, const Array& sin, const Array& y, int64_t heads,
+          int64_t head_dim, int64_t half, bool interleaved, bool inverse, bool accumulate) {
+  by_dtype(x, "rope", [&](auto t) {
+    using T = decltype(t);
+    if (half < 1 || heads < 1 || 2 * half > head_dim)
+      throw shape_error("rope: needs 1 <= half <= head_dim / 2 and at least one head");
+    const int64_t table_rows = cos.size / half, tokens = positions.size;
+    check_ids(positions, 0, table_rows, "rope", "positions");
+    const int64_t size = checked_mul(tokens, checked_mul(heads, head_dim));
+    RopeArgs<T> args{in<T>(&x, size, "rope", "x"), positions.as<int32_t>(),
+                     in<T>(&cos, table_rows * half, "rope", "cos"), in<T>(&sin, table_rows * half, "rope", "sin"),
+                     out<T>(&y, size, "rope", "y"), tokens, heads, head_dim, half, table_rows,
+                     interleaved, inverse, accumulate};
+    MG_RUN(rope, T, args, &x, &positions, &cos, &sin, &y);
+  });
+}
+
+void softmax(const Array& x, const Array& y, int64_t cols, double scale) {
+  by_dtype(x, "softmax", [&](auto t) {
+    using T = decltype(t);
+    if (cols < 1) throw shape_error("softmax: the last axis must not be empty");
+    SoftmaxArgs<T> args{in<T>(&x, x.size, "softmax", "x"), nullptr, out<T>(&y, x.size, "softmax", "y"),
+                        x.size / cols, cols, scale, 0};
+    MG_RUN(softmax, T, args, &x, &y);
+  });
+}
+
+void softmax_backward(const Array& y, const Array& dy, const Array& dx, int64_t cols, double scale, bool accumulate) {
+  by_dtype(y, "softmax_backward", [&](auto t) {
+    using T = decltype(t);
+    if (cols < 1) throw shape_error("softmax_backward: the last axis must not be empty");
+    SoftmaxArgs<T> args{in<T>(&y, y.size, "softmax_backward", "y"), in<T>(&dy, y.size, "softmax_backward", "dy"),
+                        out<T>(&dx, y.size, "softmax_backward", "dx"), y.size / cols, cols, scale, accumulate};
+    MG_RUN(softmax_backward, T, args, &y, &dy, &dx);
+  });
+}
+
+struct AttentionShape {
+  int64_t heads, kv_heads, k_dim, v_dim;
+};
+
+// Fills the arguments shared by forward and backward, and checks that no sequence reaches outside its arrays.
+template <class T>
+AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, const Array& o, const Array* lse,
+                                const Array& q_start, const Array& k_start, const Array& k_len, AttentionShape shape,
+                                double scale, bool causal, int64_t window, double soft_cap, const Array* alibi) {
+  const char* op = "attention";
+  if (shape.heads < 1 || shape.kv_heads < 1 || shape.heads % shape.kv_heads || shape.k_dim < 1 || shape.v_dim < 1)
+    throw shape_error("attention: query heads must be a multiple of key/value heads, widths at least 1");
+  AttentionArgs<T> args{};
+  args.heads = shape.heads, args.kv_heads = shape.kv_heads, args.k_dim = shape.k_dim, args.v_dim = shape.v_dim;
+  args.q_stride = checked_mul(shape.heads, shape.k_dim), args.o_stride = checked_mul(shape.heads, shape.v_dim);
+  args.k_stride = checked_mul(shape.kv_heads, shape.k_dim), args.v_stride = checked_mul(shape.kv_heads, shape.v_dim);
+  args.q_rows = q.size / args.q_stride;
+  args.k_rows = k.size / args.k_stride;
+  args.seqs = k_len.size;
+  args.q = in<T>(&q, args.q_rows * args.q_stride, op, "q");
+  args.k = in<T>(&k, args.k_rows * args.k_stride, op, "k");
+  args.v = in<T>(&v, args.k_rows * args.v_stride, op, "v");
+  args.o = out<T>(&o, args.q_rows * args.o_stride, op, "o");
+  args.lse = out_opt<T>(lse, args.q_rows * shape.heads, op, "lse");
+  args.q_start = in<int32_t>(&q_start, args.seqs + 1, op, "q_start");
+  args.k_start = in<int32_t>(&k_start, args.seqs, op, "k_start");
+  args.k_len = in<int32_t>(&k_len, args.seqs, op, "k_len");
+  args.alibi = in_opt<T>(alibi, shape.heads, op, "alibi");
+  args.scale = scale, args.soft_cap = soft_cap, args.window = window, args.causal = causal;
+  if (args.q_start[0] != 0 || args.q_start[args.seqs] != args.q_rows)
+    throw shape_error("attention: `q_start` must run from 0 to the " + std::to_string(args.q_rows) + " query rows");
+  for (int64_t s = 0; s < args.seqs; ++s) {
+    const int64_t start = args.k_start[s], length = args.k_len[s];
+    if (args.q_start[s + 1] < args.q_start[s])
+      throw shape_error("attention: `q_start` falls at sequence " + std::to_string(s));
+    if (start < 0 || length < 0 || start + length > args.k_rows)
+      throw shape_error("attention: sequence " + std::to_string(s) + " has keys " + std::to_string(start) + ".." +
+                        std::to_string(start + length) + " of " + std::to_string(args.k_rows));
+    if (args.q_start[s + 1] - args.q_start[s] > length)
+      throw shape_error("attention: sequence " + std::to_string(s) + " has more queries than keys");
+  }
+  return args;
+}
+
+void attention(const Array& q, const Array& k, const Array& v, const Array& o, const Array* lse, const Array& q_start,
+               const Array& k_start, const Array& k_len, int64_t heads, int64_t kv_heads, int64_t k_dim, int64_t v_dim,
+               double scale, bool causal, int64_t window, double soft_cap, const Array* alibi) {
+  by_dtype(q, "attention", [&](auto t) {
+    using T = decltype(t);
+    const auto args = attention_args<T>(q, k, v, o, lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim},
+                                        scale, causal, window, soft_cap, alibi);
+    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi);
+  });
+}
+
+void attention_backward(const Array& q, const Array& k, const Array& v, const Array& o, const Array& lse,
+                        const Array& d_o, const Array& dq, const Array& dk, const Array& dv, const Array& q_start,
+                        const Array& k_start, const Array& k_len, int64_t heads, int64_t kv_heads, int64_t k_dim,
+                        int64_t v_dim, double scale, bool causal, int64_t window, double soft_cap, const Array* alibi,
+                        bool accumulate_dq, bool accumulate_dk, bool accumulate_dv) {
+  by_dtype(q, "attention_backward", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "attention_backward";
+    AttentionBackwardArgs<T> args{};
+    args.fwd = attention_args<T>(q, k, v, o, &lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim}, scale,
+                                 causal, window, soft_cap, alibi);
+    args.d_o = in<T>(&d_o, args.fwd.q_rows * args.fwd.o_stride, op, "d_o");
+    args.dq = out<T>(&dq, args.fwd.q_rows * args.fwd.q_stride, op, "dq");
+    args.dk = out<T>(&dk, args.fwd.k_rows * args.fwd.k_stride, op, "dk");
+    args.dv = out<T>(&dv, args.fwd.k_rows * args.fwd.v_stride, op, "dv");
+    args.accumulate_dq = accumulate_dq, args.accumulate_dk = accumulate_dk, args.accumulate_dv = accumulate_dv;
+    MG_RUN(attention_backward, T, args, &q, &k, &v, &o, &lse, &d_o, &dq, &dk, &dv, &q_start, &k_start, &k_len, alibi);
+  });
+}
+
+void cross_entropy(const Array& logits, const Array& targets, const Array& losses, int64_t vocab,
+                   const Array* dlogits, const Array* inv_count) {
+  by_dtype(logits, "cross_entropy", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "cross_entropy";
+    if (vocab < 1) throw shape_error("cross_entropy: the vocabulary must not be empty");
+    const int64_t rows = targets.size;
+    check_ids(targets, INT32_MIN, vocab, op, "targets");
+    CrossEntropyArgs<T> args{in<T>(&logits, checked_mul(rows, vocab), op, "logits"), targets.as<int32_t>(),
+                             out<T>(&losses, rows, op, "losses"),
+                             out_opt<T>(dlogits, checked_mul(rows, vocab), op, "dlogits"),
+                             in_opt<T>(inv_count, 1, op, "inv_count"), rows, vocab};
+    MG_RUN(cross_entropy, T, args, &logits, &targets, &losses, dlogits, inv_count);
+  });
+}
+
+void count_targets(const Array& targets, const Array& inv_count) {
+  by_dtype(inv_count, "count_targets", [&](auto t) {
+    using T = decltype(t);
+    CountArgs<T> args{in<int32_t>(&targets, targets.size, "count_targets", "targets"),
+                      out<T>(&inv_count, 1, "count_targets", "inv_count"), targets.size};
+    MG_RUN(count_targets, T, args, &targets, &inv_count);
+  });
+}
+
+void dropout(const Array& x, const Array& y, const Array& step, double p, uint64_t seed, uint64_t stream,
+             bool accumulate) {
+  by_dtype(x, "dropout", [&](auto t) {
+    using T = decltype(t);
+    DropoutArgs<T> args{in<T>(&x, y.size, "dropout", "x"), out<T>(&y, x.size, "dropout", "y"),
+                        in<int64_t>(&step, 1, "dropout", "step"), seed, stream, x.size, p, accumulate};
+    MG_RUN(dropout, T, args, &x, &y, &step);
+  });
+}
+
+}  // namespace
+
+void register_layers(py::module_& m) {
+  m.def("embedding", &embedding, py::arg("table"), py::arg("ids"), py::arg("y"), py::arg("width"),
+        py::arg("accumulate") = false);
+  m.def("embedding_backward", &embedding_backward, py::arg("dy"), py::arg("ids"), py::arg("dtable"), py::arg("width"),
+        py::arg("accumulate") = false);
+  m.def("norm", &norm, py::arg("x"), py::arg("y"), py::arg("rstd"), py::arg("cols"), py::arg("eps"),
+        py::arg("weight") = nullptr, py::arg("bias") = nullptr, py::arg("mean") = nullptr,
+        "LayerNorm where `mean` is given, RMSNorm where it is not.");
+  m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::arg("cols"),
+        py::arg("weight") = nullptr, py::arg("mean") = nullptr, py::arg("dx") = nullptr,
+        py::arg("accumulate_dx") = false, py::arg("dweight") = nullptr, py::arg("accumulate_dweight") = false,
+        py::arg("dbias") = nullptr, py::arg("accumulate_dbias") = false);
+  m.def("act", &act, py::arg("x"), py::arg("y"), py::arg("act"));
+  m.def("act_backward", &act_backward, py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("act"),
+        py::arg("accumulate") = false);
+  m.def("glu", &glu, py::arg("gate"), py::arg("up"), py::arg("y"), py::arg("act"));
+  m.def("glu_backward", &glu_backward, py::arg("gate"), py::arg("up"), py::arg("dy"), py::arg("act"),
+        py::arg("dgate") = nullptr, py::arg("accumulate_dgate") = false, py::arg("dup") = nullptr,
+        py::arg("accumulate_dup") = false);
+  m.def("rope", &rope, py::arg("x"), py::arg("positions"), py::arg("cos"), py::arg("sin"), py::arg("y"),
+        py::arg("heads"), py::arg("head_dim"), py::arg("half"), py::arg("interleaved") = false,
+        py::arg("inverse") = false, py::arg("accumulate") = false);
+  m.def("softmax", &softmax, py::arg("x"), py::arg("y"), py::arg("cols"), py::arg("scale") = 1.0);
+  m.def("softmax_backward", &softmax_backward, py::arg("y"), py::arg("dy"), py::arg("dx"), py::arg("cols"),
+        py::arg("scale") = 1.0, py::arg("accumulate") = false);
+  m.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("lse"),
+        py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
+        py::arg("k_dim"), py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
+        py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr);
+  m.def("attention_backward", &attention_backward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"),
+        py::arg("lse"), py::arg("d_o"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("q_start"),
+        py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"), py::arg("k_dim"),
+        py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
+        py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("accumulate_dq") = false,
+        py::arg("accumulate_dk") = false, py::arg("accumulate_dv") = false);
+  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
+        py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr);
+  m.def("count_targets", &count_targets, py::arg("targets"), py::arg("inv_count"));
+  m.def("dropout", &dropout, py::arg("x"), py::arg("y"), py::arg("step"), py::arg("p"), py::arg("seed"),
+        py::arg("stream") = 0, py::arg("accumulate") = false);
+}
+
+}  // namespace mg::bindings

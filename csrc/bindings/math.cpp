@@ -1,0 +1,154 @@
+// Matrix products and element-wise kernels.
+#include <pybind11/stl.h>
+
+#include <vector>
+
+#include "bindings/common.h"
+
+namespace mg::bindings {
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+// Elements spanned by a strided walk, so that the last one can be checked against the array.
+int64_t span(const Sizes& shape, const Sizes& stride) {
+  int64_t last = 1;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    if (shape[i] == 0) return 0;
+    if (stride[i] < 0) throw shape_error("strides must not be negative");
+    last = checked_add(last, checked_mul(shape[i] - 1, stride[i]));
+  }
+  return last;
+}
+
+int64_t product(const Sizes& shape) {
+  int64_t n = 1;
+  for (int64_t size : shape) n = checked_mul(n, size);
+  return n;
+}
+
+void fill_strides(const Sizes& from, int64_t* to, const char* op) {
+  if (from.size() > kMaxDims) throw shape_error(std::string(op) + ": at most " + std::to_string(kMaxDims) + " axes");
+  for (size_t i = 0; i < from.size(); ++i) to[i] = from[i];
+}
+
+void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b,
+          const Array* bias, const Array* residual, const Array* pre, int act, bool accumulate, int64_t batch,
+          int64_t stride_a, int64_t stride_b, int64_t stride_c) {
+  by_dtype(c, "matmul", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "matmul";
+    if (m < 0 || n < 0 || k < 0 || batch < 0) throw shape_error("matmul: negative size");
+    auto extent = [&](int64_t stride, int64_t size) {
+      return batch == 0 ? 0 : checked_add(checked_mul(batch - 1, stride), size);
+    };
+    const int64_t mk = checked_mul(m, k), kn = checked_mul(k, n), mn = checked_mul(m, n);
+    GemmArgs<T> args{};
+    args.a = in<T>(&a, extent(stride_a, mk), op, "a");
+    args.b = in<T>(&b, extent(stride_b, kn), op, "b");
+    args.c = out<T>(&c, extent(stride_c, mn), op, "out");
+    args.bias = in_opt<T>(bias, n, op, "bias");
+    args.residual = in_opt<T>(residual, extent(stride_c, mn), op, "residual");
+    args.pre = out_opt<T>(pre, extent(stride_c, mn), op, "pre");
+    args.m = m, args.n = n, args.k = k;
+    args.lda = trans_a ? m : k, args.ldb = trans_b ? k : n, args.ldc = n;
+    args.batch = batch, args.stride_a = stride_a, args.stride_b = stride_b, args.stride_c = stride_c;
+    args.trans_a = trans_a, args.trans_b = trans_b, args.accumulate = accumulate;
+    args.act = (Act)act;
+    MG_RUN(gemm, T, args, &a, &b, &c, bias, residual, pre);
+  });
+}
+
+void unary(const Array& x, const Array& y, int op) {
+  by_dtype(x, "unary", [&](auto t) {
+    using T = decltype(t);
+    UnaryArgs<T> args{in<T>(&x, y.size, "unary", "x"), out<T>(&y, x.size, "unary", "y"), x.size, (Unary)op};
+    MG_RUN(unary, T, args, &x, &y);
+  });
+}
+
+void binary(const Array& a, const Array& b, const Array& y, const Sizes& shape, const Sizes& stride_a,
+            const Sizes& stride_b, int op) {
+  by_dtype(a, "binary", [&](auto t) {
+    using T = decltype(t);
+    BinaryArgs<T> args{};
+    if (stride_a.size() != shape.size() || stride_b.size() != shape.size())
+      throw shape_error("binary: one stride for each axis");
+    args.a = in<T>(&a, span(shape, stride_a), "binary", "a");
+    args.b = in<T>(&b, span(shape, stride_b), "binary", "b");
+    args.y = out<T>(&y, product(shape), "binary", "y");
+    fill_strides(shape, args.shape, "binary");
+    fill_strides(stride_a, args.stride_a, "binary");
+    fill_strides(stride_b, args.stride_b, "binary");
+    args.dims = (int32_t)shape.size();
+    args.op = (Binary)op;
+    MG_RUN(binary, T, args, &a, &b, &y);
+  });
+}
+
+// `x` is walked with strides from element `offset`; `y` is contiguous.
+void copy(const Array& x, const Array& y, const Sizes& shape, const Sizes& stride, int64_t offset, bool to_x,
+          bool accumulate) {
+  by_dtype(x, "copy", [&](auto t) {
+    using T = decltype(t);
+    if (stride.size() != shape.size() || offset < 0) throw shape_error("copy: one stride for each axis, offset >= 0");
+    CopyArgs<T> args{};
+    const int64_t walked = span(shape, stride);
+    if (to_x && !x.writable) throw usage_error("copy: the destination is read-only");
+    args.x = const_cast<T*>(in<T>(&x, walked ? checked_add(offset, walked) : 0, "copy", "x")) + offset;
+    args.y = const_cast<T*>(in<T>(&y, product(shape), "copy", "y"));
+    fill_strides(shape, args.shape, "copy");
+    fill_strides(stride, args.stride, "copy");
+    args.dims = (int32_t)shape.size();
+    args.to_x = to_x, args.accumulate = accumulate;
+    MG_RUN(copy, T, args, &x, &y);
+  });
+}
+
+void reduce(const Array& x, const Array& y, int64_t outer, int64_t axis, int64_t inner, int op, bool accumulate) {
+  by_dtype(x, "reduce", [&](auto t) {
+    using T = decltype(t);
+    ReduceArgs<T> args{in<T>(&x, checked_mul(checked_mul(outer, axis), inner), "reduce", "x"),
+                       out<T>(&y, checked_mul(outer, inner), "reduce", "y"),
+                       outer, axis, inner, (Reduce)op, accumulate};
+    MG_RUN(reduce, T, args, &x, &y);
+  });
+}
+
+void fill(const Array& y, double value) {
+  by_dtype(y, "fill", [&](auto t) {
+    using T = decltype(t);
+    FillArgs<T> args{out<T>(&y, y.size, "fill", "y"), y.size, value};
+    MG_RUN(fill, T, args, &y);
+  });
+}
+
+void axpy(const Array& x, const Array& y, double alpha, double beta, const Array* alpha_at) {
+  by_dtype(x, "axpy", [&](auto t) {
+    using T = decltype(t);
+    AxpyArgs<T> args{in<T>(&x, y.size, "axpy", "x"), out<T>(&y, x.size, "axpy", "y"),
+                     in_opt<T>(alpha_at, 1, "axpy", "alpha_at"), x.size, alpha, beta};
+    MG_RUN(axpy, T, args, &x, &y, alpha_at);
+  });
+}
+
+}  // namespace
+
+void register_math(py::module_& m) {
+  m.def("gemm", &gemm, py::arg("a"), py::arg("b"), py::arg("c"), py::arg("m"), py::arg("n"), py::arg("k"),
+        py::arg("trans_a") = false, py::arg("trans_b") = false, py::arg("bias") = nullptr,
+        py::arg("residual") = nullptr, py::arg("pre") = nullptr, py::arg("act") = 0, py::arg("accumulate") = false,
+        py::arg("batch") = 1, py::arg("stride_a") = 0, py::arg("stride_b") = 0, py::arg("stride_c") = 0);
+  m.def("unary", &unary, py::arg("x"), py::arg("y"), py::arg("op"));
+  m.def("binary", &binary, py::arg("a"), py::arg("b"), py::arg("y"), py::arg("shape"), py::arg("stride_a"),
+        py::arg("stride_b"), py::arg("op"));
+  m.def("copy", &copy, py::arg("x"), py::arg("y"), py::arg("shape"), py::arg("stride"), py::arg("offset") = 0,
+        py::arg("to_x") = false, py::arg("accumulate") = false);
+  m.def("reduce", &reduce, py::arg("x"), py::arg("y"), py::arg("outer"), py::arg("axis"), py::arg("inner"),
+        py::arg("op"), py::arg("accumulate") = false);
+  m.def("fill", &fill, py::arg("y"), py::arg("value"));
+  m.def("axpy", &axpy, py::arg("x"), py::arg("y"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
+        py::arg("alpha_at") = nullptr, "y = alpha * alpha_at[0] * x + beta * y");
+}
+
+}  // namespace mg::bindings

@@ -1,0 +1,163 @@
+"""The tape: which op made which tensor, and the walk back from a loss.
+
+A :class:`Slot` is where the gradient of one tensor goes. Parameters own slots that point into the gradient arena, so a
+backward pass writes its result where the optimizer reads it, and never in between. Entries hold arrays, not tensors, so
+nothing lives longer than its backward needs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from . import _kernels as k
+from .errors import UsageError
+
+Array = k.Array
+
+_order = itertools.count()
+
+
+class _State(threading.local):
+    enabled = True
+
+
+_state = _State()
+
+
+def is_grad_enabled() -> bool:
+    """Whether ops of this thread are being put on the tape."""
+    return _state.enabled
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Within this context ops are computed and not remembered: no gradients, less memory."""
+    before, _state.enabled = _state.enabled, False
+    try:
+        yield
+    finally:
+        _state.enabled = before
+
+
+@contextmanager
+def enable_grad() -> Iterator[None]:
+    """Within this context ops are remembered even inside :func:`no_grad`."""
+    before, _state.enabled = _state.enabled, True
+    try:
+        yield
+    finally:
+        _state.enabled = before
+
+
+class Slot:
+    """Where the gradient of one tensor is written; the first writer overwrites, later ones add."""
+
+    __slots__ = ("array", "dtype", "entry", "filled", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: str, array: Array | None = None) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.array = array  # a parameter's is given: its place in the gradient arena
+        self.filled = False
+        self.entry: Entry | None = None  # the op that made the tensor; None for leaves
+
+    def target(self) -> tuple[Array, bool]:
+        """The array to write the gradient to, and whether to add to what it holds."""
+        if self.array is None:
+            self.array = k.empty(self.shape, self.dtype)
+        accumulate, self.filled = self.filled, True
+        return self.array, accumulate
+
+    def take(self, gradient: Array) -> None:
+        """Hand over an array that nobody else will write to or read from again."""
+        if self.array is None:
+            self.array = gradient if gradient.shape == self.shape else gradient.view(self.shape)
+        else:
+            k.axpy(gradient, self.array, 1.0, 1.0 if self.filled else 0.0)
+        self.filled = True
+
+    def add(self, gradient: Array, scale: float = 1.0) -> None:
+        """Add (a multiple of) an array that stays the caller's."""
+        array, accumulate = self.target()
+        k.axpy(gradient, array, scale, 1.0 if accumulate else 0.0)
+
+    def zero_if_empty(self) -> None:
+        """A parameter that took no part in the loss has gradient zero, not the last step's."""
+        if not self.filled and self.array is not None:
+            k.fill(self.array, 0.0)
+            self.filled = True
+
+
+class Entry:
+    """One op on the tape: what its backward needs and where gradients come from and go to."""
+
+    __slots__ = ("backward", "inputs", "name", "order", "outputs", "saved")
+
+    def __init__(
+        self,
+        name: str,
+        backward: Callable[..., None],
+        saved: Any,
+        inputs: Sequence[Slot | None | Sequence[Slot | None]],
+        outputs: Sequence[Slot],
+    ) -> None:
+        self.name = name
+        self.backward = backward
+        self.saved = saved
+        self.inputs = inputs
+        self.outputs = outputs
+        self.order = next(_order)
+        for slot in outputs:
+            slot.entry = self
+
+    def input_slots(self) -> Iterator[Slot]:
+        """The slots among the inputs, lists of them included."""
+        for slot in self.inputs:
+            if isinstance(slot, Slot):
+                yield slot
+            elif slot is not None:
+                yield from (each for each in slot if each is not None)
+
+
+class _Spent:
+    """Marks an entry whose saved arrays were given back by an earlier backward."""
+
+
+_SPENT = _Spent()
+
+
+def run_backward(slot: Slot, gradient: Array) -> None:
+    """Walk the tape back from `slot`, whose gradient is `gradient` (taken over), newest op first.
+
+    Raises UsageError if part of the tape was already walked: its saved arrays are gone.
+    """
+    slot.take(gradient)
+    if slot.entry is None:
+        return
+    reached: dict[int, Entry] = {}
+    stack = [slot.entry]
+    while stack:
+        entry = stack.pop()
+        if entry.order in reached:
+            continue
+        if entry.saved is _SPENT:
+            raise UsageError(
+                f"backward: the tape through {entry.name!r} was already used; compute the loss again first"
+            )
+        reached[entry.order] = entry
+        stack.extend(s.entry for s in entry.input_slots() if s.entry is not None)
+    for order in sorted(reached, reverse=True):
+        entry = reached.pop(order)
+        gradients = []
+        for out in entry.outputs:
+            if not out.filled:  # an output that the loss does not depend on
+                array, _ = out.target()
+                k.fill(array, 0.0)
+            gradients.append(out.array)
+            out.array, out.filled = None, False
+        entry.backward(entry.saved, *gradients, *entry.inputs)
+        entry.saved = _SPENT

@@ -1,0 +1,129 @@
+"""Scaled dot-product attention over packed sequences."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from .. import _kernels as k
+from ..tensor import Tensor
+from . import basic
+from .layers import softmax
+from .op import Cost, check, check_float, check_int32, elements_bytes, op
+
+Array = k.Array
+Needs = list[bool] | None
+
+
+@op("q", "keys", "values")
+def attention(
+    q: Array,
+    keys: Array,
+    values: Array,
+    q_start: Array,
+    k_start: Array,
+    k_len: Array,
+    scale: float | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    alibi: Array | None = None,
+    needs: Needs = None,
+) -> Any:
+    """softmax(scale * q k^T + mask) v for each packed sequence, tiled with online softmax (arXiv:2205.14135).
+
+    q (T, H, K), k (keys, G, K), v (keys, G, Kv); H is a multiple of G -> (T, H, Kv). Sequence s owns the queries
+    q_start[s]..q_start[s+1]-1 and the keys k_start[s]..k_start[s]+k_len[s]-1; its last query stands at its last key.
+    `scale` defaults to 1/sqrt(K). `window` keeps keys nearer than that many positions. `soft_cap` bounds scores by
+    cap * tanh(score / cap) (Gemma 2). `alibi` (H) are slopes of the distance (Press et al. 2022, arXiv:2108.12409).
+    """
+    check_float("attention", q=q, k=keys, v=values, alibi=alibi)
+    check_int32("attention", q_start=q_start, k_start=k_start, k_len=k_len)
+    check(q.ndim == 3, "attention", "q", "three axes (tokens, heads, width)", q.shape)
+    check(keys.ndim == 3 and keys.shape[2] == q.shape[2], "attention", "k", f"(keys, heads, {q.shape[2]})", keys.shape)
+    check(values.ndim == 3 and values.shape[:2] == keys.shape[:2], "attention", "v", (*keys.shape[:2], "width"), values.shape)
+    heads, kv_heads = q.shape[1], keys.shape[1]
+    check(kv_heads > 0 and heads % kv_heads == 0, "attention", "k", f"a number of heads that divides {heads}", kv_heads)
+    check(q_start.size == k_len.size + 1 == k_start.size + 1, "attention", "q_start", k_len.size + 1, q_start.size)
+    check(window is None or window > 0, "attention", "window", "at least 1", window)
+    shape = (heads, kv_heads, q.shape[2], values.shape[2])
+    options = {
+        "scale": 1.0 / math.sqrt(q.shape[2]) if scale is None else scale,
+        "causal": causal,
+        "window": -1 if window is None else window,
+        "soft_cap": soft_cap or 0.0,
+        "alibi": alibi,
+    }
+    o = k.empty((q.shape[0], heads, values.shape[2]), q.dtype)
+    lse = k.empty((heads, q.shape[0]), q.dtype) if needs else None
+    layout = (q_start, k_start, k_len)
+    k.attention(q, keys, values, o, lse, *layout, *shape, **options)
+    return o, (q, keys, values, o, lse, layout, shape, options)
+
+
+@attention.backward
+def _(saved: Any, dy: Array, dq: Any, dk: Any, dv: Any) -> None:
+    q, keys, values, o, lse, layout, shape, options = saved
+    # The kernel computes the three together; a gradient that nobody asked for goes to a scratch array.
+    outputs, adds = [], {}
+    for name, slot, like in (("dq", dq, q), ("dk", dk, keys), ("dv", dv, values)):
+        array, add_to = (k.empty_like(like), False) if slot is None else slot.target()
+        if slot is not None and not add_to and name != "dq":
+            k.fill(array, 0.0)  # keys outside every sequence have gradient zero
+        outputs.append(array)
+        adds[f"accumulate_{name}"] = add_to
+    k.attention_backward(q, keys, values, o, lse, dy, *outputs, *layout, *shape, **options, **adds)
+
+
+@attention.cost
+def _(q: Any, keys: Any, values: Any, q_start: Any, k_start: Any, k_len: Any, scale: Any = None, causal: bool = True,
+      window: int | None = None, soft_cap: Any = None, alibi: Any = None) -> Cost:  # fmt: skip
+    # Counted for one sequence that fills the arrays: an upper bound that needs no look at the data.
+    rows, heads, width = q.shape
+    seen = min(keys.shape[0], window or keys.shape[0])
+    pairs = rows * seen // (2 if causal and window is None and rows == keys.shape[0] else 1)
+    item = 8 if q.dtype == "float64" else 4
+    flops = 2 * heads * pairs * (width + values.shape[2])
+    return Cost(flops, elements_bytes(q, keys, values) + rows * heads * values.shape[2] * item)
+
+
+@attention.composed
+def _(q: Tensor, keys: Tensor, values: Tensor, q_start: Any, k_start: Any, k_len: Any, scale: float | None = None,
+      causal: bool = True, window: int | None = None, soft_cap: float | None = None, alibi: Any = None) -> Tensor:  # fmt: skip
+    starts, kstarts, klens = (_numbers(each) for each in (q_start, k_start, k_len))
+    heads, kv_heads = q.shape[1], keys.shape[1]
+    scale = 1.0 / math.sqrt(q.shape[2]) if scale is None else scale
+    outputs = []
+    for s in range(len(klens)):
+        rows, length = starts[s + 1] - starts[s], klens[s]
+        if rows == 0:
+            continue
+        distance = np.arange(length)[None, :] - (length - rows + np.arange(rows))[:, None]  # key minus query position
+        hidden = np.zeros(distance.shape, bool)
+        if causal:
+            hidden |= distance > 0
+        if window is not None:
+            hidden |= np.abs(distance) >= window
+        mask = Tensor(np.where(hidden, -np.inf, 0.0).astype(q.dtype))
+        per_head = []
+        for h in range(heads):
+            g = h // (heads // kv_heads)
+            keys_h = keys[kstarts[s] : kstarts[s] + length, g]
+            scores = (q[starts[s] : starts[s + 1], h] @ keys_h.permute(1, 0)) * scale
+            if soft_cap:
+                scores = (scores / soft_cap).tanh() * soft_cap
+            if alibi is not None:
+                slope = float(_numbers(alibi, float)[h])
+                scores = scores + Tensor((slope * distance).astype(q.dtype))
+            p = softmax.composed_fn(scores + mask)
+            out = p @ values[kstarts[s] : kstarts[s] + length, g]
+            per_head.append(out.reshape(rows, 1, values.shape[2]))
+        outputs.append(basic.concat(per_head, 1))
+    return basic.concat(outputs, 0)
+
+
+def _numbers(value: Any, kind: type = int) -> list[Any]:
+    data = value.data if isinstance(value, Tensor) else value
+    return [kind(each) for each in data.numpy()]

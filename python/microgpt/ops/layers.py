@@ -1,0 +1,410 @@
+"""Fused ops of layers: linear, embedding, norms, activations, rotary positions, softmax, dropout.
+
+Rows are whatever stands before the last axis: an (T, D) tensor of packed tokens as a rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import _kernels as k
+from ..autograd import Slot
+from ..errors import ConfigError, nearest
+from ..tensor import Tensor, full
+from . import basic, raw
+from .op import Cost, check, check_float, check_int32, elements_bytes, op
+
+Array = k.Array
+Needs = list[bool] | None
+
+
+def act_code(name: str) -> int:
+    """The kernel's number of an activation. Raises ConfigError naming the nearest."""
+    try:
+        return raw.ACT_CODE[name]
+    except KeyError:
+        known = ", ".join(raw.ACTS)
+        raise ConfigError(f"unknown activation {name!r}{nearest(name, raw.ACTS)}; known: {known}") from None
+
+
+# -- linear ------------------------------------------------------------------------------------------------------------
+@op("x", "weight", "bias", "residual")
+def linear(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    act: str = "none",
+    needs: Needs = None,
+) -> Any:
+    """residual + act(x @ weight.T + bias) in one pass over the output.
+
+    x (..., K), weight (N, K), bias (N), residual and result (..., N). `act`: none, gelu, gelu_tanh, relu, relu2, silu.
+    """
+    check_float("linear", x=x, weight=weight, bias=bias, residual=residual)
+    check(weight.ndim == 2, "linear", "weight", "two axes (out, in)", weight.shape)
+    n, inner = weight.shape
+    check(x.ndim >= 1 and x.shape[-1] == inner, "linear", "x", f"(..., {inner})", x.shape)
+    check(bias is None or bias.shape == (n,), "linear", "bias", (n,), bias and bias.shape)
+    shape = (*x.shape[:-1], n)
+    check(residual is None or residual.shape == shape, "linear", "residual", shape, residual and residual.shape)
+    code = act_code(act)
+    rows = x.size // inner if inner else y_rows(shape)
+    y = k.empty(shape, x.dtype)
+    pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
+    k.gemm(x, weight, y, rows, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)
+    return y, (x, weight, pre, code)
+
+
+def y_rows(shape: tuple[int, ...]) -> int:
+    """Rows of an output, where the input has no columns to tell."""
+    rows = 1
+    for size in shape[:-1]:
+        rows *= size
+    return rows
+
+
+@linear.backward
+def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) -> None:
+    x, weight, pre, code = saved
+    n, inner = weight.shape
+    rows = y_rows(dy.shape)
+    dz = dy
+    if code and (dx is not None or dweight is not None or dbias is not None):
+        dz = dy if dresidual is None else k.empty_like(dy)  # dy may be overwritten unless the residual takes it
+        k.act_backward(pre, dy, dz, code)
+    if dx is not None:
+        array, add_to = dx.target()
+        k.gemm(dz, weight, array, rows, inner, n, accumulate=add_to)
+    if dweight is not None:
+        array, add_to = dweight.target()
+        k.gemm(dz, x, array, n, inner, rows, trans_a=True, accumulate=add_to)
+    if dbias is not None:
+        array, add_to = dbias.target()
+        k.reduce(dz, array, 1, rows, n, 0, accumulate=add_to)
+    if dresidual is not None:
+        dresidual.take(dy)
+
+
+@linear.cost
+def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "none") -> Cost:
+    n, inner = weight.shape
+    rows = y_rows(x.shape)
+    width = 8 if x.dtype == "float64" else 4
+    return Cost(2 * rows * n * inner, elements_bytes(x, weight, bias, residual) + rows * n * width)
+
+
+@linear.composed
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, act: str = "none") -> Tensor:
+    y = x @ weight.permute(1, 0)
+    if bias is not None:
+        y = y + bias
+    y = composed_act(y, act)
+    return y if residual is None else residual + y
+
+
+# -- embedding ---------------------------------------------------------------------------------------------------------
+@op("table")
+def embedding(table: Array, ids: Array, needs: Needs = None) -> Any:
+    """Rows of table (V, D) at ids (T) int32 -> (T, D)."""
+    check_float("embedding", table=table)
+    check_int32("embedding", ids=ids)
+    check(table.ndim == 2, "embedding", "table", "two axes (vocabulary, width)", table.shape)
+    y = k.empty((*ids.shape, table.shape[1]), table.dtype)
+    k.embedding(table, ids, y, table.shape[1])
+    return y, (ids, table.shape[1])
+
+
+@embedding.backward
+def _(saved: Any, dy: Array, dtable: Any) -> None:
+    ids, width = saved
+    array, add_to = dtable.target()
+    k.embedding_backward(dy, ids, array, width, accumulate=add_to)
+
+
+@embedding.cost
+def _(table: Any, ids: Any) -> Cost:
+    width = 8 if table.dtype == "float64" else 4
+    return Cost(0, 2 * ids.size * table.shape[1] * width + 4 * ids.size)
+
+
+@embedding.composed
+def _(table: Tensor, ids: Any) -> Tensor:
+    numbers = (ids.data if isinstance(ids, Tensor) else ids).numpy().reshape(-1)
+    rows = [table[int(i) : int(i) + 1] for i in numbers]
+    return basic.concat(rows, 0).reshape(*ids.shape, table.shape[1])
+
+
+# -- norms -------------------------------------------------------------------------------------------------------------
+def _check_norm(name: str, x: Array, weight: Array | None, bias: Array | None) -> int:
+    check_float(name, x=x, weight=weight, bias=bias)
+    check(x.ndim >= 1 and x.shape[-1] > 0, name, "x", "a last axis of at least 1", x.shape)
+    cols: int = x.shape[-1]
+    check(weight is None or weight.shape == (cols,), name, "weight", (cols,), weight and weight.shape)
+    check(bias is None or bias.shape == (cols,), name, "bias", (cols,), bias and bias.shape)
+    return cols
+
+
+def _norm_backward(saved: Any, dy: Array, dx: Slot | None, dweight: Slot | None, dbias: Slot | None) -> None:
+    x, weight, mean, rstd, cols = saved
+    outputs: dict[str, Any] = {}
+    for name, slot in (("dx", dx), ("dweight", dweight), ("dbias", dbias)):
+        if slot is not None:
+            outputs[name], outputs[f"accumulate_{name}"] = slot.target()
+    k.norm_backward(dy, x, rstd, cols, weight=weight, mean=mean, **outputs)
+
+
+@op("x", "weight", "bias")
+def layer_norm(
+    x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5, needs: Needs = None
+) -> Any:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+    cols = _check_norm("layer_norm", x, weight, bias)
+    y, rows = k.empty_like(x), x.size // cols
+    mean, rstd = k.empty((rows,), x.dtype), k.empty((rows,), x.dtype)
+    k.norm(x, y, rstd, cols, eps, weight=weight, bias=bias, mean=mean)
+    return y, (x, weight, mean, rstd, cols)
+
+
+@layer_norm.backward
+def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any) -> None:
+    _norm_backward(saved, dy, dx, dweight, dbias)
+
+
+@layer_norm.composed
+def _(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    centred = x - x.mean(-1, keepdims=True)
+    y = centred * basic.rsqrt((centred * centred).mean(-1, keepdims=True) + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+@op("x", "weight")
+def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6, needs: Needs = None) -> Any:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    cols = _check_norm("rms_norm", x, weight, None)
+    y = k.empty_like(x)
+    rstd = k.empty((x.size // cols,), x.dtype)
+    k.norm(x, y, rstd, cols, eps, weight=weight)
+    return y, (x, weight, None, rstd, cols)
+
+
+@rms_norm.backward
+def _(saved: Any, dy: Array, dx: Any, dweight: Any) -> None:
+    _norm_backward(saved, dy, dx, dweight, None)
+
+
+@rms_norm.composed
+def _(x: Tensor, weight: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    y = x * basic.rsqrt((x * x).mean(-1, keepdims=True) + eps)
+    return y if weight is None else y * weight
+
+
+@layer_norm.cost
+def _(x: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Cost:
+    return Cost(8 * x.size, 2 * elements_bytes(x) + elements_bytes(weight, bias))
+
+
+@rms_norm.cost
+def _(x: Any, weight: Any = None, eps: float = 1e-6) -> Cost:
+    return Cost(5 * x.size, 2 * elements_bytes(x) + elements_bytes(weight))
+
+
+# -- activations -------------------------------------------------------------------------------------------------------
+@op("x")
+def activation(x: Array, act: str = "gelu", needs: Needs = None) -> Any:
+    """act(x): gelu (erf), gelu_tanh, relu, relu2 (squared), silu or none."""
+    check_float("activation", x=x)
+    code = act_code(act)
+    y = k.empty_like(x)
+    k.act(x, y, code)
+    return y, (x, code)
+
+
+@activation.backward
+def _(saved: Any, dy: Array, dx: Any) -> None:
+    x, code = saved
+    array, add_to = dx.target()
+    k.act_backward(x, dy, array, code, accumulate=add_to)
+
+
+@activation.cost
+def _(x: Any, act: str = "gelu") -> Cost:
+    return Cost({"none": 0, "relu": 1, "relu2": 2}.get(act, 12) * x.size, 2 * elements_bytes(x))
+
+
+def composed_act(x: Tensor, act: str) -> Tensor:
+    """The activations in plain ops; also the composed twin of `activation`."""
+    if act == "none":
+        return x
+    if act == "relu":
+        return basic.maximum(x, full((), 0.0, x.dtype))
+    if act == "relu2":
+        return basic.square(basic.maximum(x, full((), 0.0, x.dtype)))
+    if act == "silu":
+        return x * basic.sigmoid(x)
+    if act == "gelu":  # Hendrycks & Gimpel 2016, arXiv:1606.08415
+        return x * 0.5 * (basic.erf(x * 0.5**0.5) + 1.0)
+    act_code(act)
+    inner = (x + x * x * x * 0.044715) * (2.0 / 3.141592653589793) ** 0.5
+    return x * 0.5 * (inner.tanh() + 1.0)
+
+
+activation.composed(lambda x, act="gelu": composed_act(x, act))
+
+
+@op("gate", "up")
+def glu(gate: Array, up: Array, act: str = "silu", needs: Needs = None) -> Any:
+    """act(gate) * up: SwiGLU for silu, GeGLU for gelu (Shazeer 2020, arXiv:2002.05202)."""
+    check_float("glu", gate=gate, up=up)
+    check(gate.shape == up.shape, "glu", "up", gate.shape, up.shape)
+    code = act_code(act)
+    y = k.empty_like(gate)
+    k.glu(gate, up, y, code)
+    return y, (gate, up, code)
+
+
+@glu.backward
+def _(saved: Any, dy: Array, dgate: Any, dup: Any) -> None:
+    gate, up, code = saved
+    outputs: dict[str, Any] = {}
+    for name, slot in (("dgate", dgate), ("dup", dup)):
+        if slot is not None:
+            outputs[name], outputs[f"accumulate_{name}"] = slot.target()
+    k.glu_backward(gate, up, dy, code, **outputs)
+
+
+@glu.cost
+def _(gate: Any, up: Any, act: str = "silu") -> Cost:
+    return Cost(13 * gate.size, elements_bytes(gate, up, gate))
+
+
+glu.composed(lambda gate, up, act="silu": composed_act(gate, act) * up)
+
+
+# -- rotary positions --------------------------------------------------------------------------------------------------
+@op("x")
+def rope(
+    x: Array,
+    positions: Array,
+    cos: Array,
+    sin: Array,
+    interleaved: bool = False,
+    needs: Needs = None,
+) -> Any:
+    """Rotate x (T, H, K) by the angles of cos, sin (P, half) at positions (T) int32; 2 * half <= K, the rest is copied.
+
+    Su et al. 2021, arXiv:2104.09864. `interleaved` pairs components (2i, 2i+1) instead of (i, i + half).
+    """
+    check_float("rope", x=x, cos=cos, sin=sin)
+    check_int32("rope", positions=positions)
+    check(x.ndim == 3, "rope", "x", "three axes (tokens, heads, head width)", x.shape)
+    check(positions.size == x.shape[0], "rope", "positions", f"{x.shape[0]} tokens", positions.size)
+    check(cos.ndim == 2 and cos.shape == sin.shape, "rope", "sin", cos.shape, sin.shape)
+    half = cos.shape[1]
+    check(1 <= half and 2 * half <= x.shape[2], "rope", "cos", f"at most {x.shape[2] // 2} angles", half)
+    y = k.empty_like(x)
+    k.rope(x, positions, cos, sin, y, x.shape[1], x.shape[2], half, interleaved)
+    return y, (positions, cos, sin, interleaved)
+
+
+@rope.backward
+def _(saved: Any, dy: Array, dx: Any) -> None:
+    positions, cos, sin, interleaved = saved
+    array, add_to = dx.target()
+    k.rope(dy, positions, cos, sin, array, dy.shape[1], dy.shape[2], cos.shape[1], interleaved,
+           inverse=True, accumulate=add_to)  # fmt: skip
+
+
+@rope.cost
+def _(x: Any, positions: Any, cos: Any, sin: Any, interleaved: bool = False) -> Cost:
+    return Cost(3 * x.size, 2 * elements_bytes(x) + elements_bytes(positions))
+
+
+@rope.composed
+def _(x: Tensor, positions: Any, cos: Any, sin: Any, interleaved: bool = False) -> Tensor:
+    tokens, heads, width = x.shape
+    half = cos.shape[1]
+    c = embedding(Tensor(_data(cos)), positions).reshape(tokens, 1, half)
+    s = embedding(Tensor(_data(sin)), positions).reshape(tokens, 1, half)
+    if interleaved:
+        pairs = x[:, :, : 2 * half].reshape(tokens, heads, half, 2).permute(3, 0, 1, 2)
+        a, b = pairs[0], pairs[1]
+    else:
+        a, b = x[:, :, :half], x[:, :, half : 2 * half]
+    first, second = a * c - b * s, b * c + a * s
+    if interleaved:
+        parts = [first.reshape(tokens, heads, half, 1), second.reshape(tokens, heads, half, 1)]
+        rotated = basic.concat(parts, 3).reshape(tokens, heads, 2 * half)
+    else:
+        rotated = basic.concat([first, second], 2)
+    return rotated if width == 2 * half else basic.concat([rotated, x[:, :, 2 * half :]], 2)
+
+
+def _data(value: Any) -> Array:
+    data: Array = value.data if isinstance(value, Tensor) else value
+    return data
+
+
+# -- softmax, dropout --------------------------------------------------------------------------------------------------
+@op("x")
+def softmax(x: Array, scale: float = 1.0, needs: Needs = None) -> Any:
+    """exp(scale * x) / sum over the last axis."""
+    check_float("softmax", x=x)
+    check(x.ndim >= 1 and x.shape[-1] > 0, "softmax", "x", "a last axis of at least 1", x.shape)
+    y = k.empty_like(x)
+    k.softmax(x, y, x.shape[-1], scale)
+    return y, (y, scale)
+
+
+@softmax.backward
+def _(saved: Any, dy: Array, dx: Any) -> None:
+    y, scale = saved
+    array, add_to = dx.target()
+    k.softmax_backward(y, dy, array, y.shape[-1], scale, accumulate=add_to)
+
+
+@softmax.cost
+def _(x: Any, scale: float = 1.0) -> Cost:
+    return Cost(12 * x.size, 2 * elements_bytes(x))
+
+
+@softmax.composed
+def _(x: Tensor, scale: float = 1.0) -> Tensor:
+    scaled = x * scale
+    e = (scaled - scaled.detach().max(-1, keepdims=True)).exp()
+    return e / e.sum(-1, keepdims=True)
+
+
+@op("x")
+def dropout(x: Array, p: float, step: Array, seed: int, stream: int = 0, needs: Needs = None) -> Any:
+    """Zero each element with probability p and scale the rest by 1 / (1 - p) (Srivastava et al. 2014).
+
+    The mask is a pure function of (seed, stream, step[0], element): `step` is an int64 buffer of one number that
+    changes from step to step, `stream` tells layers apart. So there is no state, and the backward draws it again.
+    """
+    check_float("dropout", x=x)
+    check(0.0 <= p <= 1.0, "dropout", "p", "a probability in [0, 1]", p)
+    y = k.empty_like(x)
+    k.dropout(x, y, step, p, seed, stream)
+    return y, (p, step, seed, stream)
+
+
+@dropout.backward
+def _(saved: Any, dy: Array, dx: Any) -> None:
+    p, step, seed, stream = saved
+    array, add_to = dx.target()
+    k.dropout(dy, array, step, p, seed, stream, accumulate=add_to)
+
+
+@dropout.cost
+def _(x: Any, p: float, step: Any, seed: int, stream: int = 0) -> Cost:
+    return Cost(3 * x.size, 2 * elements_bytes(x))
+
+
+@dropout.composed
+def _(x: Tensor, p: float, step: Any, seed: int, stream: int = 0) -> Tensor:
+    ones = full(x.shape, 1.0, x.dtype)
+    mask = k.empty_like(ones.data)
+    k.dropout(ones.data, mask, _data(step), p, seed, stream)  # the mask itself is the kernel's: it is the definition
+    return x * Tensor(mask)

@@ -1,0 +1,144 @@
+"""Cross-entropy: on logits, and fused with the output projection so that (T, V) logits are never whole in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import _kernels as k
+from ..tensor import Tensor
+from . import basic
+from .op import Cost, check, check_float, check_int32, elements_bytes, op
+
+Array = k.Array
+Needs = list[bool] | None
+
+# Logits held at a time by linear_cross_entropy: 32 MiB of float32, at least 64 rows so that the products stay efficient.
+LOGITS_AT_ONCE = 2**23
+
+
+def _check_targets(name: str, targets: Array, rows: int) -> None:
+    check_int32(name, targets=targets)
+    check(targets.size == rows, name, "targets", f"{rows} rows", targets.size)
+
+
+def _mean(losses: Array, inv_count: Array) -> Array:
+    total = k.empty((), losses.dtype)
+    k.reduce(losses, total, 1, losses.size, 1, 0)
+    k.axpy(total, total, alpha_at=inv_count)
+    return total
+
+
+@op("logits")
+def cross_entropy(logits: Array, targets: Array, reduction: str = "mean", needs: Needs = None) -> Any:
+    """-log softmax(logits)[target]; logits (T, V), targets (T) int32, negative targets are ignored.
+
+    `reduction`: mean over the targets that count, or none -> (T). In nats.
+    """
+    check_float("cross_entropy", logits=logits)
+    check(logits.ndim == 2 and logits.shape[1] > 0, "cross_entropy", "logits", "two axes (tokens, vocabulary)", logits.shape)
+    check(reduction in ("mean", "none"), "cross_entropy", "reduction", "mean or none", reduction)
+    rows, vocab = logits.shape
+    _check_targets("cross_entropy", targets, rows)
+    losses, inv_count = k.empty((rows,), logits.dtype), None
+    if reduction == "mean":
+        inv_count = k.empty((1,), logits.dtype)
+        k.count_targets(targets, inv_count)
+    dlogits = k.empty_like(logits) if needs else None
+    k.cross_entropy(logits, targets, losses, vocab, dlogits=dlogits, inv_count=inv_count)
+    y = losses if inv_count is None else _mean(losses, inv_count)
+    return y, (dlogits, reduction)
+
+
+@cross_entropy.backward
+def _(saved: Any, dy: Array, dlogits: Any) -> None:
+    unit, reduction = saved
+    if reduction == "mean":
+        k.axpy(unit, unit, alpha_at=dy)
+        dlogits.take(unit)
+    else:
+        from . import raw
+
+        dlogits.take(raw.binary("mul", unit, dy.view((dy.size, 1))))
+
+
+@cross_entropy.cost
+def _(logits: Any, targets: Any, reduction: str = "mean") -> Cost:
+    return Cost(12 * logits.size, elements_bytes(logits, targets))
+
+
+@cross_entropy.composed
+def _(logits: Tensor, targets: Any, reduction: str = "mean") -> Tensor:
+    numbers = (targets.data if isinstance(targets, Tensor) else targets).numpy()
+    rows, vocab = logits.shape
+    shifted = logits - logits.detach().max(-1, keepdims=True)
+    log_p = shifted - shifted.exp().sum(-1, keepdims=True).log()
+    hot = np.zeros((rows, vocab), logits.dtype)
+    for row, target in enumerate(numbers):
+        if target >= 0:
+            hot[row, target] = -1.0
+    losses = (log_p * Tensor(hot)).sum(-1)
+    return losses.sum() * (1.0 / max(1, int((numbers >= 0).sum()))) if reduction == "mean" else losses
+
+
+@op("x", "weight")
+def linear_cross_entropy(x: Array, weight: Array, targets: Array, reduction: str = "mean", needs: Needs = None) -> Any:
+    """cross_entropy(x @ weight.T, targets), a chunk of rows at a time; x (T, D), weight (V, D), targets (T) int32.
+
+    `reduction`: mean over the targets that are not negative, or none -> (T), which has no gradient. The gradients are
+    computed while a chunk's logits are at hand, so no product is done twice (as Hsu et al. 2024, arXiv:2410.10989).
+    """
+    check_float("linear_cross_entropy", x=x, weight=weight)
+    check(x.ndim == 2, "linear_cross_entropy", "x", "two axes (tokens, width)", x.shape)
+    check(weight.ndim == 2 and weight.shape[1] == x.shape[1], "linear_cross_entropy", "weight",
+          ("vocabulary", x.shape[1]), weight.shape)  # fmt: skip
+    check(reduction in ("mean", "none"), "linear_cross_entropy", "reduction", "mean or none", reduction)
+    check(not (needs and reduction == "none"), "linear_cross_entropy", "reduction", "mean where gradients are asked for", reduction)
+    rows, width = x.shape
+    vocab = weight.shape[0]
+    _check_targets("linear_cross_entropy", targets, rows)
+    losses = k.empty((rows,), x.dtype)
+    inv_count = k.empty((1,), x.dtype)
+    k.count_targets(targets, inv_count)
+    need_x, need_weight = needs or (False, False)
+    dx = k.empty_like(x) if need_x else None
+    dweight = k.empty_like(weight) if need_weight else None
+    chunk = max(64, min(rows, LOGITS_AT_ONCE // max(1, vocab)))
+    for start in range(0, rows, chunk):
+        count = min(chunk, rows - start)
+        xs = x.view((count, width), start * width)
+        logits = k.empty((count, vocab), x.dtype)
+        k.gemm(xs, weight, logits, count, vocab, width, trans_b=True)
+        k.cross_entropy(logits, targets.view((count,), start), losses.view((count,), start), vocab,
+                        dlogits=logits if needs else None, inv_count=inv_count)  # fmt: skip
+        if dx is not None:
+            k.gemm(logits, weight, dx.view((count, width), start * width), count, width, vocab)
+        if dweight is not None:
+            k.gemm(logits, xs, dweight, vocab, width, count, trans_a=True, accumulate=start > 0)
+    if rows == 0 and dweight is not None:
+        k.fill(dweight, 0.0)
+    y = losses if reduction == "none" else _mean(losses, inv_count)
+    return y, (dx, dweight)
+
+
+@linear_cross_entropy.backward
+def _(saved: Any, dy: Array, dx: Any, dweight: Any) -> None:
+    for unit, slot in zip(saved, (dx, dweight), strict=True):
+        if slot is not None:
+            k.axpy(unit, unit, alpha_at=dy)
+            slot.take(unit)
+
+
+@linear_cross_entropy.cost
+def _(x: Any, weight: Any, targets: Any, reduction: str = "mean") -> Cost:
+    rows, vocab = x.shape[0], weight.shape[0]
+    return Cost(2 * rows * vocab * x.shape[1] + 12 * rows * vocab, elements_bytes(x, weight, targets))
+
+
+@linear_cross_entropy.composed
+def _(x: Tensor, weight: Tensor, targets: Any, reduction: str = "mean") -> Tensor:
+    assert cross_entropy.composed_fn is not None
+    logits = basic.matmul(x, weight.permute(1, 0))
+    composed: Tensor = cross_entropy.composed_fn(logits, targets, reduction)
+    return composed
