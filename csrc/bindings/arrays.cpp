@@ -30,6 +30,18 @@ DType to_dtype(const std::string& name) {
   throw dtype_error("element type " + name + " is not supported; use float32, float64, int32, int64 or uint8");
 }
 
+// By kind and size, not by name: feeding a buffer is on the path of every training step.
+DType to_dtype(const py::dtype& dtype) {
+  const char kind = dtype.kind();
+  const py::ssize_t size = dtype.itemsize();
+  if (kind == 'f' && size == 4) return DType::f32;
+  if (kind == 'f' && size == 8) return DType::f64;
+  if (kind == 'i' && size == 4) return DType::i32;
+  if (kind == 'i' && size == 8) return DType::i64;
+  if (kind == 'u' && size == 1) return DType::u8;
+  return to_dtype(dtype.attr("name").cast<std::string>());
+}
+
 void refuse_while_recording(const char* what) {
   if (recording())
     throw recording_error(std::string(what) + ": data cannot be touched outside an op while a program is recorded; " +
@@ -47,10 +59,11 @@ Checked check_numpy(const py::handle& value, bool allow_copy) {
     throw dtype_error(std::string("expected a NumPy array, got ") + Py_TYPE(value.ptr())->tp_name);
   py::array array = py::reinterpret_borrow<py::array>(value);
   const py::dtype dtype = array.dtype();
-  if (!dtype.attr("isnative").cast<bool>())
+  const char order = dtype.byteorder();
+  if (order != '=' && order != '|')
     throw dtype_error("array has the other byte order (" + dtype.attr("str").cast<std::string>() +
                       "); convert it with .astype('" + dtype.attr("name").cast<std::string>() + "')");
-  const DType type = to_dtype(dtype.attr("name").cast<std::string>());
+  const DType type = to_dtype(dtype);
   const bool plain = (array.flags() & py::array::c_style) &&
                      (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_);
   if (!plain) {

@@ -49,7 +49,7 @@ def linear(
     shape = (*x.shape[:-1], n)
     check(residual is None or residual.shape == shape, "linear", "residual", shape, residual and residual.shape)
     code = act_code(act)
-    rows = x.size // inner if inner else y_rows(shape)
+    rows = y_rows(shape)
     y = k.empty(shape, x.dtype)
     pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
     k.gemm(x, weight, y, rows, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)
@@ -57,7 +57,7 @@ def linear(
 
 
 def y_rows(shape: tuple[int, ...]) -> int:
-    """Rows of an output, where the input has no columns to tell."""
+    """Product of the sizes before the last axis."""
     rows = 1
     for size in shape[:-1]:
         rows *= size

@@ -1,0 +1,50 @@
+"""ModelConfig: a decoder as a list of blocks, and its JSON form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..nn.spec import BlockSpec, NormSpec, from_dict, number, require, to_dict, whole
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only language model.
+
+    `learned_positions` adds a table of `max_positions` rows to the embeddings; rotary and ALiBi positions stand in the
+    blocks' mixers. `final_norm` or `embed_norm` None leaves the norm out. `family` names the Hugging Face layout that
+    the model is saved in; "microgpt" is our own and holds any combination.
+    """
+
+    vocab_size: int
+    width: int
+    max_positions: int
+    blocks: tuple[BlockSpec, ...]
+    family: str = "microgpt"
+    learned_positions: bool = True
+    tie_embeddings: bool = True
+    final_norm: NormSpec | None = NormSpec()
+    embed_norm: NormSpec | None = None
+    embed_dropout: float = 0.0
+    head_bias: bool = False
+    init_std: float = 0.02
+    scale_residual_init: bool = True
+
+    def __post_init__(self) -> None:
+        whole("vocab_size", self.vocab_size, 1, 2**24)
+        whole("width", self.width, 1, 2**20)
+        whole("max_positions", self.max_positions, 1, 2**24)
+        require(1 <= len(self.blocks) <= 1024, "blocks", "1 to 1024 blocks", len(self.blocks))
+        number("embed_dropout", self.embed_dropout, 0.0, 1.0)
+        number("init_std", self.init_std, 0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values: dict[str, Any] = to_dict(self)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The inverse. Raises ConfigError naming unknown, missing or impossible keys."""
+        return from_dict(cls, values, "config")

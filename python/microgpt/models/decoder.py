@@ -1,0 +1,93 @@
+"""Decoder: embeddings, blocks, final norm, head. Built from a ModelConfig; knows no family."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import _kernels as k
+from .. import ops
+from ..nn.block import Block
+from ..nn.context import Ctx
+from ..nn.linear import Embedding, drop
+from ..nn.module import Module, Parameter
+from ..nn.norm import Norm
+from ..state.spec import KVSpec
+from ..tensor import Tensor
+from .config import ModelConfig
+
+Array = k.Array
+
+
+class Decoder(Module):
+    """A decoder-only language model over packed tokens. `dtype` is float32, or float64 for gradient checks."""
+
+    def __init__(self, config: ModelConfig, dtype: str = "float32", seed: int = 0) -> None:
+        self.config = config
+        self.dtype = dtype
+        width, std = config.width, config.init_std
+        # Residual projections start smaller, so that the stream's variance does not grow with depth (GPT-2).
+        out_std = std / math.sqrt(2 * len(config.blocks)) if config.scale_residual_init else std
+        self.embed = Embedding(config.vocab_size, width, std, dtype)
+        self.positions = Embedding(config.max_positions, width, std, dtype) if config.learned_positions else None
+        self.embed_norm = Norm(config.embed_norm, width, dtype) if config.embed_norm else None
+        self.blocks = [
+            Block(spec, width, i, std, out_std, dtype, config.max_positions) for i, spec in enumerate(config.blocks)
+        ]
+        self.norm = Norm(config.final_norm, width, dtype) if config.final_norm else None
+        self.head = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
+        self.head_bias = Parameter((config.vocab_size,), dtype) if config.head_bias else None
+        self.remat = False  # recompute each block in the backward instead of keeping its activations
+        self.initialize(seed)
+
+    @property
+    def head_weight(self) -> Parameter:
+        """(V, D) of the output projection: the embedding where they are tied."""
+        return self.embed.weight if self.head is None else self.head
+
+    def state_specs(self) -> list[KVSpec]:
+        """What a sequence must remember, layer by layer."""
+        return [block.mixer.state_spec() for block in self.blocks]
+
+    def hidden(self, tokens: Array, ctx: Ctx) -> Tensor:
+        """tokens (T) int32 -> (T, D) after the final norm."""
+        ctx.check_tokens(tokens.size)
+        x: Tensor = self.embed(tokens)
+        if self.positions is not None:
+            x = x + self.positions(ctx.layout.positions)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        x = drop(x, ctx, self.config.embed_dropout, stream=0)
+        for block in self.blocks:
+            x = ops.checkpoint(lambda y, block=block: block(y, ctx), x) if self.remat else block(x, ctx)
+        return x if self.norm is None else self.norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(T, D) -> (T, V)."""
+        y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias)
+        return y
+
+    def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean") -> Tensor:
+        """Next-token cross-entropy in nats; targets (T) int32, negative ones are ignored."""
+        hidden = self.hidden(tokens, ctx)
+        if self.head_bias is not None:
+            y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction)
+        else:
+            y = ops.linear_cross_entropy(hidden, self.head_weight, targets, reduction=reduction)
+        return y
+
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of a forward for one token that sees `context` others: 2 a weight used, 4 K a head and seen token."""
+        weights = self.num_parameters() - (self.positions.weight.size if self.positions else 0)
+        if self.head is not None:
+            weights -= self.embed.weight.size  # the embedding is a look-up
+        attention = 0
+        for block in self.config.blocks:
+            spec: Any = block.mixer
+            if spec.kind == "attention":
+                attention += 4 * spec.heads * spec.head_dim * min(context, spec.window or context)
+        return 2 * weights + attention
+
+    def state_bytes_per_token(self) -> int:
+        """Cache memory of one token."""
+        return sum(spec.bytes_per_token() for spec in self.state_specs())

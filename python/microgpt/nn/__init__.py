@@ -1,0 +1,28 @@
+"""Layers: modules built from specs, called with packed tokens (T, D) and a Ctx."""
+
+from .block import Block
+from .context import Ctx, Dropout, Layout
+from .linear import Adapter, Embedding, Linear
+from .module import Module, Parameter, edit
+from .norm import Norm
+from .spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec, RopeSpec
+
+__all__ = [
+    "Adapter",
+    "AttentionSpec",
+    "Block",
+    "BlockSpec",
+    "Ctx",
+    "Dropout",
+    "Embedding",
+    "GluSpec",
+    "Layout",
+    "Linear",
+    "MlpSpec",
+    "Module",
+    "Norm",
+    "NormSpec",
+    "Parameter",
+    "RopeSpec",
+    "edit",
+]

@@ -1,0 +1,90 @@
+"""Ctx: what a forward pass knows besides its input: how tokens are packed, the states, dropout, adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernels as k
+from ..errors import ShapeError
+from ..tensor import Tensor
+
+Array = k.Array
+
+
+class Layout:
+    """Packed tokens: sequence s owns rows q_start[s]..q_start[s+1]-1 and keys k_start[s]..k_start[s]+k_len[s]-1.
+
+    Fields are int32 arrays of fixed size, so that a recorded program can be fed other sequences of the same total.
+    """
+
+    def __init__(self, tokens: int, sequences: int) -> None:
+        self.tokens = tokens
+        self.sequences = sequences
+        self.q_start = k.empty((sequences + 1,), "int32")
+        self.k_start = k.empty((sequences,), "int32")
+        self.k_len = k.empty((sequences,), "int32")
+        self.positions = k.empty((tokens,), "int32")
+
+    @classmethod
+    def packed(cls, lengths: Sequence[int]) -> Layout:
+        """Whole sequences one after another: queries and keys are the same rows."""
+        layout = cls(sum(lengths), len(lengths))
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        positions = np.concatenate([np.arange(n) for n in lengths] or [[]]).astype(np.int32)
+        layout.feed(starts, positions)
+        return layout
+
+    def feed(self, cu_seqlens: npt.NDArray[np.int32], positions: npt.NDArray[np.int32]) -> None:
+        """Other whole sequences with the same number of tokens; trailing sequences may be empty."""
+        self.q_start.copy_from(cu_seqlens)
+        self.k_start.copy_from(cu_seqlens[:-1])
+        self.k_len.copy_from(cu_seqlens[1:] - cu_seqlens[:-1])
+        self.positions.copy_from(positions)
+
+    @classmethod
+    def cached(cls, new: Sequence[int], past: Sequence[int], rows: Sequence[int]) -> Layout:
+        """`new[s]` tokens of sequence s after `past[s]` that are cached from row rows[s] on."""
+        layout = cls(sum(new), len(new))
+        counts, before = np.asarray(new, np.int32), np.asarray(past, np.int32)
+        layout.q_start.copy_from(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
+        layout.k_start.copy_from(np.asarray(rows, np.int32))
+        layout.k_len.copy_from(before + counts)
+        positions = [np.arange(p, p + n) for n, p in zip(new, past, strict=True)]
+        layout.positions.copy_from(np.concatenate(positions).astype(np.int32))
+        return layout
+
+
+class States(Protocol):
+    """What sequences remember between calls, as the mixers see it."""
+
+    def update(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Remember new keys and values of mixer `index`; all of them, in the rows that the layout names."""
+
+
+@dataclass
+class Dropout:
+    """Where dropout masks come from: the seed, and the buffer that counts steps."""
+
+    seed: int
+    step: Array  # int64, one number
+
+
+@dataclass
+class Ctx:
+    """Passed to every layer. `states` is None in training, `dropout` None outside it."""
+
+    layout: Layout
+    states: States | None = None
+    dropout: Dropout | None = None
+    aux: list[Tensor] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def check_tokens(self, tokens: int) -> None:
+        """Raises ShapeError unless the layout describes this many tokens."""
+        if self.layout.tokens != tokens:
+            raise ShapeError(f"the layout describes {self.layout.tokens} tokens, the input has {tokens}")

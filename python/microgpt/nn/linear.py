@@ -1,0 +1,75 @@
+"""Linear with adapter hooks, and embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import ops
+from ..tensor import Tensor
+from .context import Ctx
+from .module import Module, Parameter
+
+
+class Adapter(Module):
+    """Changes what a Linear computes without replacing it: LoRA, masks, fake quantization.
+
+    `weight` sees the weight before the product; `output` the result y = x w^T + b before activation and residual.
+    Override one or both.
+    """
+
+    def weight(self, weight: Tensor, ctx: Ctx) -> Tensor:
+        """The weight to use instead."""
+        return weight
+
+    def output(self, x: Tensor, weight: Tensor, y: Tensor, ctx: Ctx) -> Tensor:
+        """The output to use instead."""
+        return y
+
+
+class Linear(Module):
+    """y = residual + act(x weight^T + bias); weight is (out, in) as in PyTorch. `std` spreads the initial weight."""
+
+    def __init__(
+        self, inputs: int, outputs: int, bias: bool = True, std: float = 0.02, dtype: str = "float32"
+    ) -> None:
+        self.weight = Parameter((outputs, inputs), dtype, std=std)
+        self.bias = Parameter((outputs,), dtype) if bias else None
+        self.adapters: list[Adapter] = []
+
+    def __call__(self, x: Tensor, ctx: Ctx, act: str = "none", residual: Tensor | None = None) -> Tensor:
+        if not self.adapters:
+            y: Tensor = ops.linear(x, self.weight, self.bias, residual, act)
+            return y
+        weight: Tensor = self.weight
+        for adapter in self.adapters:
+            weight = adapter.weight(weight, ctx)
+        y = ops.linear(x, weight, self.bias)
+        for adapter in self.adapters:
+            y = adapter.output(x, weight, y, ctx)
+        if act != "none":
+            y = ops.activation(y, act)
+        return y if residual is None else residual + y
+
+
+def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
+    """Several projections of the same x (q, k, v; gate, up): the place where x is prepared once for all."""
+    return [linear(x, ctx) for linear in linears]
+
+
+class Embedding(Module):
+    """Rows of a table by number."""
+
+    def __init__(self, count: int, width: int, std: float = 0.02, dtype: str = "float32") -> None:
+        self.weight = Parameter((count, width), dtype, std=std)
+
+    def __call__(self, ids: Any) -> Tensor:
+        y: Tensor = ops.embedding(self.weight, ids)
+        return y
+
+
+def drop(x: Tensor, ctx: Ctx, p: float, stream: int) -> Tensor:
+    """Dropout in training, nothing otherwise. `stream` tells the places in a model apart."""
+    if p == 0.0 or ctx.dropout is None:
+        return x
+    y: Tensor = ops.dropout(x, p, ctx.dropout.step, ctx.dropout.seed, stream)
+    return y

@@ -1,0 +1,148 @@
+"""Module: a tree of parameters, walked by name. No magic: attributes that are parameters, modules or lists of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernels as k
+from ..errors import ConfigError
+from ..filters import Filter, matches
+from ..tensor import Tensor
+
+M = TypeVar("M", bound="Module")
+
+
+class Parameter(Tensor):
+    """A tensor that training changes. `std` is the spread of its normal initial values, `fill` a constant instead."""
+
+    __slots__ = ("fill", "std")
+
+    def __init__(
+        self, shape: tuple[int, ...], dtype: str = "float32", *, std: float | None = None, fill: float = 0.0
+    ) -> None:
+        super().__init__(k.empty(shape, dtype), requires_grad=True)
+        self.std = std
+        self.fill = fill
+        k.fill(self.data, fill)
+
+    def freeze(self) -> None:
+        """Take no gradient any more."""
+        self.requires_grad, self.slot = False, None
+
+
+class Module:
+    """Base of layers and models."""
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Direct sub-modules; list members are called by their index."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, (list, tuple)):
+                for i, each in enumerate(value):
+                    if isinstance(each, Module):
+                        yield f"{name}.{i}", each
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module (called `prefix`) and all below it, in order."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter once, under the first name that reaches it (shared ones are not repeated)."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield (f"{path}.{name}" if path else name), value
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter once."""
+        return [p for _, p in self.named_parameters()]
+
+    def num_parameters(self) -> int:
+        """Number of numbers in all parameters, shared ones counted once."""
+        return sum(p.size for p in self.parameters())
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Name -> NumPy view of each parameter."""
+        return {name: p.numpy() for name, p in self.named_parameters()}
+
+    def load_arrays(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Copy values into the parameters. Raises ConfigError listing all missing, extra and mis-shaped names."""
+        own = dict(self.named_parameters())
+        missing = sorted(own.keys() - arrays.keys())
+        extra = sorted(arrays.keys() - own.keys())
+        wrong = [
+            f"{name} expected {own[name].shape}, got {tuple(arrays[name].shape)}"
+            for name in own
+            if name in arrays and tuple(arrays[name].shape) != own[name].shape
+        ]
+        if missing or extra or wrong:
+            parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
+            parts += [f"wrong shapes: {'; '.join(wrong)}"] * bool(wrong)
+            raise ConfigError("weights do not fit the model: " + "; ".join(parts))
+        for name, parameter in own.items():
+            value = np.ascontiguousarray(arrays[name], dtype=parameter.dtype)
+            parameter.data.copy_from(value)
+
+    def initialize(self, seed: int) -> None:
+        """Draw initial values: each parameter from its own stream, keyed by the seed and its name."""
+        for name, parameter in self.named_parameters():
+            if parameter.std is None:
+                k.fill(parameter.data, parameter.fill)
+            else:
+                values = normal(parameter.size, seed, name) * parameter.std
+                parameter.data.copy_from(values.astype(parameter.dtype).reshape(parameter.shape))
+
+
+def normal(count: int, seed: int, name: str) -> npt.NDArray[np.float64]:
+    """Standard normal numbers as a pure function of (seed, name): Philox bits through Box and Muller's transform.
+
+    NumPy promises the stream of the bits and not that of its distributions, hence the transform here.
+    """
+    key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
+    half = (count + 1) // 2
+    bits = np.random.Philox(key=key).random_raw(2 * half)
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    radius, angle = np.sqrt(-2.0 * np.log(uniform[:half])), 2.0 * math.pi * uniform[half:]
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+
+
+def edit(model: Module, where: Filter, fn: Callable[[str, Any], Module | None]) -> int:
+    """Call fn(name, module) on every sub-module that `where` selects; a module it returns takes the place.
+
+    Returns how many were selected. Raises ConfigError when nothing was: a filter that matches nothing is a mistake.
+    """
+    chosen = [(name, module) for name, module in model.named_modules() if name and matches(where, name, module)]
+    if not chosen:
+        raise ConfigError(f"filter {where!r} matches no module; names look like {_some_names(model)}")
+    for name, module in chosen:
+        new = fn(name, module)
+        if new is not None and new is not module:
+            _replace(model, name, new)
+    return len(chosen)
+
+
+def _some_names(model: Module) -> str:
+    names = [name for name, _ in model.named_modules() if name]
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+
+
+def _replace(model: Module, path: str, new: Module) -> None:
+    owner: Any = model
+    *way, last = path.split(".")
+    for part in way:
+        owner = owner[int(part)] if part.isdigit() else getattr(owner, part)
+    if last.isdigit():
+        owner[int(last)] = new
+    else:
+        setattr(owner, last, new)

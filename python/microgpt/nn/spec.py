@@ -1,0 +1,201 @@
+"""Specs: frozen descriptions of layers. A model is a list of blocks; a family turns a config.json into one.
+
+Every spec goes to JSON and back by field name; an unknown key is an error that names the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from ..errors import ConfigError, nearest
+from ..registry import Registry
+
+S = TypeVar("S")
+
+
+def require(condition: bool, what: str, expected: object, got: object) -> None:
+    """Raise ConfigError unless `condition`."""
+    if not condition:
+        raise ConfigError(f"{what}: expected {expected}, got {got!r}")
+
+
+def whole(what: str, value: object, least: int = 1, most: int = 2**31 - 1) -> None:
+    """Raise ConfigError unless value is an int in [least, most]."""
+    ok = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    require(ok, what, f"a whole number from {least} to {most}", value)
+
+
+def number(what: str, value: object, least: float, most: float = math.inf) -> None:
+    """Raise ConfigError unless value is a finite number in [least, most]."""
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+    ok = ok and math.isfinite(value) and least <= value <= most  # type: ignore[arg-type]
+    require(ok, what, f"a number from {least} to {most}", value)
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """`kind` layer (mean subtracted) or rms; with or without weight and bias."""
+
+    kind: str = "layer"
+    eps: float = 1e-5
+    weight: bool = True
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("layer", "rms"), "norm kind", "layer or rms", self.kind)
+        require(not (self.kind == "rms" and self.bias), "norm bias", "False for rms", self.bias)
+        number("norm eps", self.eps, 0.0)
+
+
+@dataclass(frozen=True)
+class RopeSpec:
+    """Rotary positions: the first `dims` components of each head turn, at frequencies theta^(-2i/dims)."""
+
+    theta: float = 10000.0
+    dims: int = 0  # 0: the whole head
+    interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        number("rope theta", self.theta, 1e-6)
+        whole("rope dims", self.dims, 0)
+        require(self.dims % 2 == 0, "rope dims", "an even number", self.dims)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """Softmax attention: `kv_heads` = heads is MHA, fewer GQA, 1 MQA. `scale` None is 1/sqrt(head_dim)."""
+
+    kind: ClassVar[str] = "attention"
+    heads: int
+    head_dim: int
+    kv_heads: int
+    bias: bool = True
+    out_bias: bool = True
+    causal: bool = True
+    window: int | None = None
+    rope: RopeSpec | None = None
+    alibi: bool = False
+    soft_cap: float | None = None
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        whole("attention heads", self.heads, 1, 2**16)
+        whole("attention head_dim", self.head_dim, 1, 2**16)
+        whole("attention kv_heads", self.kv_heads, 1, self.heads)
+        require(self.heads % self.kv_heads == 0, "attention kv_heads", f"a divisor of the {self.heads} heads", self.kv_heads)
+        if self.window is not None:
+            whole("attention window", self.window)
+        if self.soft_cap is not None:
+            number("attention soft_cap", self.soft_cap, 1e-6)
+        if self.rope is not None:
+            require(self.rope.dims <= self.head_dim, "rope dims", f"at most the head width {self.head_dim}", self.rope.dims)
+            require(self.rope.dims > 0 or self.head_dim % 2 == 0, "attention head_dim", "an even width for rope", self.head_dim)
+
+
+@dataclass(frozen=True)
+class MlpSpec:
+    """act(x W1) W2 with `width` hidden units."""
+
+    kind: ClassVar[str] = "mlp"
+    width: int
+    act: str = "gelu_tanh"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        whole("mlp width", self.width)
+        from ..ops.layers import act_code
+
+        act_code(self.act)
+
+
+@dataclass(frozen=True)
+class GluSpec:
+    """(act(x Wg) * x Wu) Wd with `width` hidden units: SwiGLU for silu, GeGLU for gelu."""
+
+    kind: ClassVar[str] = "glu"
+    width: int
+    act: str = "silu"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        whole("glu width", self.width)
+        from ..ops.layers import act_code
+
+        act_code(self.act)
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """Mixer and feed-forward around a residual stream; norms stand before (pre), after (post) or both (sandwich)."""
+
+    mixer: Any
+    ffn: Any
+    norm: NormSpec = NormSpec()
+    placement: str = "pre"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.placement in ("pre", "post", "sandwich"), "norm placement", "pre, post or sandwich", self.placement)
+        number("block dropout", self.dropout, 0.0, 1.0)
+
+
+# kind -> spec class; the modules that build them register beside it (nn/mixers, nn/ffn).
+SPECS: Registry[type] = Registry("layer kind")
+for _spec in (AttentionSpec, MlpSpec, GluSpec):
+    SPECS.add(_spec.kind, _spec)
+
+
+def to_dict(spec: Any) -> Any:
+    """A spec as plain JSON values; layer specs carry their kind."""
+    if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        fields = {f.name: to_dict(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
+        tag = {"type": type(spec).kind} if isinstance(getattr(type(spec), "kind", None), str) and type(spec) in _layers() else {}
+        return {**tag, **fields}
+    if isinstance(spec, (list, tuple)):
+        return [to_dict(each) for each in spec]
+    return spec
+
+
+def _layers() -> list[type]:
+    return [cls for _, cls in SPECS.items()]
+
+
+def from_dict(cls: type[S], values: Any, where: str) -> S:
+    """The inverse of to_dict. Raises ConfigError naming unknown, missing or impossible keys and where they stand."""
+    require(isinstance(values, dict), where, "an object", values)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    given = {}
+    for key, value in values.items():
+        if key == "type" and key not in fields:
+            continue
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, fields)}; known: {', '.join(fields)}")
+        given[key] = _read(key, value, f"{where}.{key}")
+    lacking = [
+        name
+        for name, f in fields.items()
+        if name not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if lacking:
+        raise ConfigError(f"{where}: missing {', '.join(lacking)}")
+    try:
+        return cls(**given)
+    except TypeError as error:  # a value of the wrong type that a comparison choked on
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _read(key: str, value: Any, where: str) -> Any:
+    if key == "blocks":
+        require(isinstance(value, list), where, "a list of blocks", value)
+        return tuple(from_dict(BlockSpec, each, f"{where}[{i}]") for i, each in enumerate(value))
+    if key in ("mixer", "ffn"):
+        require(isinstance(value, dict) and "type" in value, where, "an object with a type", value)
+        return from_dict(SPECS.get(str(value["type"])), value, where)
+    if key in ("norm", "final_norm", "embed_norm"):
+        return None if value is None else from_dict(NormSpec, value, where)
+    if key == "rope":
+        return None if value is None else from_dict(RopeSpec, value, where)
+    return value

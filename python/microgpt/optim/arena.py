@@ -1,0 +1,109 @@
+"""Arenas: all parameters, gradients and moments as a few contiguous arrays, one stretch for each group.
+
+One kernel then updates a whole group, and clipping, checkpoints and (later) all-reduce are one call on one pointer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .. import _kernels as k
+from ..errors import ConfigError
+from ..filters import Filter, matches
+from ..nn.module import Module, Parameter
+
+Array = k.Array
+
+ALIGN = 16  # elements: each parameter starts on its own cache line
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that `where` selects share a weight decay and a factor on the learning rate."""
+
+    where: Filter
+    weight_decay: float = 0.0
+    lr_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One group's stretch: element `start` to `stop` of every arena."""
+
+    group: Group
+    start: int
+    stop: int
+
+
+def decay_groups(weight_decay: float) -> list[Group]:
+    """The usual rule: matrices decay, vectors (biases, norms) do not."""
+    return [
+        Group(lambda name, p: p.ndim >= 2, weight_decay),
+        Group("*", 0.0),
+    ]
+
+
+class Arenas:
+    """Moves a model's parameters into one array and points their gradient slots into another.
+
+    Every parameter belongs to the first group that selects it; raises ConfigError for one that none selects.
+    """
+
+    def __init__(self, model: Module, groups: Sequence[Group]) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        if not named:
+            raise ConfigError("there is nothing to train: no parameter requires a gradient")
+        self.dtype = named[0][1].dtype
+        buckets: list[list[tuple[str, Parameter]]] = [[] for _ in groups]
+        for name, parameter in named:
+            for bucket, group in zip(buckets, groups, strict=True):
+                if matches(group.where, name, parameter):
+                    bucket.append((name, parameter))
+                    break
+            else:
+                raise ConfigError(f"parameter {name!r} belongs to no group")
+        self.places: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self.segments: list[Segment] = []
+        offset = 0
+        for bucket, group in zip(buckets, groups, strict=True):
+            start = offset
+            for name, parameter in bucket:
+                self.places[name] = (offset, parameter.shape)
+                offset += -(-parameter.size // ALIGN) * ALIGN
+            if bucket:
+                self.segments.append(Segment(group, start, offset))
+        self.size = offset
+        self.params = self.new()
+        self.grads = self.new()
+        self.slots = []
+        for bucket in buckets:
+            for name, parameter in bucket:
+                place, shape = self.places[name]
+                view = self.params.view(shape, place)
+                k.axpy(parameter.data, view)
+                parameter.data = view
+                assert parameter.slot is not None
+                parameter.slot.array = self.grads.view(shape, place)
+                self.slots.append(parameter.slot)
+
+    def new(self) -> Array:
+        """Another arena of the same layout, zeroed (the padding must stay finite)."""
+        array = k.empty((self.size,), self.dtype)
+        k.fill(array, 0.0)
+        return array
+
+    def view(self, arena: Array, name: str) -> Array:
+        """One parameter's place in an arena."""
+        place, shape = self.places[name]
+        return arena.view(shape, place)
+
+    def forget_gradients(self) -> None:
+        """The next backward overwrites."""
+        for slot in self.slots:
+            slot.filled = False
+
+    def fill_gaps(self) -> None:
+        """Parameters that no loss reached have gradient zero."""
+        for slot in self.slots:
+            slot.zero_if_empty()

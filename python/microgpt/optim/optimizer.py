@@ -1,0 +1,85 @@
+"""Optimizer: arenas, a rule, clipping, and the buffers through which a recorded step is told what changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernels as k
+from ..errors import CheckpointError
+from ..nn.module import Module
+from ..tensor import Tensor
+from .arena import Arenas, Group
+from .rules import UpdateRule
+
+Array = k.Array
+
+
+class Optimizer:
+    """Updates a model's parameters. `max_norm` clips the global gradient norm; 0 does not clip.
+
+    A step is: feed(step, lr), the loss and its backward, launch(loss). launch() only launches kernels, so it can be
+    recorded. When the loss or the gradient norm is not finite nothing is updated; finite() tells.
+    """
+
+    def __init__(self, model: Module, rule: UpdateRule, groups: Sequence[Group], max_norm: float = 0.0) -> None:
+        self.arenas = Arenas(model, groups)
+        self.rule = rule
+        self.max_norm = max_norm
+        self.state = {slot: self.arenas.new() for slot in rule.slots}
+        dtype = self.arenas.dtype
+        self._hyper = k.empty((1,), dtype)
+        self.step = k.empty((1,), "int64")
+        self._partial = k.empty((-(-self.arenas.size // k.NORM_CHUNK),), "float64")
+        self._control = k.empty((3,), dtype)
+        self._lr = np.zeros(1, dtype)
+        self._number = np.zeros(1, np.int64)
+
+    def feed(self, step: int, lr: float) -> None:
+        """Tell the next launch its number (from 1) and learning rate."""
+        self._lr[0], self._number[0] = lr, step
+        self._hyper.copy_from(self._lr)
+        self.step.copy_from(self._number)
+
+    def launch(self, loss: Tensor | None = None) -> None:
+        """Norm, clip factor, update of every group."""
+        arenas = self.arenas
+        arenas.fill_gaps()
+        k.sum_squares(arenas.grads, self._partial)
+        k.clip(self._partial, self._control, self.max_norm, None if loss is None else loss.data)
+        for segment in arenas.segments:
+            size, start = segment.stop - segment.start, segment.start
+            param, grad = arenas.params.view((size,), start), arenas.grads.view((size,), start)
+            state = {name: array.view((size,), start) for name, array in self.state.items()}
+            self.rule.apply(param, grad, state, segment.group, self._hyper, self.step, self._control)
+        arenas.forget_gradients()
+
+    def finite(self) -> bool:
+        """Whether the last launch saw a finite loss and gradient and updated the weights."""
+        return self._control.item(2) != 0.0
+
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last launch, before clipping."""
+        return self._control.item(0)
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The state by slot and parameter name, for checkpoints."""
+        return {
+            f"{slot}.{name}": self.arenas.view(arena, name).numpy()
+            for slot, arena in self.state.items()
+            for name in self.arenas.places
+        }
+
+    def load_arrays(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """The inverse of arrays(). Raises CheckpointError when names or shapes differ."""
+        own = self.arrays()
+        if own.keys() != arrays.keys():
+            wrong = sorted(own.keys() ^ arrays.keys())
+            raise CheckpointError(f"optimizer state does not fit the model: missing or unexpected {wrong[:8]}")
+        for name, view in own.items():
+            if view.shape != arrays[name].shape:
+                raise CheckpointError(f"optimizer state {name}: expected {view.shape}, got {arrays[name].shape}")
+            view[...] = arrays[name]
