@@ -7,16 +7,8 @@
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
-// Copies `count` <= kWidth columns of `depth` rows to dst[k * dst_step], zeros after them.
-static inline void gemm_pack_rows(const float* src, int64_t ld, int64_t count, int64_t depth, float* dst, int64_t dst_step) {
-  if (count == kWidth) {
-    for (int64_t k = 0; k < depth; ++k) store(dst + k * dst_step, load(src + k * ld));
-  } else {
-    for (int64_t k = 0; k < depth; ++k) store(dst + k * dst_step, load_n(src + k * ld, count));
-  }
-}
-
-// The same for a transposed source: column c, row k is src[c * ld + k].
+// Copies `count` <= kWidth columns of a transposed source, column c, row k at src[c * ld + k], to dst[k * dst_step + c];
+// zeros in the columns up to kWidth.
 static inline void gemm_pack_columns(const float* src, int64_t ld, int64_t count, int64_t depth, float* dst,
                                      int64_t dst_step) {
   int64_t k = 0;
@@ -38,18 +30,60 @@ static inline void gemm_pack_columns(const float* src, int64_t ld, int64_t count
   }
 }
 
-static inline void gemm_pack_panel(const float* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth, float* dst) {
-  const int64_t width = cols <= kWidth ? kWidth : kGemmTileCols;
-  for (int64_t c = 0; c < width; c += kWidth) {
-    const int64_t count = cols - c < kWidth ? cols - c : kWidth;
-    if (transposed) gemm_pack_columns(b + c * ldb, ldb, count, depth, dst + c, width);
-    else gemm_pack_rows(b + c, ldb, count, depth, dst + c, width);
+// Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead.
+constexpr int64_t kGemmAhead = 8;
+
+// Packs `cols` columns of B into panels of kGemmTileCols (the last one kWidth wide if that is enough); panel p starts at
+// dst + p * kGemmTileCols * depth. Row-major B is read row after row, whole rows at a time.
+static inline void gemm_pack_panels(const float* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth, float* dst) {
+  if (!transposed && cols <= kGemmTileCols) {  // one panel: short rows, known trip counts
+    const int64_t step = cols <= kWidth ? kWidth : kGemmTileCols, last = cols - (step - kWidth);
+    for (int64_t k = 0; k < depth; ++k) {
+      if (step > kWidth) store(dst + k * step, load(b + k * ldb));
+      store(dst + (k + 1) * step - kWidth, load_n(b + k * ldb + step - kWidth, last));
+    }
+    return;
+  }
+  for (int64_t k = 0; k < (transposed ? 1 : depth); ++k) {
+    const float* ahead = b + (k + kGemmAhead < depth ? k + kGemmAhead : k) * ldb;
+    for (int64_t col = 0; col < cols; col += kWidth) {
+      const int64_t panel = col / kGemmTileCols * kGemmTileCols, count = cols - col < kWidth ? cols - col : kWidth;
+      const int64_t step = cols - panel <= kWidth ? kWidth : kGemmTileCols;
+      float* out = dst + panel * depth + (col - panel);
+      if (transposed) {
+        gemm_pack_columns(b + col * ldb, ldb, count, depth, out, step);
+      } else {
+        __builtin_prefetch(ahead + col);
+        store(out + k * step, count == kWidth ? load(b + k * ldb + col) : load_n(b + k * ldb + col, count));
+      }
+    }
   }
 }
 
 // Packing a tile of A costs about half a cycle per element, using it 2 cycles per panel; from this many panels on, the
 // packed copy (one stream instead of 12, no cache-set conflicts between rows) is worth it.
 constexpr int64_t kGemmPackPanels = 4;
+// Transposed A has a tile's 12 rows in one cache line of each k: four tiles are packed at a time, to touch each line once.
+constexpr int64_t kGemmPackTiles = kGemmPackTileRows / kGemmPackedRows;
+
+// `tiles` tiles are left, `left` rows, the first `longer` of them one row higher than `rows`. What lies behind a tile's rows
+// in its packed row is never used, so whole vectors are copied where A has them.
+static inline void gemm_pack_tiles(const float* a, int64_t lda, int64_t left, int64_t tiles, int64_t rows, int64_t longer,
+                                   int64_t depth, float* dst) {
+  if (tiles > kGemmPackTiles) tiles = kGemmPackTiles;
+  for (int64_t k = 0; k < depth; ++k) {
+    const float* row = a + k * lda;
+    const float* ahead = a + (k + kGemmAhead < depth ? k + kGemmAhead : k) * lda;
+    for (int64_t i = 0; i < tiles * rows; i += 16) __builtin_prefetch(ahead + i);
+    int64_t at = 0;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const Vec x = left - at >= kWidth ? load(row + at) : load_n(row + at, left - at);
+      store(dst + (i * depth + k) * kGemmPackedRows, x);
+      at += rows + (i < longer);
+    }
+  }
+}
+
 // B stays in place if it is used by this many tiles of rows at most, or small enough to live in L1.
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
@@ -82,9 +116,13 @@ static void gemm_block_product(const GemmArgs<float>& args, const GemmBlock& blo
         int64_t a_step = args.lda;
         bool in_place = !args.trans_a;
         if (pack_a) {
-          if (args.trans_a) gemm_pack_rows(a_tile, args.lda, height, now, packed, kGemmPackedRows);
-          else gemm_pack_columns(a_tile, args.lda, height, now, packed, kGemmPackedRows);
-          a_tile = packed;
+          float* tile = packed + i % kGemmPackTiles * now * kGemmPackedRows;
+          if (!args.trans_a) {
+            gemm_pack_columns(a_tile, args.lda, height, now, tile, kGemmPackedRows);
+          } else if (i % kGemmPackTiles == 0) {
+            gemm_pack_tiles(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
+          }
+          a_tile = tile;
           a_step = kGemmPackedRows;
           in_place = false;
         }
@@ -96,9 +134,13 @@ static void gemm_block_product(const GemmArgs<float>& args, const GemmBlock& blo
           t.a_step = a_step;
           t.b = source;
           t.b_step = args.ldb;
-          if (!b_in_place || (cols != kWidth && cols != kGemmTileCols)) {
+          if (!b_in_place || (!kGemmMaskedColumns && cols != kWidth && cols != kGemmTileCols)) {
             float* panel = panels + (tiles == 1 ? 0 : col * now);  // a panel used once stays in L1
-            if (i == 0) gemm_pack_panel(source, args.ldb, args.trans_b, cols, now, panel);
+            if (i == 0 && (b_in_place || args.trans_b)) {
+              gemm_pack_panels(source, args.ldb, args.trans_b, cols, now, panel);
+            } else if (i == 0 && col == 0) {
+              gemm_pack_panels(source, args.ldb, false, strip_cols, now, panel);
+            }
             t.b = panel;
             t.b_step = cols <= kWidth ? kWidth : kGemmTileCols;
           }

@@ -7,6 +7,10 @@ constexpr int kGemmTileCols = 2 * kWidth;
 // A packed row of A's tile: whole vectors, so that it is written by whole stores.
 constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
 
+// Mask registers cost nothing in the inner loop, so that B's last columns can be read in place. The AVX2 mask would be the
+// 16th register, and a masked load there is a blend: it packs the last columns instead.
+constexpr bool kGemmMaskedColumns = kWidth == 16;
+
 struct GemmTile {
   const float *a, *b;
   int64_t a_step, b_step;  // A: from one row to the next when rows lie in place, else from one k to the next
@@ -20,29 +24,33 @@ struct GemmTile {
 // One tile of R rows and V vectors. kInPlace: A is row-major (element r, k at a[r * a_step + k]); otherwise the rows of
 // a column lie side by side (a[k * a_step + r]): packed, or transposed as stored.
 template <int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) {
+  const float *a = t.a, *b = t.b, *start = t.start;
+  float* out = t.out;
+  const int64_t a_step = t.a_step, b_step = t.b_step, start_step = t.start_step, out_step = t.out_step;
+  const int64_t last = t.cols - (V - 1) * kWidth;  // columns in the last vector
   Vec sum[R][V];
-  if (!t.start) {
+  if (!start) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[r][v] = zero();
     }
   } else {
-    const int64_t last = t.cols - (V - 1) * kWidth;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const float* row = t.start + r * t.start_step;
+      const float* row = start + r * start_step;
 #pragma GCC unroll 2
       for (int v = 0; v < V - 1; ++v) sum[r][v] = load(row + v * kWidth);
       sum[r][V - 1] = last == kWidth ? load(row + (V - 1) * kWidth) : load_n(row + (V - 1) * kWidth, last);
     }
   }
-  const float *a = t.a, *b = t.b;
-  const int64_t a_step = t.a_step, b_step = t.b_step;
   for (int64_t k = t.depth; k > 0; --k) {
     Vec column[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) column[v] = load(b + v * kWidth);
+    for (int v = 0; v < V; ++v) {
+      const bool masked = kGemmMaskedColumns && v == V - 1;
+      column[v] = masked ? load_n(b + v * kWidth, last) : load(b + v * kWidth);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const Vec x = set1(kInPlace ? a[r * a_step] : a[r]);
@@ -52,10 +60,9 @@ template <int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) 
     a += kInPlace ? 1 : a_step;
     b += b_step;
   }
-  const int64_t last = t.cols - (V - 1) * kWidth;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    float* row = t.out + r * t.out_step;
+    float* row = out + r * out_step;
 #pragma GCC unroll 2
     for (int v = 0; v < V - 1; ++v) store(row + v * kWidth, sum[r][v]);
     if (last == kWidth) store(row + (V - 1) * kWidth, sum[r][V - 1]);

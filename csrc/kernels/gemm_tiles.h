@@ -5,15 +5,15 @@
 
 namespace mg {
 
-// Depth of a block. The tile of A in hand is 16 x 256 floats = 16 KiB, half of L1; the panels of B (256 x 256 floats,
-// 256 KiB) stay in L2 and stream past it. Blocking K keeps the chain of fma: the partial sum is stored and reloaded.
-constexpr int64_t kGemmDepth = 256;
+// Depth of a block. The tile of A in hand is at most 16 x 384 floats = 24 KiB of L1; the panels of B (384 x 256 floats,
+// 384 KiB) stay in L2 and stream past it. 256 reads and writes C too often, 512 is no faster. Blocking K keeps the chain of fma: the partial sum is stored and reloaded.
+constexpr int64_t kGemmDepth = 512;
 constexpr int64_t kGemmCols = 256;
 // Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
 constexpr int64_t kGemmRowStep = 12;
 constexpr int64_t kGemmColStep = 32;
-// The widest packed row of A (a tile's rows rounded up to whole vectors), for sizing scratch.
-constexpr int64_t kGemmMaxTileRows = 16;
+// Rows of A that are packed together: four tiles of 12 rows, each filled up to 16 (8 or 16 smaller tiles).
+constexpr int64_t kGemmPackTileRows = 64;
 // 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to
 // balance; beyond that each share packs B again, so more come only with 2^26 (a millisecond) each.
 constexpr int kGemmShareLog2 = 18;
@@ -92,7 +92,7 @@ static inline int64_t gemm_depth(int64_t k) {
   return ((k + blocks - 1) / blocks + 15) / 16 * 16;
 }
 
-// Scratch of a share, in floats: panels of B, one tile of A, and partial sums of a block when K is cut and a residual is
+// Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut and a residual is
 // added (it may be C itself, which must then stay whole until the last block).
 struct GemmScratch {
   int64_t panels, tile, partial, partial_step;
@@ -100,7 +100,7 @@ struct GemmScratch {
 static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool residual) {
   const int64_t depth = gemm_depth(k), cols = grid.cols < kGemmCols ? grid.cols : kGemmCols;
   const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep;
-  return {depth * padded, depth * kGemmMaxTileRows, residual && k > depth ? grid.rows * padded : 0, padded};
+  return {depth * padded, depth * kGemmPackTileRows, residual && k > depth ? grid.rows * padded : 0, padded};
 }
 
 }  // namespace mg

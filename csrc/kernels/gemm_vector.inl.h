@@ -33,12 +33,14 @@ static void gemm_finish(const GemmEpilogue& e, const float* sums, int64_t step, 
 
 // Decode: a few rows times W (N, K) reads W once and does little else. kWidth rows of W are transposed in registers, so
 // that lanes are columns of C and each keeps its own chain; nothing is packed.
-constexpr int64_t kGemmVectorRows = 4;
+// Registers: AVX-512 16 of W + 8 sums of 32; AVX2 8 + 4 of 16.
+constexpr int64_t kGemmVectorRows = kWidth == 16 ? 8 : 4;
 
 template <int R> static void gemm_vector_tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb,
                                               int64_t cols, int64_t depth, const float* start, int64_t start_step,
                                               float* out, int64_t out_step) {
   Vec sum[R];
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) sum[r] = start ? load_n(start + r * start_step, cols) : zero();
   const int64_t last = cols - 1;  // missing rows of W read the last one again; their lanes are not stored
   int64_t k = 0;
@@ -56,16 +58,28 @@ template <int R> static void gemm_vector_tile(const float* a, int64_t a_row, int
     if (now == kWidth) {
 #pragma GCC unroll 16
       for (int i = 0; i < kWidth; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) sum[r] = fma(set1(x[r * a_row + i * a_step]), block[i], sum[r]);
       }
     } else {
       for (int i = 0; i < now; ++i) {
+#pragma GCC unroll 8
         for (int r = 0; r < R; ++r) sum[r] = fma(set1(x[r * a_row + i * a_step]), block[i], sum[r]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) store_n(out + r * out_step, sum[r], cols);
+}
+
+using GemmVectorFn = decltype(&gemm_vector_tile<1>);
+
+static inline GemmVectorFn gemm_vector_tile_of(int64_t rows) {
+#define MG_ROWS(r) &gemm_vector_tile<(r < kGemmVectorRows ? r : kGemmVectorRows)>
+  static constexpr GemmVectorFn table[8] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),
+                                            MG_ROWS(5), MG_ROWS(6), MG_ROWS(7), MG_ROWS(8)};
+#undef MG_ROWS
+  return table[rows - 1];
 }
 
 static void gemm_vectors(const GemmArgs<float>& args, const GemmBlock& block, int64_t batch) {
@@ -81,12 +95,7 @@ static void gemm_vectors(const GemmArgs<float>& args, const GemmBlock& block, in
     const float* start = args.accumulate ? c : nullptr;
     float* out = epilogue.any ? sums : c;
     const int64_t step = epilogue.any ? kWidth : args.ldc;
-    switch (rows) {
-      case 1: gemm_vector_tile<1>(a, a_row, a_step, b, args.ldb, cols, args.k, start, args.ldc, out, step); break;
-      case 2: gemm_vector_tile<2>(a, a_row, a_step, b, args.ldb, cols, args.k, start, args.ldc, out, step); break;
-      case 3: gemm_vector_tile<3>(a, a_row, a_step, b, args.ldb, cols, args.k, start, args.ldc, out, step); break;
-      default: gemm_vector_tile<4>(a, a_row, a_step, b, args.ldb, cols, args.k, start, args.ldc, out, step); break;
-    }
+    gemm_vector_tile_of(rows)(a, a_row, a_step, b, args.ldb, cols, args.k, start, args.ldc, out, step);
     if (epilogue.any) gemm_finish(epilogue, sums, kWidth, block.row_begin, rows, col, cols);
   }
 }
