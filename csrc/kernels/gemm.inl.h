@@ -171,7 +171,9 @@ static void gemm(const GemmArgs<float>& args, const Share& share) {
   const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
   const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) {
-    if (args.trans_b && block.row_end - block.row_begin <= kGemmVectorRows) gemm_vectors(args, block, p);
+    const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
+    if (args.trans_b && rows <= kGemmVectorRows) gemm_vectors(args, block, p);
+    else if (!args.trans_b && gemm_is_wide(args, rows, cols)) gemm_wide(args, block, p);
     else gemm_block_product(args, block, p, grid, (float*)share.scratch);
   }
 }
