@@ -101,6 +101,12 @@ class Tensor:
                 raise ShapeError(f"backward: expected {self.dtype}{self.shape}, got {seed.dtype}{seed.shape}")
         run_backward(self.slot, seed)
 
+    def backward_from(self, gradient: Array) -> None:
+        """backward() with a gradient array that is handed over; the form to use while recording."""
+        if self.slot is None:
+            raise UsageError("backward: this tensor does not require gradients (made under no_grad, or from constants)")
+        run_backward(self.slot, gradient)
+
     def __repr__(self) -> str:
         tail = ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({self.shape}, {self.dtype}{tail})"

@@ -72,6 +72,11 @@ class Batches:
         return self._consumed / len(self._starts)
 
     @property
+    def windows(self) -> int:
+        """Windows in one pass over the data."""
+        return len(self._starts)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches needed to see every window once, rounded up."""
         return -(-len(self._starts) // self.batch_size)

@@ -1,0 +1,55 @@
+"""Ready-made configurations by name, for `microgpt train --model NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import ConfigError
+from ..nn.spec import AttentionSpec, BlockSpec, MlpSpec, NormSpec
+from ..registry import Registry
+from .config import ModelConfig
+
+MODELS: Registry[Callable[..., ModelConfig]] = Registry("model")
+
+
+def _head_dim(width: int, heads: int) -> int:
+    if heads < 1 or width % heads:
+        raise ConfigError(f"heads: expected a divisor of the width {width}, got {heads}")
+    return width // heads
+
+
+def gpt(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:
+    """GPT-2's architecture in any size: learned positions, LayerNorm, GELU, tied head. transformers loads it."""
+    block = BlockSpec(
+        AttentionSpec(heads, _head_dim(width, heads), heads), MlpSpec(4 * width), NormSpec("layer"), dropout=dropout
+    )
+    return ModelConfig(
+        vocab_size, width, block_size, (block,) * layers, family="gpt2", embed_dropout=dropout
+    )
+
+
+def micro(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:
+    """Karpathy's microgpt: RMSNorm without weights, ReLU, no biases, untied head, normal(0, 0.08) weights."""
+    norm = NormSpec("rms", 1e-5, weight=False, bias=False)
+    block = BlockSpec(
+        AttentionSpec(heads, _head_dim(width, heads), heads, bias=False, out_bias=False),
+        MlpSpec(4 * width, "relu", bias=False),
+        norm,
+        dropout=dropout,
+    )
+    return ModelConfig(
+        vocab_size,
+        width,
+        block_size,
+        (block,) * layers,
+        tie_embeddings=False,
+        final_norm=None,
+        embed_norm=norm,
+        embed_dropout=dropout,
+        init_std=0.08,
+        scale_residual_init=False,
+    )
+
+
+MODELS.add("gpt", gpt)
+MODELS.add("micro", micro)

@@ -1,0 +1,73 @@
+"""Objectives: what turns a batch into a loss. The trainer never learns their names."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import _kernels as k
+from ..data.batches import BatchBlock
+from ..models.decoder import Decoder
+from ..nn.context import Ctx, Dropout, Layout
+from ..nn.module import Module
+from ..tensor import Tensor
+
+Array = k.Array
+
+
+class Objective(Protocol):
+    """Owns the model and says how batches are fed to a recorded step."""
+
+    model: Module
+    tokens: int  # a batch, padding included
+
+    def buffers(self) -> Any:
+        """Memory for one batch, read by the recorded kernels."""
+
+    def feed(self, buffers: Any, block: BatchBlock, row: int) -> None:
+        """Copy batch `row` of a block into the buffers."""
+
+    def loss(self, buffers: Any, step: Array | None) -> Tensor:
+        """The mean loss of the batch; `step` counts steps for dropout, None in validation."""
+
+
+class LmBuffers:
+    """One batch of packed tokens on its way into the kernels."""
+
+    def __init__(self, tokens: int, sequences: int) -> None:
+        self.tokens = k.empty((tokens,), "int32")
+        self.targets = k.empty((tokens,), "int32")
+        self.layout = Layout(tokens, sequences)
+
+
+class LanguageModeling:
+    """Next-token prediction: mean cross-entropy over the targets that are not padding."""
+
+    def __init__(self, model: Decoder, tokens: int, sequences: int, seed: int) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.sequences = sequences
+        self.seed = seed
+
+    def buffers(self) -> LmBuffers:
+        """See Objective."""
+        return LmBuffers(self.tokens, self.sequences)
+
+    def feed(self, buffers: LmBuffers, block: BatchBlock, row: int) -> None:
+        """See Objective."""
+        buffers.tokens.copy_from(block.tokens[row])
+        buffers.targets.copy_from(block.targets[row])
+        buffers.layout.feed(block.cu_seqlens[row], block.positions[row])
+
+    def loss(self, buffers: LmBuffers, step: Array | None) -> Tensor:
+        """See Objective."""
+        dropout = None if step is None else Dropout(self.seed, step)
+        return self.model.loss(buffers.tokens, buffers.targets, Ctx(buffers.layout, dropout=dropout))
+
+
+def whole_text_loss(model: Decoder, ids: "np.ndarray[Any, Any]") -> Tensor:
+    """Mean next-token loss of one sequence of ids (T), T >= 2, on the tape."""
+    tokens = np.ascontiguousarray(ids, np.int32)
+    layout = Layout.packed([len(tokens) - 1])
+    return model.loss(k.from_numpy(tokens[:-1]), k.from_numpy(tokens[1:]), Ctx(layout))
