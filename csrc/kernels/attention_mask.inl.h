@@ -1,0 +1,97 @@
+// Who sees whom, and what is done to a raw score. Every row sees one stretch of keys, every key one stretch of rows.
+
+// Consecutive query rows of one sequence.
+struct QueryRows {
+  int64_t row;       // first packed row
+  int count;         // at most kTile
+  int64_t position;  // of the first row
+  int64_t k_start, k_len;
+};
+struct Stretch {
+  int64_t begin, end;
+};
+
+static inline int64_t clamped(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
+// A window beyond any sequence is as good as one that would overflow.
+static inline int64_t window_of(const AttentionArgs<float>& args) { return clamped(args.window, -1, (int64_t)1 << 40); }
+
+static inline Stretch keys_seen(const AttentionArgs<float>& args, int64_t position, int64_t k_len) {
+  const int64_t window = window_of(args);
+  int64_t begin = 0, end = k_len;
+  if (args.causal && position + 1 < end) end = position + 1;
+  if (window >= 0) {
+    if (position - window + 1 > begin) begin = position - window + 1;
+    if (position + window < end) end = position + window;
+  }
+  return {begin, end > begin ? end : begin};
+}
+
+static inline void keys_of_rows(const AttentionArgs<float>& args, const QueryRows& q, int64_t chunk, Spans& spans) {
+  for (int r = 0; r < q.count; ++r) {
+    const Stretch seen = keys_seen(args, q.position + r, q.k_len);
+    spans.begin[r] = (int)clamped(seen.begin - chunk, 0, kChunk);
+    spans.end[r] = (int)clamped(seen.end - chunk, 0, kChunk);
+  }
+}
+
+static inline void rows_of_keys(const AttentionArgs<float>& args, const QueryRows& q, int64_t chunk, int keys, Spans& spans) {
+  const int64_t window = window_of(args);
+  for (int k = 0; k < keys; ++k) {
+    const int64_t key = chunk + k - q.position;  // the row that stands at this key
+    int64_t begin = 0, end = q.count;
+    if (args.causal) begin = key;
+    if (window >= 0) {
+      if (key - window + 1 > begin) begin = key - window + 1;
+      if (key + window < end) end = key + window;
+    }
+    spans.begin[k] = (int)clamped(begin, 0, q.count);
+    spans.end[k] = (int)clamped(end, 0, q.count);
+  }
+}
+
+// Chunks that some of the rows see: [begin, end), begin a multiple of kChunk. Stretches only move forward with the row.
+static inline Stretch chunks_seen(const AttentionArgs<float>& args, const QueryRows& q) {
+  const Stretch last = keys_seen(args, q.position + q.count - 1, q.k_len);
+  Stretch first = keys_seen(args, q.position, q.k_len);
+  for (int r = 1; r < q.count && first.begin >= first.end; ++r) first = keys_seen(args, q.position + r, q.k_len);
+  if (first.begin >= first.end) return {0, 0};
+  return {first.begin / kChunk * kChunk, last.end > first.end ? last.end : first.end};
+}
+
+// Raw product -> score: scale, soft cap, bias by distance.
+struct ScoreRule {
+  float scale, cap, inverse_cap, slope;
+  bool capped, biased;
+};
+static inline ScoreRule score_rule(const AttentionArgs<float>& args, int64_t head) {
+  ScoreRule rule;
+  rule.scale = (float)args.scale;
+  rule.capped = args.soft_cap > 0;
+  rule.cap = (float)args.soft_cap;
+  rule.inverse_cap = rule.capped ? (float)(args.scale / args.soft_cap) : 0.0f;
+  rule.biased = args.alibi != nullptr;
+  rule.slope = rule.biased ? args.alibi[head] : 0.0f;
+  return rule;
+}
+
+// `offset` is k_pos - q_pos. `bend` becomes the tanh of the soft cap, whose derivative is 1 - bend^2.
+static inline Vec score_of(const ScoreRule& rule, Vec raw, Vec offset, Vec& bend) {
+  Vec s;
+  if (rule.capped) {
+    bend = tanh(mul(raw, set1(rule.inverse_cap)));
+    s = mul(bend, set1(rule.cap));
+  } else {
+    s = mul(raw, set1(rule.scale));
+  }
+  return rule.biased ? fma(set1(rule.slope), offset, s) : s;
+}
+
+alignas(64) static const float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// x where begin <= lane + first < end, else `other`. Only vectors at the ends of a stretch pay for it.
+static inline Vec keep_seen(Vec x, Vec other, int first, int begin, int end) {
+  const Vec lane = load(kLanes);
+  if (first + kWidth > end) x = select(lt(lane, set1((float)(end - first))), x, other);
+  if (first < begin) x = select(lt(lane, set1((float)(begin - first))), other, x);
+  return x;
+}

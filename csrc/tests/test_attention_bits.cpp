@@ -1,0 +1,202 @@
+// What attention promises bit for bit: a row depends on its own query and its own keys only.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+
+#include "attention_problem.h"
+#include "targets/dispatch.h"
+
+namespace {
+
+using namespace attention_test;
+
+Config rich(std::vector<Sequence> seqs) {
+  Config c;
+  c.seqs = std::move(seqs);
+  c.heads = 4, c.kv_heads = 2, c.k_dim = 20, c.v_dim = 36, c.alibi = true, c.soft_cap = 4;
+  return c;
+}
+Config plain(std::vector<Sequence> seqs) {
+  Config c;
+  c.seqs = std::move(seqs);
+  c.k_dim = 32, c.v_dim = 32;
+  return c;
+}
+Config windowed(std::vector<Sequence> seqs) {
+  Config c = plain(std::move(seqs));
+  c.window = 17;
+  return c;
+}
+using Maker = Config (*)(std::vector<Sequence>);
+constexpr Maker kMakers[] = {rich, plain, windowed};
+
+template <class Each> void each_target(Each each) {
+  for (const mg::Target& target : mg::targets()) {
+    if (!target.supported) continue;
+    INFO(target.name);
+    each(*target.table());
+  }
+}
+
+// Rows [from, from + count) of a matrix with this stride.
+template <class T> std::vector<T> rows_of(const std::vector<T>& x, int64_t from, int64_t count, int64_t stride) {
+  return std::vector<T>(x.begin() + from * stride, x.begin() + (from + count) * stride);
+}
+
+}  // namespace
+
+TEST_CASE("attention: sequences have the same bits packed and alone, forward and backward") {
+  each_target([](const mg::KernelTable<float>& table) {
+    for (Maker maker : kMakers) {
+      const std::vector<Sequence> seqs = {{3, 3}, {0, 0}, {70, 70}, {1, 130}, {0, 4}, {29, 100}, {65, 65}, {0, 0}};
+      Problem<float> packed(maker(seqs));
+      forward(table, packed);
+      backward(table, packed);
+      const mg::AttentionArgs<float>& f = packed.args.fwd;
+      for (size_t s = 0; s < seqs.size(); ++s) {
+        Problem<float> alone(maker({seqs[s]}));
+        const int64_t row = packed.q_start[s], key = packed.k_start[s] - kGap, keys = seqs[s].keys + 2 * kGap;
+        alone.q = rows_of(packed.q, row, seqs[s].rows, f.q_stride);
+        alone.d_o = rows_of(packed.d_o, row, seqs[s].rows, f.o_stride);
+        alone.k = rows_of(packed.k, key, keys, f.k_stride);
+        alone.v = rows_of(packed.v, key, keys, f.v_stride);
+        alone.dk = rows_of(packed.dk, key, keys, f.k_stride);  // for the gaps, which stay as they are
+        alone.dv = rows_of(packed.dv, key, keys, f.v_stride);
+        alone.bind();
+        forward(table, alone);
+        CHECK(same_bits(alone.o, rows_of(packed.o, row, seqs[s].rows, f.o_stride)));
+        backward(table, alone);
+        CHECK(same_bits(alone.dq, rows_of(packed.dq, row, seqs[s].rows, f.q_stride)));
+        CHECK(same_bits(alone.dk, rows_of(packed.dk, key, keys, f.k_stride)));
+        CHECK(same_bits(alone.dv, rows_of(packed.dv, key, keys, f.v_stride)));
+      }
+    }
+  });
+}
+
+TEST_CASE("attention: a row decoded against a cache has the bits of the prefill, by 1, 3, 7 or more rows") {
+  each_target([](const mg::KernelTable<float>& table) {
+    constexpr int64_t kLength = 200;
+    for (Maker maker : kMakers) {
+      Problem<float> whole(maker({{kLength, kLength}}));
+      forward(table, whole);
+      const mg::AttentionArgs<float>& f = whole.args.fwd;
+      for (int64_t step : {1, 3, 7, 33, 64}) {
+        for (int64_t at = 0; at < kLength; at += step) {
+          const int64_t rows = std::min(step, kLength - at), keys = at + rows;
+          Problem<float> part(maker({{rows, keys}}));
+          part.q = rows_of(whole.q, at, rows, f.q_stride);
+          part.k = rows_of(whole.k, 0, keys + 2 * kGap, f.k_stride);
+          part.v = rows_of(whole.v, 0, keys + 2 * kGap, f.v_stride);
+          // The cache beyond the last key holds garbage.
+          std::fill(part.k.end() - kGap * f.k_stride, part.k.end(), NAN);
+          std::fill(part.v.end() - kGap * f.v_stride, part.v.end(), NAN);
+          part.bind();
+          forward(table, part);
+          REQUIRE(same_bits(part.o, rows_of(whole.o, at, rows, f.o_stride)));
+          for (int64_t h = 0; h < f.heads; ++h)
+            REQUIRE(same_bits(rows_of(part.lse, h * rows, rows, 1), rows_of(whole.lse, h * kLength + at, rows, 1)));
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("attention: the order of the shares, lse and accumulation do not change bits") {
+  each_target([](const mg::KernelTable<float>& table) {
+    for (Maker maker : kMakers) {
+      const std::vector<Sequence> seqs = {{40, 40}, {1, 90}, {100, 100}};
+      Problem<float> first(maker(seqs)), second(maker(seqs)), third(maker(seqs));
+      forward(table, first);
+      forward(table, second, true);
+      CHECK(same_bits(first.o, second.o));
+      CHECK(same_bits(first.lse, second.lse));
+      third.args.fwd.lse = nullptr;
+      forward(table, third);
+      CHECK(same_bits(first.o, third.o));
+      third.bind();
+      third.lse = first.lse;
+      third.args.fwd.lse = third.lse.data();
+      backward(table, first);
+      backward(table, second, true);
+      CHECK(same_bits(first.dq, second.dq));
+      CHECK(same_bits(first.dk, second.dk));
+      CHECK(same_bits(first.dv, second.dv));
+      // Adding to zeros is overwriting.
+      third.args.accumulate_dk = third.args.accumulate_dv = 1;
+      for (int64_t r = 0; r < third.k_rows; ++r) {
+        if (third.owner(r) < 0) continue;
+        std::fill_n(third.dk.begin() + r * third.args.fwd.k_stride, third.args.fwd.k_stride, 0.0f);
+        std::fill_n(third.dv.begin() + r * third.args.fwd.v_stride, third.args.fwd.v_stride, 0.0f);
+      }
+      backward(table, third);
+      CHECK(same_bits(first.dk, third.dk));
+      CHECK(same_bits(first.dv, third.dv));
+    }
+  });
+}
+
+TEST_CASE("attention: a NaN reaches the rows that see it and no others") {
+  each_target([](const mg::KernelTable<float>& table) {
+    constexpr int64_t kLength = 100;
+    for (Maker maker : kMakers)
+      for (bool causal : {true, false})
+        for (int64_t bad : {0, 5, 63, 64, 99})
+          for (int where = 0; where < 3; ++where) {
+            Config c = maker({{kLength, kLength}});
+            c.causal = causal;
+            Problem<float> clean(c), broken(c);
+            const mg::AttentionArgs<float>& f = broken.args.fwd;
+            const int64_t key = broken.k_start[0] + bad;
+            if (where == 0) broken.k[static_cast<size_t>(key * f.k_stride)] = NAN;
+            if (where == 1) broken.v[static_cast<size_t>(key * f.v_stride)] = NAN;
+            if (where == 2) broken.q[static_cast<size_t>(bad * f.q_stride)] = NAN;
+            forward(table, clean);
+            forward(table, broken);
+            backward(table, clean);
+            backward(table, broken);
+            for (int64_t row = 0; row < kLength; ++row) {
+              const bool sees = where == 2 ? row == bad
+                                           : (!causal || bad <= row) && (c.window < 0 || std::abs(row - bad) < c.window);
+              const size_t at = static_cast<size_t>(row * f.o_stride);
+              if (sees) {
+                CHECK(std::isnan(broken.o[at]));
+                if (where != 1) CHECK(std::isnan(broken.lse[static_cast<size_t>(row)]));
+                CHECK(std::isnan(broken.dq[static_cast<size_t>(row * f.q_stride)]));
+              } else {
+                CHECK(same_bits(rows_of(broken.o, row, 1, f.o_stride), rows_of(clean.o, row, 1, f.o_stride)));
+                CHECK(same_bits(rows_of(broken.dq, row, 1, f.q_stride), rows_of(clean.dq, row, 1, f.q_stride)));
+              }
+            }
+          }
+  });
+}
+
+TEST_CASE("attention: scores that overflow to minus infinity weigh nothing") {
+  each_target([](const mg::KernelTable<float>& table) {
+    Config c;
+    c.seqs = {{80, 80}};
+    c.heads = c.kv_heads = 1, c.k_dim = 1, c.v_dim = 1;
+    Problem<float> p(c);
+    std::fill(p.q.begin(), p.q.end(), 1e38f);
+    for (int64_t i = 0; i < 80; ++i) p.k[static_cast<size_t>(p.k_start[0] + i)] = i < 70 ? -1e38f : 0.0f;
+    forward(table, p);
+    for (size_t row = 0; row < 70; ++row) CHECK(p.o[row] == 0.0f);
+    CHECK(p.o[70] == p.v[static_cast<size_t>(p.k_start[0] + 70)]);
+    backward(table, p);
+    for (size_t row = 0; row < 70; ++row) CHECK(p.dq[row] == 0.0f);
+    CHECK(std::isfinite(p.dv[static_cast<size_t>(p.k_start[0])]));
+  });
+}
+
+TEST_CASE("attention: no query rows, no sequences") {
+  each_target([](const mg::KernelTable<float>& table) {
+    for (const std::vector<Sequence>& seqs : {std::vector<Sequence>{}, {{0, 0}}, {{0, 5}}}) {
+      Problem<float> p(plain(seqs));
+      CHECK(forward(table, p));
+      CHECK(backward(table, p));
+      for (int64_t r = 0; r < p.k_rows; ++r)
+        if (p.owner(r) >= 0) CHECK(p.dk[static_cast<size_t>(r * p.args.fwd.k_stride)] == 0.0f);
+    }
+  });
+}
