@@ -29,13 +29,16 @@ std::string features_text(const CpuFeatures& features);  // "sse4.2 avx2 fma ...
 // Where a thread count came from, for `microgpt doctor`.
 struct ThreadChoice {
   int threads = 1;
-  std::string why;     // one line: "2 of 2 allowed CPUs", "cgroup quota 1.5 CPUs rounded down", "MICROGPT_NUM_THREADS=3"
+  std::string why;     // one line: "2 allowed CPUs", "cgroup quota 1.5 CPUs rounded down", "MICROGPT_NUM_THREADS=3"
   bool quota = false;  // a cgroup quota binds: waiting threads must not spin
 };
 
 // CPUs granted by cgroup v2 (cpu.max along the path in /proc/self/cgroup) or v1 (cpu.cfs_quota_us / cpu.cfs_period_us),
 // the tightest on the way up to the root; 0 means no limit. `root` is prefixed to every path, for tests.
 double cgroup_cpus(const std::string& root);
+int64_t cgroup_memory(const std::string& root);  // the tightest memory limit in bytes, found the same way; 0 means none
+std::vector<int> allowed_cpus();                 // of the calling thread, at least one
+int physical_cores(const std::string& root, const std::vector<int>& cpus);  // different cores among `cpus`
 // min(affinity, physical cores among them, floor(quota), at least 1) unless `requested` > 0. Pure.
 ThreadChoice choose_threads(int affinity, int physical_cores, double quota, int requested);
 // Reads the environment (MICROGPT_NUM_THREADS, else OMP_NUM_THREADS), affinity and cgroups. Throws Error("ConfigError")

@@ -17,26 +17,37 @@ struct Work {
   size_t scratch_bytes;
 };
 
-// A stretch of work on the team. Constructing it tries to take the team for the calling thread; when another thread has
-// it, or the process is a forked child that has not rebuilt it, or one thread is configured, everything runs on the
-// calling thread alone, with the same bits. run() returns when every share has finished.
+// A stretch of work on the team. The first run() with several shares tries to take the team for the calling thread, until
+// the Job ends; while another thread has it, or one thread is configured, everything runs on the calling thread alone,
+// with the same bits. run() returns when every share has finished; throws std::bad_alloc before any has started. A
+// forked child builds a team of its own when it needs one. A share must not throw or fork; a run() inside it is serial.
 class Job {
  public:
-  Job();
-  ~Job();
+  Job() = default;
+  ~Job() {
+    if (team_) release();
+  }
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;
-  void run(const Work& work);
+  void run(const Work& work) {
+    if (work.shares == 1 && work.scratch_bytes == 0) work.call(work.kernel, work.args, Share{0, 1, nullptr});
+    else run_shares(work);
+  }
 
  private:
-  void* team_;  // null: serial
+  void run_shares(const Work& work);
+  void release();
+
+  class Team* team_ = nullptr;  // null: not taken
 };
 
 int num_threads();
 // 1..1024; takes effect at the next job; the running team is ended first. Throws Error("ConfigError") outside the range.
 void set_num_threads(int threads);
 std::string openmp_runtime();  // "libgomp (OpenMP 4.5)" or the like
-void stop_team();              // at interpreter exit: joins the workers
+// At interpreter exit: joins the workers; everything is serial until set_num_threads(). Gives up waiting after two
+// seconds if another thread is still inside a Job, whose end then stops the team.
+void stop_team();
 struct TeamStats {
   int64_t shared_nodes, stolen_shares, wakes;
 };

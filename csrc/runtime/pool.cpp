@@ -1,0 +1,321 @@
+#include "runtime/pool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <algorithm>
+#include <mutex>
+#include <new>
+
+#include "runtime/cpu.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace mg {
+namespace {
+
+constexpr size_t kLine = 64;
+constexpr size_t kHuge = (size_t)2 << 20;
+constexpr size_t kMapped = (size_t)4 << 20;  // blocks from here on come from mmap, on huge pages
+constexpr size_t kLargest = (size_t)1 << 62;
+constexpr uint32_t kLive = 0x4556494c, kCached = 0x48434143;  // a wild or second release is caught, not obeyed
+#ifdef MG_GUARD_BYTES
+constexpr size_t kGuard = 64;
+#else
+constexpr size_t kGuard = 0;
+#endif
+
+// In front of every payload, on a cache line of its own.
+struct alignas(kLine) Header {
+  Header* next;
+  const void* owner;  // the pool it came from
+  size_t requested, capacity;
+  uint32_t size_class, state;
+};
+static_assert(sizeof(Header) == kLine, "the payload must stay 64-byte aligned");
+
+// Classes are multiples of 64 up to 512 and then 8 steps per power of two, so at most 1/8 of a request is wasted.
+constexpr size_t kSmallClasses = 8;
+constexpr size_t kClasses = kSmallClasses + 8 * (62 - 9);
+
+struct SizeClass {
+  size_t index, capacity;
+};
+
+SizeClass size_class_of(size_t bytes) {
+  if (bytes <= 512) {
+    const size_t lines = std::max<size_t>(1, (bytes + kLine - 1) / kLine);
+    return {lines - 1, lines * kLine};
+  }
+  const size_t power = 63 - (size_t)__builtin_clzll(bytes - 1);  // 2^power <= bytes - 1
+  const size_t step = (size_t)1 << (power - 3);
+  const size_t steps = ((bytes - 1) >> (power - 3)) + 1;  // 9..16 steps
+  return {kSmallClasses + 8 * (power - 9) + (steps - 9), steps * step};
+}
+
+size_t total_of(size_t capacity) { return sizeof(Header) + capacity; }
+
+#if defined(__unix__) || defined(__APPLE__)
+size_t mapped_length(size_t capacity) {
+  const size_t page = 65536;  // a multiple of every page size in use
+  return (total_of(capacity) + page - 1) / page * page;
+}
+
+void* map_block(size_t capacity) {
+  const size_t length = mapped_length(capacity);
+  void* raw = mmap(nullptr, length + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (raw == MAP_FAILED) return nullptr;
+  char* const begin = static_cast<char*>(raw);
+  char* const block = begin + (kHuge - reinterpret_cast<uintptr_t>(begin) % kHuge) % kHuge;
+  char* const end = begin + length + kHuge;
+  if (block > begin) munmap(begin, (size_t)(block - begin));
+  if (end > block + length) munmap(block + length, (size_t)(end - block) - length);
+#ifdef MADV_HUGEPAGE
+  madvise(block, length, MADV_HUGEPAGE);  // advice: refusal changes speed only
+#endif
+  return block;
+}
+void unmap_block(void* p, size_t capacity) { munmap(p, mapped_length(capacity)); }
+#else
+void* map_block(size_t capacity) { return aligned_alloc(kLine, total_of(capacity)); }
+void unmap_block(void* p, size_t) { free(p); }
+#endif
+
+Header* make_block(size_t capacity) {
+  void* p = capacity >= kMapped ? map_block(capacity) : aligned_alloc(kLine, total_of(capacity));
+  return p ? new (p) Header : nullptr;
+}
+
+void free_blocks(Header* block) noexcept {
+  while (block) {
+    Header* const next = block->next;
+    block->state = 0;
+    if (block->capacity >= kMapped) unmap_block(block, block->capacity);
+    else free(block);
+    block = next;
+  }
+}
+
+[[noreturn]] void die(const char* what, const Header* block) noexcept {
+  fprintf(stderr, "microgpt: %s a block of %zu bytes\n", what, block->requested);
+  abort();
+}
+
+#ifdef MG_GUARD_BYTES
+unsigned char guard_byte(size_t i) { return (unsigned char)(0xa5 ^ (i * 29)); }
+
+void arm(Header* block) {
+  unsigned char* const front = reinterpret_cast<unsigned char*>(block + 1);
+  unsigned char* const payload = front + kGuard;
+  for (size_t i = 0; i < kGuard; ++i) front[i] = payload[block->requested + i] = guard_byte(i);
+  const uint32_t signalling_nan = 0x7fa00000;
+  for (size_t i = 0; i < block->requested; i += 4)
+    memcpy(payload + i, &signalling_nan, std::min<size_t>(4, block->requested - i));
+}
+
+void check(const Header* block) noexcept {
+  const unsigned char* const front = reinterpret_cast<const unsigned char*>(block + 1);
+  const unsigned char* const back = front + kGuard + block->requested;
+  for (size_t i = 0; i < kGuard; ++i) {
+    if (front[i] != guard_byte(i)) die("overwritten before the start of", block);
+    if (back[i] != guard_byte(i)) die("overwritten past the end of", block);
+  }
+}
+#else
+void arm(Header*) {}
+void check(const Header*) noexcept {}
+#endif
+
+// A quarter of the memory this process may use.
+size_t default_cache_limit() {
+  double memory = 4e9;
+#if defined(_SC_PHYS_PAGES)
+  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  if (pages > 0 && page > 0) memory = (double)pages * (double)page;
+#endif
+  const int64_t granted = cgroup_memory("");
+  if (granted > 0) memory = std::min(memory, (double)granted);
+  return (size_t)(memory / 4);
+}
+
+// Every pool is in a ring, for fork: one while another thread is inside a pool must not leave the child with a lock
+// that nobody will open.
+struct PoolRing {
+  std::mutex* mutex = nullptr;
+  PoolRing *previous = nullptr, *next = nullptr;
+};
+
+struct PoolRegistry {
+  std::mutex mutex;
+  PoolRing* first = nullptr;
+  size_t cache_limit = default_cache_limit();
+
+  PoolRegistry() {
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork(lock_all, unlock_all, unlock_all);
+#endif
+  }
+  static PoolRegistry& get() {
+    static PoolRegistry* const registry = new PoolRegistry;  // pools outlive static destructors
+    return *registry;
+  }
+  void add(PoolRing* ring) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    ring->next = first;
+    if (first) first->previous = ring;
+    first = ring;
+  }
+  void remove(PoolRing* ring) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    (ring->previous ? ring->previous->next : first) = ring->next;
+    if (ring->next) ring->next->previous = ring->previous;
+  }
+  static void lock_all() {
+    get().mutex.lock();
+    for (PoolRing* ring = get().first; ring; ring = ring->next) ring->mutex->lock();
+  }
+  static void unlock_all() {
+    for (PoolRing* ring = get().first; ring; ring = ring->next) ring->mutex->unlock();
+    get().mutex.unlock();
+  }
+};
+
+}  // namespace
+
+struct Pool::Impl {
+  mutable std::mutex mutex;
+  Header* free[kClasses] = {};
+  PoolStats stats;
+  const bool keep_all;
+  PoolRing ring;
+
+  explicit Impl(bool keep) : keep_all(keep) { ring.mutex = &mutex; }
+  Header* detach_cached() {  // under the mutex
+    Header* all = nullptr;
+    for (Header*& list : free) {
+      while (list) {
+        Header* const block = list;
+        list = block->next;
+        block->next = all;
+        all = block;
+      }
+    }
+    stats.cached_bytes = 0;
+    return all;
+  }
+};
+
+Pool::Pool(bool keep_all) : impl_(new Impl(keep_all)) { PoolRegistry::get().add(&impl_->ring); }
+
+Pool::~Pool() {
+  PoolRegistry::get().remove(&impl_->ring);
+  free_blocks(impl_->detach_cached());
+}
+
+void* Pool::take(size_t bytes) {
+  if (bytes > kLargest - 2 * kGuard) throw std::bad_alloc();
+  const SizeClass wanted = size_class_of(bytes + 2 * kGuard);
+  Header* block;
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex);
+    Header** at = &impl_->free[wanted.index];
+    // A replay writes each recorded size again, so guards of a recording must not move within a block.
+    if (kGuard && impl_->keep_all)
+      while (*at && (*at)->requested != bytes) at = &(*at)->next;
+    block = *at;
+    PoolStats& stats = impl_->stats;
+    if (block) {
+      *at = block->next;
+      stats.cached_bytes -= (int64_t)wanted.capacity;
+      stats.live_bytes += (int64_t)wanted.capacity;
+      stats.peak_bytes = std::max(stats.peak_bytes, stats.live_bytes);
+      ++stats.blocks_reused;
+    }
+  }
+  if (!block) {
+    block = make_block(wanted.capacity);
+    if (!block) {
+      trim();
+      default_pool()->trim();
+      block = make_block(wanted.capacity);
+      if (!block) throw std::bad_alloc();
+    }
+    block->owner = impl_.get();
+    block->capacity = wanted.capacity;
+    block->size_class = (uint32_t)wanted.index;
+    const std::lock_guard<std::mutex> lock(impl_->mutex);
+    PoolStats& stats = impl_->stats;
+    stats.live_bytes += (int64_t)wanted.capacity;
+    stats.peak_bytes = std::max(stats.peak_bytes, stats.live_bytes);
+    ++stats.blocks_made;
+  }
+  block->next = nullptr;
+  block->requested = bytes;
+  block->state = kLive;
+  arm(block);
+  return reinterpret_cast<char*>(block + 1) + kGuard;
+}
+
+void Pool::release(void* p) noexcept {
+  if (!p) return;
+  Header* const block = reinterpret_cast<Header*>(static_cast<char*>(p) - kGuard) - 1;
+  if (block->state != kLive || block->owner != impl_.get()) die("second or foreign release of", block);
+  check(block);
+  block->state = kCached;
+  const size_t limit = PoolRegistry::get().cache_limit;
+  const bool keep_all = impl_->keep_all;
+  Header* surplus = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex);
+    PoolStats& stats = impl_->stats;
+    stats.live_bytes -= (int64_t)block->capacity;
+    // Past the limit everything goes at once: what is cached is then mostly of sizes no longer asked for.
+    if (!keep_all && (size_t)stats.cached_bytes + block->capacity > limit) surplus = impl_->detach_cached();
+    if (!keep_all && block->capacity > limit) {
+      block->next = surplus;
+      surplus = block;
+    } else {
+      block->next = impl_->free[block->size_class];
+      impl_->free[block->size_class] = block;
+      stats.cached_bytes += (int64_t)block->capacity;
+    }
+  }
+  free_blocks(surplus);
+}
+
+bool Pool::owns(const void* p) const noexcept {
+  return (reinterpret_cast<const Header*>(static_cast<const char*>(p) - kGuard) - 1)->owner == impl_.get();
+}
+
+void Pool::trim() noexcept {
+  if (impl_->keep_all) return;
+  Header* all;
+  {
+    const std::lock_guard<std::mutex> lock(impl_->mutex);
+    all = impl_->detach_cached();
+  }
+  free_blocks(all);
+}
+
+PoolStats Pool::stats() const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  return impl_->stats;
+}
+
+const std::shared_ptr<Pool>& default_pool() {
+  static const std::shared_ptr<Pool>* const pool = new std::shared_ptr<Pool>(std::make_shared<Pool>());
+  return *pool;
+}
+
+namespace {
+thread_local std::shared_ptr<Pool> chosen_pool;
+}
+
+std::shared_ptr<Pool> current_pool() { return chosen_pool ? chosen_pool : default_pool(); }
+void set_current_pool(std::shared_ptr<Pool> pool) { chosen_pool = std::move(pool); }
+
+}  // namespace mg
