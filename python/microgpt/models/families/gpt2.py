@@ -16,7 +16,7 @@ from .common import Reader
 ACTS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 # Training-time or head settings of other tasks; attention-probability dropout is not implemented and stays out.
 IGNORED = (
-    "attn_pdrop summary_activation summary_first_dropout summary_proj_to_logits summary_type summary_use_proj "
+    "attn_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj "
     "n_ctx reorder_and_upcast_attn gradient_checkpointing layer_norm_eps"
 ).split()
 
