@@ -72,7 +72,7 @@ static inline void attention_rows(const AttentionArgs<float>& args, const QueryR
     state.sum[r] = 0.0f;
   }
   const Stretch seen = chunks_seen(args, q);
-  const bool copy_values = q.count > kTileRows;  // fewer rows read them once
+  const bool copy_values = q.count > 1;  // a single row reads them once
   for (int64_t chunk = seen.begin; chunk < seen.end; chunk += kChunk) {
     const int count = (int)clamped(seen.end - chunk, 0, kChunk);
     Spans spans;

@@ -15,47 +15,71 @@ struct Spans {
   int begin[kChunk], end[kChunk];
 };
 
-// C (+)= A B on R rows and C vectors. A(r, k) = a[r * a_row + k * a_step]; B has `tail` columns in its last vector.
-// Each element is one chain over k in order, whatever the tile. With spans, a row skips the k outside its own: a product
-// with zero would do, but not if B holds NaN there, and a row must not feel keys that it does not see.
+// C (+)= A B on R rows and C vectors, k in [first, last). A(r, k) = a[r * a_row + k * a_step]; each element is one chain
+// over k in order, whatever the tile. B has `tail` columns in its last vector, which only single rows may leave unfilled.
+// The pragmas are for gcc: it keeps the sums in registers only if it unrolls early.
 template <int R, int C>
-static inline void product_tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int tail,
-                                float* c, int64_t ldc, bool accumulate, const int* begin, const int* end) {
+static void product_tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int tail, float* c,
+                         int64_t ldc, bool accumulate, int first, int last) {
   Vec sum[R][C];
-  for (int r = 0; r < R; ++r)
-    for (int i = 0; i < C; ++i) sum[r][i] = accumulate ? load(c + r * ldc + i * kWidth) : zero();
-  int first = begin[0], shared_first = begin[0], shared_last = end[0], last = end[0];
-  for (int r = 1; r < R; ++r) {
-    first = at_most(first, begin[r]);
-    shared_first = at_least(shared_first, begin[r]);
-    shared_last = at_most(shared_last, end[r]);
-    last = at_least(last, end[r]);
-  }
-  if (shared_first >= shared_last) shared_first = shared_last = last;
-  for (int k = first; k < last; ++k) {
-    if (k == shared_first) {
-      for (; k < shared_last; ++k) {
-        Vec row[C];
-        for (int i = 0; i < C - 1; ++i) row[i] = load(b + k * ldb + i * kWidth);
-        row[C - 1] = tail == kWidth ? load(b + k * ldb + (C - 1) * kWidth) : load_n(b + k * ldb + (C - 1) * kWidth, tail);
-        for (int r = 0; r < R; ++r) {
-          const Vec x = set1(a[r * a_row + k * a_step]);
-          for (int i = 0; i < C; ++i) sum[r][i] = fma(x, row[i], sum[r][i]);
-        }
-      }
-      if (k == last) break;
-    }
-    Vec row[C];
-    for (int i = 0; i < C - 1; ++i) row[i] = load(b + k * ldb + i * kWidth);
-    row[C - 1] = load_n(b + k * ldb + (C - 1) * kWidth, tail);
+  if (accumulate) {
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      if (k < begin[r] || k >= end[r]) continue;
-      const Vec x = set1(a[r * a_row + k * a_step]);
+#pragma GCC unroll 4
+      for (int i = 0; i < C; ++i) sum[r][i] = load(c + r * ldc + i * kWidth);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+      for (int i = 0; i < C; ++i) sum[r][i] = zero();
+    }
+  }
+  a += first * a_step;
+  b += first * ldb;
+  for (int k = first; k < last; ++k) {
+    Vec row[C];
+#pragma GCC unroll 4
+    for (int i = 0; i < C; ++i)
+      row[i] = R == 1 && i == C - 1 && tail < kWidth ? load_n(b + i * kWidth, tail) : load(b + i * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec x = set1(a[r * a_row]);
+#pragma GCC unroll 4
       for (int i = 0; i < C; ++i) sum[r][i] = fma(x, row[i], sum[r][i]);
     }
+    a += a_step;
+    b += ldb;
   }
-  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
     for (int i = 0; i < C; ++i) store(c + r * ldc + i * kWidth, sum[r][i]);
+  }
+}
+
+// Each row takes the k of its own span only: what all rows share goes through the tile, the ends row by row. A product
+// with zero would do as well, but not if B holds NaN there, and a row must not feel keys that it does not see.
+template <int R, int C>
+static inline void product_spans(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int tail,
+                                 float* c, int64_t ldc, bool accumulate, const int* begin, const int* end) {
+  int first = begin[0], last = end[0];
+  bool ragged = false;
+  for (int r = 1; r < R; ++r) {
+    ragged |= begin[r] != begin[0];
+    first = at_least(first, begin[r]);
+    last = at_most(last, end[r]);
+  }
+  if (R > 1 && first >= last) {  // nothing is shared
+    for (int r = 0; r < R; ++r)
+      product_tile<1, C>(a + r * a_row, 0, a_step, b, ldb, tail, c + r * ldc, 0, accumulate, begin[r], end[r]);
+    return;
+  }
+  for (int r = 0; r < R && ragged; ++r)
+    product_tile<1, C>(a + r * a_row, 0, a_step, b, ldb, tail, c + r * ldc, 0, accumulate, begin[r], first);
+  product_tile<R, C>(a, a_row, a_step, b, ldb, tail, c, ldc, accumulate || ragged, first, last);
+  for (int r = 0; r < R; ++r)
+    if (end[r] > last) product_tile<1, C>(a + r * a_row, 0, a_step, b, ldb, tail, c + r * ldc, 0, true, last, end[r]);
 }
 
 template <int R>
@@ -64,14 +88,14 @@ static inline void product_rows(const float* a, int64_t a_row, int64_t a_step, c
   constexpr int kBlock = kTileVecs * kWidth;
   int64_t j = 0;
   for (; j + kBlock <= cols; j += kBlock)
-    product_tile<R, kTileVecs>(a, a_row, a_step, b + j, ldb, kWidth, c + j, ldc, accumulate, begin, end);
+    product_spans<R, kTileVecs>(a, a_row, a_step, b + j, ldb, kWidth, c + j, ldc, accumulate, begin, end);
   if (j == cols) return;
   const int vecs = (int)((cols - j + kWidth - 1) / kWidth), tail = (int)(cols - j) - (vecs - 1) * kWidth;
-  if (vecs == 1) product_tile<R, 1>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
-  if (vecs == 2) product_tile<R, 2>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
+  if (vecs == 1) product_spans<R, 1>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
+  if (vecs == 2) product_spans<R, 2>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
   if constexpr (kTileVecs == 4) {
-    if (vecs == 3) product_tile<R, 3>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
-    if (vecs == 4) product_tile<R, 4>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
+    if (vecs == 3) product_spans<R, 3>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
+    if (vecs == 4) product_spans<R, 4>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
   }
 }
 
