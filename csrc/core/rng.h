@@ -27,4 +27,16 @@ static inline Philox4 philox4x32(uint64_t key, uint64_t counter_lo, uint64_t cou
   return Philox4{{c0, c1, c2, c3}};
 }
 
+// Dropout's mask, the same on every target. Element i uses word i % 4 of philox4x32(seed, i / 4, dropout_high(...)) and
+// is kept if the word's top 24 bits, read as u in [0, 1), are >= p: as integers, never as rounded floats.
+static inline uint64_t dropout_high(uint64_t stream, int64_t step) { return (stream << 40) ^ (uint64_t)step; }
+static inline uint32_t dropout_threshold(double p) {  // ceil(p * 2^24)
+  const double scaled = p * 16777216.0;
+  if (!(scaled > 0.0)) return 0;
+  if (scaled >= 16777216.0) return 16777216u;
+  const uint32_t whole = (uint32_t)scaled;
+  return whole + ((double)whole < scaled);
+}
+static inline bool dropout_keep(uint32_t word, uint32_t threshold) { return (word >> 8) >= threshold; }
+
 }  // namespace mg

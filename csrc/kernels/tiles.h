@@ -21,5 +21,12 @@ static inline Range range_of(int64_t index, int64_t n, int64_t grain) {
   return {begin < n ? begin : n, end < n ? end : n};
 }
 static inline int64_t rows_per_share(int64_t cols) { return cols >= kGrain ? 1 : kGrain / (cols > 0 ? cols : 1); }
+// Kernels that walk every row in order are cut by columns: four cache lines, so that a row's piece is worth fetching.
+constexpr int64_t kColumnBlock = 64;
+// Outputs of one reduce share: about kGrain elements read, and whole cache lines where the outputs lie side by side.
+static inline int64_t reduce_outputs(int64_t axis, int64_t inner) {
+  const int64_t outputs = rows_per_share(axis);
+  return inner > 1 && outputs < kColumnBlock ? kColumnBlock : outputs;
+}
 
 }  // namespace mg

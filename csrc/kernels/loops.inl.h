@@ -1,0 +1,72 @@
+// Loops over vectors with their tails, and sums whose order depends on the length alone. Shared by the row kernels.
+
+// A whole vector, or the first n lanes of one.
+struct Full {};
+struct Part {
+  int64_t n;
+};
+alignas(64) constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+static inline Vec get(const float* p, Full) { return load(p); }
+static inline Vec get(const float* p, Part part) { return load_n(p, part.n); }
+static inline void put(float* p, Vec a, Full) { store(p, a); }
+static inline void put(float* p, Vec a, Part part) { store_n(p, a, part.n); }
+// Lanes past the end become `rest`: 0 before a sum, -infinity before a maximum.
+static inline Vec lanes_or(Vec a, Full, float) { return a; }
+static inline Vec lanes_or(Vec a, Part part, float rest) {
+  return select(lt(zero(), load_n(kOnes, part.n)), a, set1(rest));
+}
+static inline void store_or_add(float* p, Vec a, bool accumulate, Full) { store(p, accumulate ? add(load(p), a) : a); }
+static inline void store_or_add(float* p, Vec a, bool accumulate, Part part) {
+  store_n(p, accumulate ? add(load_n(p, part.n), a) : a, part.n);
+}
+
+// body(i, Full) for whole vectors of [begin, end), then body(i, Part) for the tail.
+template <class Body> static inline void each_vec(int64_t begin, int64_t end, const Body& body) {
+  int64_t i = begin;
+  for (; i + kWidth <= end; i += kWidth) body(i, Full{});
+  if (i < end) body(i, Part{end - i});
+}
+
+// Sum of term(i, part) over [0, n). Four chains of at most kSumBlock elements hide the latency of the addition; blocks
+// are added in double, so the error stays near kSumBlock / (4 kWidth) roundings however long the row is.
+constexpr int64_t kSumBlock = 2048;
+template <class Term> static inline double blocked_sum(int64_t n, const Term& term) {
+  double total = 0.0;
+  for (int64_t block = 0; block < n; block += kSumBlock) {
+    const int64_t end = block + kSumBlock < n ? block + kSumBlock : n;
+    Vec s0 = zero(), s1 = zero(), s2 = zero(), s3 = zero();
+    int64_t i = block;
+    for (; i + 4 * kWidth <= end; i += 4 * kWidth) {
+      s0 = add(s0, term(i, Full{}));
+      s1 = add(s1, term(i + kWidth, Full{}));
+      s2 = add(s2, term(i + 2 * kWidth, Full{}));
+      s3 = add(s3, term(i + 3 * kWidth, Full{}));
+    }
+    each_vec(i, end, [&](int64_t j, auto part) { s0 = add(s0, term(j, part)); });
+    total += (double)hsum(add(add(s0, s1), add(s2, s3)));
+  }
+  return total;
+}
+
+// The larger; NaN if either is NaN.
+static inline Vec nan_max(Vec a, Vec b) { return select(eq(a, a), max(a, b), a); }
+static inline float nan_max(float a, float b) { return !(a == a) || a > b ? a : b; }
+
+// Largest term(i, part) over [0, n), NaN if any is NaN, -inf if n = 0. `term` must give -inf in lanes past the end.
+template <class Term> static inline float row_max(int64_t n, const Term& term) {
+  Vec m0 = set1(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
+  int64_t i = 0;
+  for (; i + 4 * kWidth <= n; i += 4 * kWidth) {
+    m0 = nan_max(m0, term(i, Full{}));
+    m1 = nan_max(m1, term(i + kWidth, Full{}));
+    m2 = nan_max(m2, term(i + 2 * kWidth, Full{}));
+    m3 = nan_max(m3, term(i + 3 * kWidth, Full{}));
+  }
+  each_vec(i, n, [&](int64_t j, auto part) { m0 = nan_max(m0, term(j, part)); });
+  m0 = nan_max(nan_max(m0, m1), nan_max(m2, m3));
+  float lanes[kWidth];
+  store(lanes, m0);
+  float top = lanes[0];
+  for (int lane = 1; lane < kWidth; ++lane) top = nan_max(top, lanes[lane]);
+  return top;
+}

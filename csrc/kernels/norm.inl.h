@@ -1,0 +1,130 @@
+// Kernels over whole rows: norms and softmax. Shares: rows_per_share(cols) rows; norm_backward_weight is cut by columns.
+
+// y = (x - mean) * rstd * weight + bias. C >= 1. Two passes, the second on x - mean, so that a mean far larger than the
+// spread loses nothing but its own rounding. y may alias x.
+void norm(const NormArgs<float>& args, const Share& share) {
+  const int64_t cols = args.cols;
+  const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const float* x = args.x + row * cols;
+    float* y = args.y + row * cols;
+    float mean = 0.0f;
+    if (args.center) {
+      mean = (float)(blocked_sum(cols, [&](int64_t i, auto part) { return get(x + i, part); }) / (double)cols);
+      args.mean[row] = mean;
+    }
+    const Vec center = set1(mean);
+    const double squares = blocked_sum(cols, [&](int64_t i, auto part) {
+      const Vec d = lanes_or(sub(get(x + i, part), center), part, 0.0f);
+      return mul(d, d);
+    });
+    const float rstd = (float)(1.0 / ::sqrt(squares / (double)cols + args.eps));
+    args.rstd[row] = rstd;
+    each_vec(0, cols, [&](int64_t i, auto part) {
+      Vec r = mul(sub(get(x + i, part), center), set1(rstd));
+      if (args.weight) r = mul(r, get(args.weight + i, part));
+      if (args.bias) r = add(r, get(args.bias + i, part));
+      put(y + i, r, part);
+    });
+  }
+}
+
+// With g = dy * weight and xhat = (x - mean) * rstd: dx (+)= rstd * (g - avg(g) - xhat * avg(g * xhat)); RMSNorm has no
+// avg(g). dx may alias dy.
+void norm_backward(const NormBackwardArgs<float>& args, const Share& share) {
+  const int64_t cols = args.cols;
+  const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const float *x = args.x + row * cols, *dy = args.dy + row * cols;
+    const Vec rstd = set1(args.rstd[row]), mean = set1(args.center ? args.mean[row] : 0.0f);
+    const auto gradient = [&](int64_t i, auto part) {
+      const Vec g = get(dy + i, part);
+      return args.weight ? mul(g, get(args.weight + i, part)) : g;
+    };
+    const auto normal = [&](int64_t i, auto part) { return mul(sub(get(x + i, part), mean), rstd); };
+    Vec average = zero();
+    if (args.center) average = set1((float)(blocked_sum(cols, gradient) / (double)cols));
+    const double product = blocked_sum(cols, [&](int64_t i, auto part) { return mul(gradient(i, part), normal(i, part)); });
+    const Vec along = set1((float)(product / (double)cols));
+    each_vec(0, cols, [&](int64_t i, auto part) {
+      const Vec r = fnma(normal(i, part), along, sub(gradient(i, part), average));
+      store_or_add(args.dx + row * cols + i, mul(r, rstd), args.accumulate_dx, part);
+    });
+  }
+}
+
+// kCount vectors of columns, rows in order: dweight (+)= sum of dy * xhat, dbias (+)= sum of dy.
+template <int kCount, class Lanes>
+static inline void norm_weight_columns(const NormBackwardArgs<float>& args, int64_t column, Lanes part) {
+  Vec weight[kCount], bias[kCount];
+  for (int v = 0; v < kCount; ++v) weight[v] = bias[v] = zero();
+  for (int64_t row = 0; row < args.rows; ++row) {
+    const Vec rstd = set1(args.rstd[row]), mean = set1(args.center ? args.mean[row] : 0.0f);
+    const int64_t at = row * args.cols + column;
+    for (int v = 0; v < kCount; ++v) {
+      const Vec dy = get(args.dy + at + v * kWidth, part);
+      const Vec normal = mul(sub(get(args.x + at + v * kWidth, part), mean), rstd);
+      weight[v] = fma(dy, normal, weight[v]);
+      bias[v] = add(bias[v], dy);
+    }
+  }
+  for (int v = 0; v < kCount; ++v) {
+    const int64_t at = column + v * kWidth;
+    if (args.dweight) store_or_add(args.dweight + at, weight[v], args.accumulate_dweight, part);
+    if (args.dbias) store_or_add(args.dbias + at, bias[v], args.accumulate_dbias, part);
+  }
+}
+
+// Shares: kColumnBlock columns.
+void norm_backward_weight(const NormBackwardArgs<float>& args, const Share& share) {
+  const Range columns = range_of(share.index, args.cols, kColumnBlock);
+  int64_t i = columns.begin;
+  for (; i + 4 * kWidth <= columns.end; i += 4 * kWidth) norm_weight_columns<4>(args, i, Full{});
+  each_vec(i, columns.end, [&](int64_t j, auto part) { norm_weight_columns<1>(args, j, part); });
+}
+
+// Largest scale * x of a row.
+static inline float scaled_max(const float* x, int64_t n, Vec scale) {
+  return row_max(n, [&](int64_t i, auto part) { return lanes_or(mul(get(x + i, part), scale), part, -INFINITY); });
+}
+
+// y = exp(scale * x - top); gives the sum. y may alias x.
+static inline double store_exp(const float* x, float* y, int64_t n, Vec scale, float top) {
+  const Vec shift = set1(-top);
+  return blocked_sum(n, [&](int64_t i, auto part) {
+    const Vec e = exp(fma(get(x + i, part), scale, shift));
+    put(y + i, e, part);
+    return lanes_or(e, part, 0.0f);
+  });
+}
+
+// y = softmax(scale * x). A row that is all -inf, or holds +inf or NaN, gives NaN, as in torch. y may alias x.
+void softmax(const SoftmaxArgs<float>& args, const Share& share) {
+  const int64_t cols = args.cols;
+  const Vec scale = set1((float)args.scale);
+  const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const float* x = args.x + row * cols;
+    float* y = args.y + row * cols;
+    const double sum = store_exp(x, y, cols, scale, scaled_max(x, cols, scale));
+    const Vec inverse = set1((float)(1.0 / sum));
+    each_vec(0, cols, [&](int64_t i, auto part) { put(y + i, mul(get(y + i, part), inverse), part); });
+  }
+}
+
+// dx (+)= scale * y * (dy - sum(dy * y)). dx may alias dy.
+void softmax_backward(const SoftmaxArgs<float>& args, const Share& share) {
+  const int64_t cols = args.cols;
+  const Vec scale = set1((float)args.scale);
+  const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const float *y = args.x + row * cols, *dy = args.dy + row * cols;
+    const Vec dot = set1((float)blocked_sum(cols, [&](int64_t i, auto part) {
+      return mul(get(dy + i, part), get(y + i, part));
+    }));
+    each_vec(0, cols, [&](int64_t i, auto part) {
+      const Vec r = mul(mul(scale, get(y + i, part)), sub(get(dy + i, part), dot));
+      store_or_add(args.y + row * cols + i, r, args.accumulate, part);
+    });
+  }
+}

@@ -1,0 +1,109 @@
+// Kernels that look something up for each token: embeddings, rotary positions, cross-entropy.
+
+// y[t] (+)= table[ids[t]]. Shares: rows_per_share(width) tokens.
+void embedding(const EmbeddingArgs<float>& args, const Share& share) {
+  const int64_t width = args.width;
+  const Range tokens = range_of(share.index, args.tokens, rows_per_share(width));
+  for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+    const float* row = args.table + args.ids[t] * width;
+    float* y = args.y + t * width;
+    each_vec(0, width, [&](int64_t i, auto part) { store_or_add(y + i, get(row + i, part), args.accumulate, part); });
+  }
+}
+
+// dtable[ids[t]] += dy[t], in the order of t. Shares: kColumnBlock columns of the table, so that no two write one number.
+void embedding_backward(const EmbeddingBackwardArgs<float>& args, const Share& share) {
+  const int64_t width = args.width;
+  const Range columns = range_of(share.index, width, kColumnBlock);
+  const int64_t count = columns.end - columns.begin;
+  if (!args.accumulate)
+    for (int64_t v = 0; v < args.vocab; ++v) memset(args.dtable + v * width + columns.begin, 0, (size_t)count * sizeof(float));
+  for (int64_t t = 0; t < args.tokens; ++t) {
+    const float* dy = args.dy + t * width;
+    float* row = args.dtable + args.ids[t] * width;
+    each_vec(columns.begin, columns.end, [&](int64_t i, auto part) {
+      put(row + i, add(get(row + i, part), get(dy + i, part)), part);
+    });
+  }
+}
+
+// One head, pairs (i, i + half). `turn` is 1, or -1 to rotate back.
+static inline void rope_halves(const RopeArgs<float>& args, const float* x, const float* cos, const float* sin, float turn, float* y) {
+  const int64_t half = args.half;
+  each_vec(0, half, [&](int64_t i, auto part) {
+    const Vec a = get(x + i, part), b = get(x + half + i, part);
+    const Vec c = get(cos + i, part), s = mul(get(sin + i, part), set1(turn));
+    store_or_add(y + i, fnma(b, s, mul(a, c)), args.accumulate, part);
+    store_or_add(y + half + i, fma(a, s, mul(b, c)), args.accumulate, part);
+  });
+}
+
+// One head, pairs (2i, 2i + 1).
+static inline void rope_pairs(const RopeArgs<float>& args, const float* x, const float* cos, const float* sin, float turn, float* y) {
+  for (int64_t i = 0; i < args.half; ++i) {
+    const float a = x[2 * i], b = x[2 * i + 1], c = cos[i], s = sin[i] * turn;
+    const float first = a * c - b * s, second = b * c + a * s;
+    y[2 * i] = args.accumulate ? y[2 * i] + first : first;
+    y[2 * i + 1] = args.accumulate ? y[2 * i + 1] + second : second;
+  }
+}
+
+// y (+)= rotated x; components from 2 * half on are copied. Shares: rows_per_share(heads * head_dim) tokens.
+void rope(const RopeArgs<float>& args, const Share& share) {
+  const float turn = args.inverse ? -1.0f : 1.0f;
+  const Range tokens = range_of(share.index, args.tokens, rows_per_share(args.heads * args.head_dim));
+  for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+    const float* cos = args.cos + args.positions[t] * args.half;
+    const float* sin = args.sin + args.positions[t] * args.half;
+    for (int64_t h = 0; h < args.heads; ++h) {
+      const int64_t at = (t * args.heads + h) * args.head_dim;
+      const float* x = args.x + at;
+      float* y = args.y + at;
+      (args.interleaved ? rope_pairs : rope_halves)(args, x, cos, sin, turn, y);
+      each_vec(2 * args.half, args.head_dim,
+               [&](int64_t i, auto part) { store_or_add(y + i, get(x + i, part), args.accumulate, part); });
+    }
+  }
+}
+
+// Sum of exp(x - top) of a row, without keeping the exponentials.
+static inline double sum_exp(const float* x, int64_t n, float top) {
+  const Vec shift = set1(-top);
+  return blocked_sum(n, [&](int64_t i, auto part) { return lanes_or(exp(add(get(x + i, part), shift)), part, 0.0f); });
+}
+
+// losses[r] = log(sum exp(x)) - x[target], 0 where target < 0; dlogits = (softmax - onehot) * inv_count[0]. dlogits may
+// alias logits: it holds the exponentials between the two passes. Shares: rows_per_share(vocab) rows.
+void cross_entropy(const CrossEntropyArgs<float>& args, const Share& share) {
+  const int64_t vocab = args.vocab;
+  const double inv_count = args.inv_count ? args.inv_count[0] : 1.0;
+  const Range rows = range_of(share.index, args.rows, rows_per_share(vocab));
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    const float* x = args.logits + row * vocab;
+    float* dx = args.dlogits ? args.dlogits + row * vocab : nullptr;
+    const int32_t target = args.targets[row];
+    if (target < 0) {
+      args.losses[row] = 0.0f;
+      if (dx) memset(dx, 0, (size_t)vocab * sizeof(float));
+      continue;
+    }
+    const Vec one = set1(1.0f);
+    const float top = scaled_max(x, vocab, one);
+    const double chosen = x[target];
+    const double sum = dx ? store_exp(x, dx, vocab, one, top) : sum_exp(x, vocab, top);
+    args.losses[row] = (float)(::log(sum) + ((double)top - chosen));
+    if (!dx) continue;
+    const double factor = inv_count / sum;
+    const float gradient = (float)((dx[target] - sum) * factor);
+    const Vec scale = set1((float)factor);
+    each_vec(0, vocab, [&](int64_t i, auto part) { put(dx + i, mul(get(dx + i, part), scale), part); });
+    dx[target] = gradient;
+  }
+}
+
+// out[0] = 1 / max(1, number of targets >= 0). One share.
+void count_targets(const CountArgs<float>& args, const Share&) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < args.n; ++i) count += args.targets[i] >= 0;
+  args.out[0] = (float)(1.0 / (double)(count > 1 ? count : 1));
+}
