@@ -30,8 +30,6 @@ def write(path: Path, data: str | bytes) -> Path:
 
 
 def test_bundled_names() -> None:
-    if not (Path(corpus.__file__).parent / "names.txt").exists():
-        pytest.skip("names.txt is not in this checkout yet")
     found = read_documents("names")
     assert found.kind == "line" and found.source == "names"
     assert len(found.documents) > 1000

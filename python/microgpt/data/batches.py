@@ -64,7 +64,6 @@ class Batches:
         self._fingerprint = _fingerprint(tokens, self._offsets)
         # A window is read at full length before it is cut, so the last one needs something behind it.
         self._tokens = np.concatenate([tokens, np.zeros(block_size + 1, np.int32)])
-        self._turn_to(0)
 
     @property
     def epoch(self) -> float:
@@ -145,7 +144,6 @@ class Batches:
         if type(consumed) is not int or not 0 <= consumed < 2**63:
             raise DataError(f"data state: consumed: expected an int from 0 to 2**63, got {consumed!r}")
         self._consumed = consumed
-        self._turn_to(consumed // len(self._starts))
 
     def _turn_to(self, epoch: int) -> None:
         if epoch != self._epoch:

@@ -16,9 +16,9 @@ Documents = Literal["auto", "line", "file"]
 BUNDLED = {"names": "names.txt"}
 
 _SUFFIXES = {
-    *(".txt", ".text", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml"),
-    *(".toml", ".ini", ".html", ".xml", ".css", ".sql", ".sh", ".py", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp"),
-    *(".cu", ".rs", ".go", ".java", ".js", ".ts", ".rb", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".kt", ".swift"),
+    *(".txt", ".text", ".md", ".rst", ".tex", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml"),
+    *(".ini", ".html", ".xml", ".css", ".sql", ".sh", ".py", ".pyx", ".c", ".h", ".cc", ".cpp", ".hpp"),
+    *(".cu", ".rs", ".go", ".java", ".js", ".ts", ".rb", ".lua", ".pl", ".r", ".jl", ".hs", ".ml", ".kt"),
 }
 # A list of names or words, as opposed to prose: short lines, at least two.
 _LONGEST_LINE, _MEDIAN_LINE = 64, 24

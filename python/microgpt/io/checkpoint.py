@@ -123,9 +123,9 @@ class RunFolder:
             files.make_dir(temp)
             self._fill(temp, step, write)
             replaced = self._publish(temp, target)
-            self._point("latest", target.name)
-            if best:
+            if best:  # first: what `latest` names has then had all that its save promised
                 self._point("best", target.name)
+            self._point("latest", target.name)
         except StorageError:
             raise
         except OSError as error:
@@ -254,7 +254,7 @@ class RunFolder:
         return self.path / name
 
     def _pointed(self, pointer: str) -> str | None:
-        """What a pointer file names; None if it is not there. Raises OSError when it cannot be read or is altered."""
+        """What a pointer file names, None if it is not there; OSError if it is unreadable or altered."""
         path = self.path / pointer
         try:
             text = files.read_bytes(path, 64).decode("ascii", "replace")
