@@ -133,12 +133,15 @@ static inline void scores(const float* x, int64_t x_row, int64_t depth, const fl
 }
 
 #if defined(__AVX2__)
-// Eight rows of eight: halves are joined by the loads, so that 16 shuffles are enough.
+// A block of 8 x 8. kWhole: all of it is there; else `rows` rows of `cols`, missing rows read as zero.
+template <bool kWhole>
 static inline void transpose_block(const float* src, int64_t stride, int rows, int cols, float* dst) {
   const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(cols), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   __m256 row[8], pair[8];
-  for (int r = 0; r < 8; ++r)
-    row[r] = r >= rows ? _mm256_setzero_ps() : cols >= 8 ? _mm256_loadu_ps(src + r * stride) : _mm256_maskload_ps(src + r * stride, mask);
+  for (int r = 0; r < 8; ++r) {
+    if (kWhole) row[r] = _mm256_loadu_ps(src + r * stride);
+    else row[r] = r < rows ? _mm256_maskload_ps(src + r * stride, mask) : _mm256_setzero_ps();
+  }
   for (int r = 0; r < 8; r += 2) {
     pair[r] = _mm256_unpacklo_ps(row[r], row[r + 1]);
     pair[r + 1] = _mm256_unpackhi_ps(row[r], row[r + 1]);
@@ -149,11 +152,12 @@ static inline void transpose_block(const float* src, int64_t stride, int rows, i
       row[r + 2 * i + 1] = _mm256_shuffle_ps(pair[r + i], pair[r + i + 2], 0xEE);
     }
   for (int i = 0; i < 4; ++i) {
-    if (i < cols) _mm256_storeu_ps(dst + i * kChunk, _mm256_permute2f128_ps(row[i], row[i + 4], 0x20));
-    if (i + 4 < cols) _mm256_storeu_ps(dst + (i + 4) * kChunk, _mm256_permute2f128_ps(row[i], row[i + 4], 0x31));
+    if (kWhole || i < cols) _mm256_storeu_ps(dst + i * kChunk, _mm256_permute2f128_ps(row[i], row[i + 4], 0x20));
+    if (kWhole || i + 4 < cols) _mm256_storeu_ps(dst + (i + 4) * kChunk, _mm256_permute2f128_ps(row[i], row[i + 4], 0x31));
   }
 }
 #else
+template <bool kWhole>
 static inline void transpose_block(const float* src, int64_t stride, int rows, int cols, float* dst) {
   for (int i = 0; i < cols && i < 8; ++i)
     for (int r = 0; r < 8; ++r) dst[i * kChunk + r] = r < rows ? src[r * stride + i] : 0.0f;
@@ -162,10 +166,14 @@ static inline void transpose_block(const float* src, int64_t stride, int rows, i
 
 // (keys, width) -> (width, kChunk), keys beyond the last as zeros up to a whole vector.
 static inline void transpose_chunk(const float* src, int64_t stride, int keys, int64_t width, float* dst) {
-  for (int k = 0; k < padded(keys); k += 8)
-    for (int64_t i = 0; i < width; i += 8)
-      transpose_block(src + (k < keys ? k * stride + i : 0), stride, at_most(8, at_least(0, keys - k)),
-                      (int)(width - i < 8 ? width - i : 8), dst + i * kChunk + k);
+  for (int k = 0; k < padded(keys); k += 8) {
+    const int rows = at_most(8, at_least(0, keys - k));
+    const float* from = src + (rows ? k * stride : 0);
+    int64_t i = 0;
+    for (; rows == 8 && i + 8 <= width; i += 8) transpose_block<true>(from + i, stride, 8, 8, dst + i * kChunk + k);
+    for (; i < width; i += 8)
+      transpose_block<false>(from + i, stride, rows, width - i < 8 ? (int)(width - i) : 8, dst + i * kChunk + k);
+  }
 }
 
 // Rows copied to a stride of whole vectors: a power-of-two stride between tokens would fight for the same cache sets.
