@@ -198,9 +198,9 @@ AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, 
   return args;
 }
 
-void attention(const Array& q, const Array& k, const Array& v, const Array& o, const Array* lse, const Array& q_start,
+void attention(const Array& q, const Array& k, const Array& v, const Array& o, const Array& q_start,
                const Array& k_start, const Array& k_len, int64_t heads, int64_t kv_heads, int64_t k_dim, int64_t v_dim,
-               double scale, bool causal, int64_t window, double soft_cap, const Array* alibi) {
+               double scale, bool causal, int64_t window, double soft_cap, const Array* alibi, const Array* lse) {
   by_dtype(q, "attention", [&](auto t) {
     using T = decltype(t);
     const auto args = attention_args<T>(q, k, v, o, lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim},
@@ -291,10 +291,9 @@ void register_layers(py::module_& m) {
   m.def("softmax", &softmax, py::arg("x"), py::arg("y"), py::arg("cols"), py::arg("scale") = 1.0);
   m.def("softmax_backward", &softmax_backward, py::arg("y"), py::arg("dy"), py::arg("dx"), py::arg("cols"),
         py::arg("scale") = 1.0, py::arg("accumulate") = false);
-  m.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("lse"),
-        py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
+  m.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
         py::arg("k_dim"), py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
-        py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr);
+        py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("lse") = nullptr);
   m.def("attention_backward", &attention_backward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"),
         py::arg("lse"), py::arg("d_o"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("q_start"),
         py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"), py::arg("k_dim"),

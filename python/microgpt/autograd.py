@@ -102,7 +102,7 @@ class Entry:
         name: str,
         backward: Callable[..., None],
         saved: Any,
-        inputs: Sequence[Slot | None | Sequence[Slot | None]],
+        inputs: Sequence[Slot | Sequence[Slot | None] | None],
         outputs: Sequence[Slot],
     ) -> None:
         self.name = name

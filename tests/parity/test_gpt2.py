@@ -15,9 +15,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: make pari
 reference = pytest.importorskip("tests.parity.gpt2_reference")
 
 
-@pytest.mark.parametrize(
-    ("settings", "batch"), [(reference.TINY, 3), (reference.TEN_MILLION, 4)], ids=["tiny", "10m"]
-)
+@pytest.mark.parametrize(("settings", "batch"), [(reference.TINY, 3), (reference.TEN_MILLION, 4)], ids=["tiny", "10m"])
 def test_forward_gradients_and_ten_adamw_steps(settings, batch):
     model = reference.make(settings, seed=3)
     ids = reference.tokens(settings, 10, batch, seed=4)
@@ -54,9 +52,9 @@ def test_transformers_loads_what_we_save(tmp_path: Path):
 def test_we_load_what_transformers_saves(tmp_path: Path):
     model = reference.make(reference.TINY, seed=5).eval()
     model.save_pretrained(tmp_path)
+    from microgpt import _kernels as k
     from microgpt.models.pretrained import load_decoder
     from microgpt.nn import Ctx, Layout
-    from microgpt import _kernels as k
 
     ids = np.arange(20, dtype=np.int32)
     with torch.no_grad():

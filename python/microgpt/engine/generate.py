@@ -70,7 +70,7 @@ def generate_ids(
 
 def forward_cached(
     model: Decoder, fresh: Sequence[Sequence[int]], states: ContiguousStates
-) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """Run new ids behind what the states remember; logits (n, V) after the last id of each sequence that has any."""
     counts = [len(ids) for ids in fresh]
     layout = Layout.cached(counts, states.lengths, states.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..nn.spec import BlockSpec, NormSpec, from_dict, number, require, to_dict, whole
@@ -24,7 +24,7 @@ class ModelConfig:
     family: str = "microgpt"
     learned_positions: bool = True
     tie_embeddings: bool = True
-    final_norm: NormSpec | None = NormSpec()
+    final_norm: NormSpec | None = field(default_factory=NormSpec)
     embed_norm: NormSpec | None = None
     embed_dropout: float = 0.0
     head_bias: bool = False

@@ -23,9 +23,7 @@ def gpt(vocab_size: int, width: int, layers: int, heads: int, block_size: int, d
     block = BlockSpec(
         AttentionSpec(heads, _head_dim(width, heads), heads), MlpSpec(4 * width), NormSpec("layer"), dropout=dropout
     )
-    return ModelConfig(
-        vocab_size, width, block_size, (block,) * layers, family="gpt2", embed_dropout=dropout
-    )
+    return ModelConfig(vocab_size, width, block_size, (block,) * layers, family="gpt2", embed_dropout=dropout)
 
 
 def micro(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:

@@ -35,7 +35,7 @@ class Layout:
         """Whole sequences one after another: queries and keys are the same rows."""
         layout = cls(sum(lengths), len(lengths))
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        positions = np.concatenate([np.arange(n) for n in lengths] or [[]]).astype(np.int32)
+        positions = np.concatenate([np.arange(n, dtype=np.int32) for n in (*lengths, 0)])
         layout.feed(starts, positions)
         return layout
 

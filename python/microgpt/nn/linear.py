@@ -29,9 +29,7 @@ class Adapter(Module):
 class Linear(Module):
     """y = residual + act(x weight^T + bias); weight is (out, in) as in PyTorch. `std` spreads the initial weight."""
 
-    def __init__(
-        self, inputs: int, outputs: int, bias: bool = True, std: float = 0.02, dtype: str = "float32"
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, std: float = 0.02, dtype: str = "float32") -> None:
         self.weight = Parameter((outputs, inputs), dtype, std=std)
         self.bias = Parameter((outputs,), dtype) if bias else None
         self.adapters: list[Adapter] = []

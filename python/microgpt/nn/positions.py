@@ -15,7 +15,7 @@ Array = k.Array
 
 @functools.lru_cache(maxsize=64)
 def rope_tables(spec: RopeSpec, head_dim: int, positions: int, dtype: str) -> tuple[Array, Array]:
-    """cos and sin (positions, dims/2) of position * theta^(-2i/dims), computed in float64 (arXiv:2104.09864, eq. 15)."""
+    """cos and sin (positions, dims/2) of position * theta^(-2i/dims), in float64 (arXiv:2104.09864, eq. 15)."""
     dims = spec.dims or head_dim
     frequency = spec.theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
     angle = np.arange(positions, dtype=np.float64)[:, None] * frequency[None, :]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import ConfigError, nearest
@@ -30,8 +30,9 @@ def whole(what: str, value: object, least: int = 1, most: int = 2**31 - 1) -> No
 
 def number(what: str, value: object, least: float, most: float = math.inf) -> None:
     """Raise ConfigError unless value is a finite number in [least, most]."""
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    ok = ok and math.isfinite(value) and least <= value <= most  # type: ignore[arg-type]
+    ok = False
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        ok = math.isfinite(value) and least <= value <= most
     require(ok, what, f"a number from {least} to {most}", value)
 
 
@@ -85,14 +86,23 @@ class AttentionSpec:
         whole("attention heads", self.heads, 1, 2**16)
         whole("attention head_dim", self.head_dim, 1, 2**16)
         whole("attention kv_heads", self.kv_heads, 1, self.heads)
-        require(self.heads % self.kv_heads == 0, "attention kv_heads", f"a divisor of the {self.heads} heads", self.kv_heads)
+        require(
+            self.heads % self.kv_heads == 0, "attention kv_heads", f"a divisor of the {self.heads} heads", self.kv_heads
+        )
         if self.window is not None:
             whole("attention window", self.window)
         if self.soft_cap is not None:
             number("attention soft_cap", self.soft_cap, 1e-6)
         if self.rope is not None:
-            require(self.rope.dims <= self.head_dim, "rope dims", f"at most the head width {self.head_dim}", self.rope.dims)
-            require(self.rope.dims > 0 or self.head_dim % 2 == 0, "attention head_dim", "an even width for rope", self.head_dim)
+            require(
+                self.rope.dims <= self.head_dim, "rope dims", f"at most the head width {self.head_dim}", self.rope.dims
+            )
+            require(
+                self.rope.dims > 0 or self.head_dim % 2 == 0,
+                "attention head_dim",
+                "an even width for rope",
+                self.head_dim,
+            )
 
 
 @dataclass(frozen=True)
@@ -133,12 +143,14 @@ class BlockSpec:
 
     mixer: Any
     ffn: Any
-    norm: NormSpec = NormSpec()
+    norm: NormSpec = field(default_factory=NormSpec)
     placement: str = "pre"
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.placement in ("pre", "post", "sandwich"), "norm placement", "pre, post or sandwich", self.placement)
+        require(
+            self.placement in ("pre", "post", "sandwich"), "norm placement", "pre, post or sandwich", self.placement
+        )
         number("block dropout", self.dropout, 0.0, 1.0)
 
 
@@ -152,15 +164,11 @@ def to_dict(spec: Any) -> Any:
     """A spec as plain JSON values; layer specs carry their kind."""
     if dataclasses.is_dataclass(spec) and not isinstance(spec, type):
         fields = {f.name: to_dict(getattr(spec, f.name)) for f in dataclasses.fields(spec)}
-        tag = {"type": type(spec).kind} if isinstance(getattr(type(spec), "kind", None), str) and type(spec) in _layers() else {}
-        return {**tag, **fields}
+        tags = {cls: kind for kind, cls in SPECS.items()}
+        return {"type": tags[type(spec)], **fields} if type(spec) in tags else fields
     if isinstance(spec, (list, tuple)):
         return [to_dict(each) for each in spec]
     return spec
-
-
-def _layers() -> list[type]:
-    return [cls for _, cls in SPECS.items()]
 
 
 def from_dict(cls: type[S], values: Any, where: str) -> S:

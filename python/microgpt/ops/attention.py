@@ -10,7 +10,7 @@ import numpy as np
 from .. import _kernels as k
 from ..tensor import Tensor
 from . import basic
-from .layers import softmax
+from .layers import composed_softmax
 from .op import Cost, check, check_float, check_int32, elements_bytes, op
 
 Array = k.Array
@@ -43,13 +43,25 @@ def attention(
     check_int32("attention", q_start=q_start, k_start=k_start, k_len=k_len)
     check(q.ndim == 3, "attention", "q", "three axes (tokens, heads, width)", q.shape)
     check(keys.ndim == 3 and keys.shape[2] == q.shape[2], "attention", "k", f"(keys, heads, {q.shape[2]})", keys.shape)
-    check(values.ndim == 3 and values.shape[:2] == keys.shape[:2], "attention", "v", (*keys.shape[:2], "width"), values.shape)
+    check(
+        values.ndim == 3 and values.shape[:2] == keys.shape[:2],
+        "attention",
+        "v",
+        (*keys.shape[:2], "width"),
+        values.shape,
+    )
     heads, kv_heads = q.shape[1], keys.shape[1]
     check(kv_heads > 0 and heads % kv_heads == 0, "attention", "k", f"a number of heads that divides {heads}", kv_heads)
     check(q_start.size == k_len.size + 1 == k_start.size + 1, "attention", "q_start", k_len.size + 1, q_start.size)
     check(window is None or window > 0, "attention", "window", "at least 1", window)
-    shape = (heads, kv_heads, q.shape[2], values.shape[2])
-    options = {
+    settings: dict[str, Any] = {
+        "q_start": q_start,
+        "k_start": k_start,
+        "k_len": k_len,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "k_dim": q.shape[2],
+        "v_dim": values.shape[2],
         "scale": 1.0 / math.sqrt(q.shape[2]) if scale is None else scale,
         "causal": causal,
         "window": -1 if window is None else window,
@@ -58,23 +70,22 @@ def attention(
     }
     o = k.empty((q.shape[0], heads, values.shape[2]), q.dtype)
     lse = k.empty((heads, q.shape[0]), q.dtype) if needs else None
-    layout = (q_start, k_start, k_len)
-    k.attention(q, keys, values, o, lse, *layout, *shape, **options)
-    return o, (q, keys, values, o, lse, layout, shape, options)
+    k.attention(q, keys, values, o, lse=lse, **settings)
+    return o, (q, keys, values, o, lse, settings)
 
 
 @attention.backward
 def _(saved: Any, dy: Array, dq: Any, dk: Any, dv: Any) -> None:
-    q, keys, values, o, lse, layout, shape, options = saved
+    q, keys, values, o, lse, settings = saved
     # The kernel computes the three together; a gradient that nobody asked for goes to a scratch array.
-    outputs, adds = [], {}
+    outputs: dict[str, Any] = {}
     for name, slot, like in (("dq", dq, q), ("dk", dk, keys), ("dv", dv, values)):
         array, add_to = (k.empty_like(like), False) if slot is None else slot.target()
         if slot is not None and not add_to and name != "dq":
             k.fill(array, 0.0)  # keys outside every sequence have gradient zero
-        outputs.append(array)
-        adds[f"accumulate_{name}"] = add_to
-    k.attention_backward(q, keys, values, o, lse, dy, *outputs, *layout, *shape, **options, **adds)
+        outputs[name] = array
+        outputs[f"accumulate_{name}"] = add_to
+    k.attention_backward(q, keys, values, o, lse, dy, **outputs, **settings)
 
 
 @attention.cost
@@ -91,7 +102,8 @@ def _(q: Any, keys: Any, values: Any, q_start: Any, k_start: Any, k_len: Any, sc
 
 @attention.composed
 def _(q: Tensor, keys: Tensor, values: Tensor, q_start: Any, k_start: Any, k_len: Any, scale: float | None = None,
-      causal: bool = True, window: int | None = None, soft_cap: float | None = None, alibi: Any = None) -> Tensor:  # fmt: skip
+      causal: bool = True, window: int | None = None, soft_cap: float | None = None,
+      alibi: Any = None) -> Tensor:  # fmt: skip
     starts, kstarts, klens = (_numbers(each) for each in (q_start, k_start, k_len))
     heads, kv_heads = q.shape[1], keys.shape[1]
     scale = 1.0 / math.sqrt(q.shape[2]) if scale is None else scale
@@ -117,11 +129,12 @@ def _(q: Tensor, keys: Tensor, values: Tensor, q_start: Any, k_start: Any, k_len
             if alibi is not None:
                 slope = float(_numbers(alibi, float)[h])
                 scores = scores + Tensor((slope * distance).astype(q.dtype))
-            p = softmax.composed_fn(scores + mask)
+            p = composed_softmax(scores + mask)
             out = p @ values[kstarts[s] : kstarts[s] + length, g]
             per_head.append(out.reshape(rows, 1, values.shape[2]))
         outputs.append(basic.concat(per_head, 1))
-    return basic.concat(outputs, 0)
+    result: Tensor = basic.concat(outputs, 0)
+    return result
 
 
 def _numbers(value: Any, kind: type = int) -> list[Any]:

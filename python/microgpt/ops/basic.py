@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import _kernels as k
@@ -116,7 +116,7 @@ def _one(x: Array, value: float) -> Array:
     return ones
 
 
-_DERIVATIVES = {
+_DERIVATIVES: dict[str, Callable[[Array, Array], Array]] = {
     "neg": lambda x, y: _one(x, -1.0),
     "exp": lambda x, y: y,
     "log": lambda x, y: raw.unary("reciprocal", x),
@@ -152,9 +152,7 @@ def _make_unary(name: str) -> Op:
     return made
 
 
-neg, exp, log, sqrt, rsqrt, tanh, erf, sigmoid, square, reciprocal, sin, cos = (
-    _make_unary(name) for name in raw.UNARY
-)
+neg, exp, log, sqrt, rsqrt, tanh, erf, sigmoid, square, reciprocal, sin, cos = (_make_unary(name) for name in raw.UNARY)
 
 for _op in (add, sub, mul, div, maximum, minimum):
 
@@ -259,7 +257,9 @@ def reshape(x: Array, shape: Sequence[int], needs: Needs = None) -> Any:
     total = 1
     for size in sizes:
         total *= size
-    check(total == x.size and builtins.min(sizes, default=0) >= 0, "reshape", "shape", f"{x.size} elements", tuple(shape))
+    check(
+        total == x.size and builtins.min(sizes, default=0) >= 0, "reshape", "shape", f"{x.size} elements", tuple(shape)
+    )
     return x.view(tuple(sizes)), x.shape
 
 
@@ -396,14 +396,13 @@ def _(saved: Any, dy: Array, da: Any, db: Any) -> None:
     batch, m, n, inner, shared = _matmul_sizes(a, b)
     if shared:
         m, batch = batch * m, 1
-    sizes = {"batch": batch}
     if da is not None:
         array, add_to = da.target()
-        k.gemm(dy, b, array, m, inner, n, trans_b=True, accumulate=add_to, **sizes,
+        k.gemm(dy, b, array, m, inner, n, trans_b=True, accumulate=add_to, batch=batch,
                stride_a=m * n, stride_b=inner * n, stride_c=m * inner)  # fmt: skip
     if db is not None:
         array, add_to = db.target()
-        k.gemm(a, dy, array, inner, n, m, trans_a=True, accumulate=add_to, **sizes,
+        k.gemm(a, dy, array, inner, n, m, trans_a=True, accumulate=add_to, batch=batch,
                stride_a=m * inner, stride_b=m * n, stride_c=inner * n)  # fmt: skip
 
 

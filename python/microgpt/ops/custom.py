@@ -81,7 +81,7 @@ def _fits(name: str, what: str, shape: Any, dtype: str, want_shape: Any, want_dt
 
 
 def checkpoint(fn: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """fn(*inputs) without keeping what lies between: the backward computes it again (Chen et al. 2016, arXiv:1604.06174).
+    """fn(*inputs) without keeping what lies between: the backward computes it again (arXiv:1604.06174).
 
     `fn` may use parameters from outside; other tensors that require gradients must be passed as inputs. The result
     and the gradients have the same bits as without it.

@@ -95,7 +95,9 @@ def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "n
 
 
 @linear.composed
-def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, act: str = "none") -> Tensor:
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, act: str = "none"
+) -> Tensor:
     y = x @ weight.permute(1, 0)
     if bias is not None:
         y = y + bias
@@ -302,7 +304,7 @@ def rope(
     check(positions.size == x.shape[0], "rope", "positions", f"{x.shape[0]} tokens", positions.size)
     check(cos.ndim == 2 and cos.shape == sin.shape, "rope", "sin", cos.shape, sin.shape)
     half = cos.shape[1]
-    check(1 <= half and 2 * half <= x.shape[2], "rope", "cos", f"at most {x.shape[2] // 2} angles", half)
+    check(half >= 1 and 2 * half <= x.shape[2], "rope", "cos", f"at most {x.shape[2] // 2} angles", half)
     y = k.empty_like(x)
     k.rope(x, positions, cos, sin, y, x.shape[1], x.shape[2], half, interleaved)
     return y, (positions, cos, sin, interleaved)
@@ -370,7 +372,8 @@ def _(x: Any, scale: float = 1.0) -> Cost:
 
 
 @softmax.composed
-def _(x: Tensor, scale: float = 1.0) -> Tensor:
+def composed_softmax(x: Tensor, scale: float = 1.0) -> Tensor:
+    """softmax in plain ops."""
     scaled = x * scale
     e = (scaled - scaled.detach().max(-1, keepdims=True)).exp()
     return e / e.sum(-1, keepdims=True)

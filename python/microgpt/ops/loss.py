@@ -14,7 +14,7 @@ from .op import Cost, check, check_float, check_int32, elements_bytes, op
 Array = k.Array
 Needs = list[bool] | None
 
-# Logits held at a time by linear_cross_entropy: 32 MiB of float32, at least 64 rows so that the products stay efficient.
+# Logits held at a time by linear_cross_entropy: 32 MiB of float32; at least 64 rows, so that products stay efficient.
 LOGITS_AT_ONCE = 2**23
 
 
@@ -37,7 +37,13 @@ def cross_entropy(logits: Array, targets: Array, reduction: str = "mean", needs:
     `reduction`: mean over the targets that count, or none -> (T). In nats.
     """
     check_float("cross_entropy", logits=logits)
-    check(logits.ndim == 2 and logits.shape[1] > 0, "cross_entropy", "logits", "two axes (tokens, vocabulary)", logits.shape)
+    check(
+        logits.ndim == 2 and logits.shape[1] > 0,
+        "cross_entropy",
+        "logits",
+        "two axes (tokens, vocabulary)",
+        logits.shape,
+    )
     check(reduction in ("mean", "none"), "cross_entropy", "reduction", "mean or none", reduction)
     rows, vocab = logits.shape
     _check_targets("cross_entropy", targets, rows)
@@ -94,7 +100,13 @@ def linear_cross_entropy(x: Array, weight: Array, targets: Array, reduction: str
     check(weight.ndim == 2 and weight.shape[1] == x.shape[1], "linear_cross_entropy", "weight",
           ("vocabulary", x.shape[1]), weight.shape)  # fmt: skip
     check(reduction in ("mean", "none"), "linear_cross_entropy", "reduction", "mean or none", reduction)
-    check(not (needs and reduction == "none"), "linear_cross_entropy", "reduction", "mean where gradients are asked for", reduction)
+    check(
+        not (needs and reduction == "none"),
+        "linear_cross_entropy",
+        "reduction",
+        "mean where gradients are asked for",
+        reduction,
+    )
     rows, width = x.shape
     vocab = weight.shape[0]
     _check_targets("linear_cross_entropy", targets, rows)

@@ -52,7 +52,9 @@ def binary(name: str, a: Array, b: Array) -> Array:
     """y = f(a, b) with broadcasting."""
     shape = broadcast_shape(name, a.shape, b.shape)
     y = k.empty(shape, a.dtype)
-    k.binary(a, b, y, list(shape), _broadcast_strides(a.shape, shape), _broadcast_strides(b.shape, shape), BINARY_CODE[name])
+    k.binary(
+        a, b, y, list(shape), _broadcast_strides(a.shape, shape), _broadcast_strides(b.shape, shape), BINARY_CODE[name]
+    )
     return y
 
 
@@ -76,7 +78,7 @@ def sum_to(x: Array, shape: tuple[int, ...]) -> Array:
     for axis, size in enumerate(shape):
         if size == 1 and x.shape[axis] != 1:
             summed = reduce(x, axis)
-            x = summed.view(summed.shape[:axis] + (1,) + summed.shape[axis:])
+            x = summed.view((*summed.shape[:axis], 1, *summed.shape[axis:]))
     return x
 
 

@@ -19,7 +19,14 @@ class UpdateRule(Protocol):
     slots: ClassVar[tuple[str, ...]]
 
     def apply(
-        self, param: Array, grad: Array, state: dict[str, Array], group: Group, hyper: Array, step: Array, control: Array
+        self,
+        param: Array,
+        grad: Array,
+        state: dict[str, Array],
+        group: Group,
+        hyper: Array,
+        step: Array,
+        control: Array,
     ) -> None:
         """One step; reads the learning rate from hyper[0], the step number from step[0], clipping from control."""
 
@@ -39,7 +46,14 @@ class AdamW:
         _between("eps", self.eps, 0.0, 1.0)
 
     def apply(
-        self, param: Array, grad: Array, state: dict[str, Array], group: Group, hyper: Array, step: Array, control: Array
+        self,
+        param: Array,
+        grad: Array,
+        state: dict[str, Array],
+        group: Group,
+        hyper: Array,
+        step: Array,
+        control: Array,
     ) -> None:
         """See UpdateRule."""
         k.adamw(param, grad, state["m"], state["v"], hyper, step, self.beta1, self.beta2, self.eps,
@@ -58,7 +72,14 @@ class Sgd:
         _between("momentum", self.momentum, 0.0, 1.0)
 
     def apply(
-        self, param: Array, grad: Array, state: dict[str, Array], group: Group, hyper: Array, step: Array, control: Array
+        self,
+        param: Array,
+        grad: Array,
+        state: dict[str, Array],
+        group: Group,
+        hyper: Array,
+        step: Array,
+        control: Array,
     ) -> None:
         """See UpdateRule."""
         k.sgd(param, grad, hyper, step, self.momentum, group.weight_decay, group.lr_scale, self.nesterov,

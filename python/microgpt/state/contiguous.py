@@ -38,9 +38,7 @@ class ContiguousStates:
         """Announce new tokens of each sequence. Raises ShapeError when one would outgrow the capacity."""
         for s, (length, count) in enumerate(zip(self.lengths, new, strict=True)):
             if length + count > self.capacity:
-                raise ShapeError(
-                    f"sequence {s} would have {length + count} tokens, the cache holds {self.capacity}"
-                )
+                raise ShapeError(f"sequence {s} would have {length + count} tokens, the cache holds {self.capacity}")
         self._new = list(new)
 
     def update(self, index: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:

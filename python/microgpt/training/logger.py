@@ -59,7 +59,7 @@ class Progress:
     """The live line: step of steps, loss, tokens/s, time left (tqdm). Silent when `show` is False."""
 
     def __init__(self, first: int, total: int, show: bool) -> None:
-        from tqdm import tqdm
+        from tqdm import tqdm  # type: ignore[import-untyped]
 
         self._bar = tqdm(
             total=total,

@@ -10,17 +10,13 @@ from .. import _kernels as k
 from ..data.batches import BatchBlock
 from ..models.decoder import Decoder
 from ..nn.context import Ctx, Dropout, Layout
-from ..nn.module import Module
 from ..tensor import Tensor
 
 Array = k.Array
 
 
 class Objective(Protocol):
-    """Owns the model and says how batches are fed to a recorded step."""
-
-    model: Module
-    tokens: int  # a batch, padding included
+    """Knows the model, and says how batches are fed to a recorded step."""
 
     def buffers(self) -> Any:
         """Memory for one batch, read by the recorded kernels."""
@@ -66,7 +62,7 @@ class LanguageModeling:
         return self.model.loss(buffers.tokens, buffers.targets, Ctx(buffers.layout, dropout=dropout))
 
 
-def whole_text_loss(model: Decoder, ids: "np.ndarray[Any, Any]") -> Tensor:
+def whole_text_loss(model: Decoder, ids: np.ndarray[Any, Any]) -> Tensor:
     """Mean next-token loss of one sequence of ids (T), T >= 2, on the tape."""
     tokens = np.ascontiguousarray(ids, np.int32)
     layout = Layout.packed([len(tokens) - 1])

@@ -52,9 +52,7 @@ def make_data(config: TrainConfig, tokenizer: Tokenizer | None) -> tuple[Corpus,
 
     def batches(documents: Sequence[str], shuffle: bool) -> Batches:
         ids = tokenizer.encode_many(documents, add_bos=True, add_eos=True)
-        return Batches(
-            ids, config.block_size, config.batch_size, config.seed, shuffle, vocab_size=tokenizer.vocab_size
-        )
+        return Batches(ids, config.block_size, config.batch_size, config.seed, shuffle, vocab_size=tokenizer.vocab_size)
 
     return corpus, tokenizer, batches(train, True), batches(validation, False) if validation else None
 
@@ -102,7 +100,8 @@ def pretrain(
     """
     say = say or (lambda line: None)
     started = time.perf_counter()
-    folder = RunFolder(resume or out, __version__) if resume or out else None
+    place = resume or out
+    folder = RunFolder(place, __version__) if place else None
     if folder is not None:
         folder.lock()
         for name in folder.clean():

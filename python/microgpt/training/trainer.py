@@ -35,7 +35,7 @@ class Limits:
 
 
 class Trainer:
-    """Trains `objective.model` on `train` batches. `save(step, best)` is called when a checkpoint is due.
+    """Trains what the objective knows on `train` batches. `save(step, best)` is called when a checkpoint is due.
 
     A step is `accumulate` micro-batches, their mean loss and gradient, clipping and the update; it is recorded once
     and replayed. A loss or gradient that is not finite raises NonFiniteError and leaves the weights as they were.
@@ -158,8 +158,8 @@ class Trainer:
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
         first = self._consumed() - len(self._buffers) * self.train.batch_size
         raise NonFiniteError(
-            f"step {self.step + 1}: {what} (sequences {first} to {self._consumed() - 1} of the data order); the weights "
-            "are those of the step before. Try a lower lr or clip, or look at that batch"
+            f"step {self.step + 1}: {what} (sequences {first} to {self._consumed() - 1} of the data order); the "
+            "weights are those of the step before. Try a lower lr or clip, or look at that batch"
         )
 
     # -- validation ----------------------------------------------------------------------------------------------

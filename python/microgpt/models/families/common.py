@@ -10,11 +10,13 @@ from ...errors import ConfigError, nearest
 
 # Keys that transformers writes for every model and that say nothing about its mathematics.
 COMMON_KEYS = frozenset(
-    "model_type architectures transformers_version torch_dtype dtype bos_token_id eos_token_id pad_token_id use_cache "
-    "initializer_range tie_word_embeddings _name_or_path output_attentions output_hidden_states return_dict "
-    "is_encoder_decoder is_decoder add_cross_attention cross_attention_hidden_size chunk_size_feed_forward "
-    "problem_type id2label label2id finetuning_task task_specific_params prefix sep_token_id decoder_start_token_id "
-    "tokenizer_class torchscript pruned_heads".split()
+    """
+    model_type architectures transformers_version torch_dtype dtype bos_token_id eos_token_id pad_token_id
+    use_cache initializer_range tie_word_embeddings _name_or_path output_attentions output_hidden_states
+    return_dict is_encoder_decoder is_decoder add_cross_attention cross_attention_hidden_size
+    chunk_size_feed_forward problem_type id2label label2id finetuning_task task_specific_params prefix
+    sep_token_id decoder_start_token_id tokenizer_class torchscript pruned_heads
+    """.split()
 )
 
 

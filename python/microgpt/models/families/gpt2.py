@@ -15,10 +15,18 @@ from .common import Reader
 # transformers' activation names <-> ours
 ACTS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 # Training-time or head settings of other tasks; attention-probability dropout is not implemented and stays out.
-IGNORED = (
-    "attn_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj "
-    "n_ctx reorder_and_upcast_attn gradient_checkpointing layer_norm_eps"
-).split()
+IGNORED = [
+    "attn_pdrop",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "n_ctx",
+    "reorder_and_upcast_attn",
+    "gradient_checkpointing",
+    "layer_norm_eps",
+]
 
 
 def read(config: dict[str, Any]) -> ModelConfig:

@@ -1,0 +1,92 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PARITY := .venv-parity
+# PyTorch for the parity tests. On PyPI this is a CUDA build; its CPU index is https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+SOURCES := $(shell find csrc python -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pxd' -o -name '*.txt') CMakeLists.txt pyproject.toml
+
+.PHONY: help demo test dev lint types stub layering cpp-test sanitize parity soak bench wheel clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "microgpt needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(SOURCES)
+	$(BIN)/pip install -q --disable-pip-version-check .
+	touch $@
+
+$(VENV)/.test-tools: $(VENV)/.made pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100'
+	touch $@
+
+$(VENV)/.lint-tools: $(VENV)/.made pyproject.toml
+	$(BIN)/pip install -q --disable-pip-version-check ruff==0.17.6 mypy==2.4.1 pybind11-stubgen==3.0.0
+	touch $@
+
+demo: $(VENV)/.installed  ## build, train on the bundled names, invent twenty
+	$(BIN)/microgpt train --steps 1000
+	$(BIN)/microgpt generate --num-samples 20
+
+test: $(VENV)/.installed $(VENV)/.test-tools  ## the test suite (no PyTorch: golden files)
+	$(BIN)/python -m pytest -q
+
+dev: $(VENV)/.made  ## editable install that rebuilds when sources change
+	$(BIN)/pip install -q --disable-pip-version-check 'scikit-build-core>=0.11' 'pybind11>=3.0' 'cython>=3.1' ninja
+	$(BIN)/pip install -q --disable-pip-version-check --no-build-isolation -e '.[test,lint]'
+
+lint: $(VENV)/.lint-tools  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed $(VENV)/.lint-tools  ## types, and that the committed stub is current
+	$(BIN)/mypy
+	$(BIN)/python tools/stub.py --check
+
+stub: $(VENV)/.installed $(VENV)/.lint-tools  ## write python/microgpt/_kernels.pyi
+	$(BIN)/python tools/stub.py
+
+cpp-test:  ## kernels and runtime against their references in C++ (needs doctest, Debian's doctest-dev)
+	cmake --preset release
+	cmake --build --preset release
+	ctest --preset release
+
+sanitize:  ## the same under ASan + UBSan with guard bytes, and under TSan (needs clang-19, libomp-19-dev)
+	cmake --preset asan
+	cmake --build --preset asan
+	ctest --preset asan
+	cmake --preset tsan
+	cmake --build --preset tsan
+	ctest --preset tsan
+
+$(PARITY)/.made:
+	$(PYTHON) -m venv $(PARITY)
+	$(PARITY)/bin/pip install -q --disable-pip-version-check $(TORCH) transformers==5.23.0
+	touch $@
+
+$(PARITY)/.installed: $(PARITY)/.made $(SOURCES)
+	$(PARITY)/bin/pip install -q --disable-pip-version-check '.[test]'
+	touch $@
+
+parity: $(PARITY)/.installed  ## beside PyTorch and transformers, live
+	$(PARITY)/bin/python -m pytest -q -s -o addopts= tests/parity
+
+soak: $(VENV)/.installed $(VENV)/.test-tools  ## the large counts
+	$(BIN)/python -m pytest -q -m soak --timeout 3600
+
+bench: $(PARITY)/.installed  ## overheads, kernels, and training steps beside PyTorch
+	$(PARITY)/bin/python bench/overhead.py
+	$(PARITY)/bin/python bench/kernels.py
+	$(PARITY)/bin/python bench/train_step.py
+
+wheel: $(VENV)/.made  ## dist/*.whl and the source distribution
+	$(BIN)/pip install -q --disable-pip-version-check build
+	$(BIN)/python -m build
+
+clean:  ## everything that was built
+	rm -rf build dist $(VENV)/.installed $(PARITY)/.installed
