@@ -77,7 +77,7 @@ TEST_CASE("cpu features of recorded machines") {
   CHECK(features(haswell) == "sse4.2");
   CpuidWords skylake_x{0x7ffefbff, 0xd39ffffb, 0, 0, 0, 0, 0xe7};
   CHECK(features(skylake_x) == "sse4.2 avx2 fma f16c avx512");
-  for (uint64_t missing : {0x20, 0x40, 0x80}) {
+  for (uint64_t missing : {UINT64_C(0x20), UINT64_C(0x40), UINT64_C(0x80)}) {
     skylake_x.xcr0 = 0xe7 & ~missing;
     CHECK(features(skylake_x) == "sse4.2 avx2 fma f16c");
   }
