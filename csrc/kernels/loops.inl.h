@@ -48,6 +48,35 @@ template <class Term> static inline double blocked_sum(int64_t n, const Term& te
   return total;
 }
 
+// Two sums over one walk, in the same manner.
+struct Terms {
+  Vec first, second;
+};
+struct Sums {
+  double first, second;
+};
+template <class TermsAt> static inline Sums blocked_sums(int64_t n, const TermsAt& terms) {
+  Sums total = {0.0, 0.0};
+  for (int64_t block = 0; block < n; block += kSumBlock) {
+    const int64_t end = block + kSumBlock < n ? block + kSumBlock : n;
+    Vec a0 = zero(), a1 = zero(), b0 = zero(), b1 = zero();
+    const auto take = [&](Vec& a, Vec& b, int64_t i, auto part) {
+      const Terms t = terms(i, part);
+      a = add(a, t.first);
+      b = add(b, t.second);
+    };
+    int64_t i = block;
+    for (; i + 2 * kWidth <= end; i += 2 * kWidth) {
+      take(a0, b0, i, Full{});
+      take(a1, b1, i + kWidth, Full{});
+    }
+    each_vec(i, end, [&](int64_t j, auto part) { take(a0, b0, j, part); });
+    total.first += (double)hsum(add(a0, a1));
+    total.second += (double)hsum(add(b0, b1));
+  }
+  return total;
+}
+
 // The larger; NaN if either is NaN.
 static inline Vec nan_max(Vec a, Vec b) { return select(eq(a, a), max(a, b), a); }
 static inline float nan_max(float a, float b) { return !(a == a) || a > b ? a : b; }

@@ -1,32 +1,46 @@
 // Kernels over whole rows: norms and softmax. Shares: rows_per_share(cols) rows; norm_backward_weight is cut by columns.
 
-// y = (x - mean) * rstd * weight + bias. C >= 1. Two passes, the second on x - mean, so that a mean far larger than the
-// spread loses nothing but its own rounding. y may alias x.
-void norm(const NormArgs<float>& args, const Share& share) {
+// One row; gives rstd. The mean is kept in two parts, high and the average of x - high, which the pass over the squares
+// yields as well: y then has no error from a mean far larger than the spread, nor from one outlier.
+template <bool kCenter> static inline float norm_row(const NormArgs<float>& args, int64_t row) {
   const int64_t cols = args.cols;
-  const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
-  for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* x = args.x + row * cols;
-    float* y = args.y + row * cols;
-    float mean = 0.0f;
-    if (args.center) {
-      mean = (float)(blocked_sum(cols, [&](int64_t i, auto part) { return get(x + i, part); }) / (double)cols);
-      args.mean[row] = mean;
-    }
-    const Vec center = set1(mean);
-    const double squares = blocked_sum(cols, [&](int64_t i, auto part) {
-      const Vec d = lanes_or(sub(get(x + i, part), center), part, 0.0f);
-      return mul(d, d);
+  const double count = (double)cols;
+  const float* x = args.x + row * cols;
+  float* y = args.y + row * cols;
+  Vec high = zero(), low = zero();
+  double variance;
+  if constexpr (kCenter) {
+    const float rough = (float)(blocked_sum(cols, [&](int64_t i, auto part) { return get(x + i, part); }) / count);
+    high = set1(rough);
+    const Sums sums = blocked_sums(cols, [&](int64_t i, auto part) {
+      const Vec d = lanes_or(sub(get(x + i, part), high), part, 0.0f);
+      return Terms{d, mul(d, d)};
     });
-    const float rstd = (float)(1.0 / ::sqrt(squares / (double)cols + args.eps));
-    args.rstd[row] = rstd;
-    each_vec(0, cols, [&](int64_t i, auto part) {
-      Vec r = mul(sub(get(x + i, part), center), set1(rstd));
-      if (args.weight) r = mul(r, get(args.weight + i, part));
-      if (args.bias) r = add(r, get(args.bias + i, part));
-      put(y + i, r, part);
-    });
+    const double rest = sums.first / count;
+    low = set1((float)rest);
+    args.mean[row] = (float)((double)rough + rest);
+    const double corrected = sums.second / count - rest * rest;
+    variance = corrected < 0.0 ? 0.0 : corrected;  // NaN stays
+  } else {
+    variance = blocked_sum(cols, [&](int64_t i, auto part) { return mul(get(x + i, part), get(x + i, part)); }) / count;
   }
+  const float rstd = (float)(1.0 / ::sqrt(variance + args.eps));
+  each_vec(0, cols, [&](int64_t i, auto part) {
+    Vec r = get(x + i, part);
+    if constexpr (kCenter) r = sub(sub(r, high), low);
+    r = mul(r, set1(rstd));
+    if (args.weight) r = mul(r, get(args.weight + i, part));
+    if (args.bias) r = add(r, get(args.bias + i, part));
+    put(y + i, r, part);
+  });
+  return rstd;
+}
+
+// y = (x - mean) * rstd * weight + bias. C >= 1; y may alias x.
+void norm(const NormArgs<float>& args, const Share& share) {
+  const Range rows = range_of(share.index, args.rows, rows_per_share(args.cols));
+  for (int64_t row = rows.begin; row < rows.end; ++row)
+    args.rstd[row] = args.center ? norm_row<true>(args, row) : norm_row<false>(args, row);
 }
 
 // With g = dy * weight and xhat = (x - mean) * rstd: dx (+)= rstd * (g - avg(g) - xhat * avg(g * xhat)); RMSNorm has no
@@ -42,10 +56,12 @@ void norm_backward(const NormBackwardArgs<float>& args, const Share& share) {
       return args.weight ? mul(g, get(args.weight + i, part)) : g;
     };
     const auto normal = [&](int64_t i, auto part) { return mul(sub(get(x + i, part), mean), rstd); };
-    Vec average = zero();
-    if (args.center) average = set1((float)(blocked_sum(cols, gradient) / (double)cols));
-    const double product = blocked_sum(cols, [&](int64_t i, auto part) { return mul(gradient(i, part), normal(i, part)); });
-    const Vec along = set1((float)(product / (double)cols));
+    const Sums sums = blocked_sums(cols, [&](int64_t i, auto part) {
+      const Vec g = gradient(i, part);
+      return Terms{g, mul(g, normal(i, part))};
+    });
+    const Vec average = set1(args.center ? (float)(sums.first / (double)cols) : 0.0f);
+    const Vec along = set1((float)(sums.second / (double)cols));
     each_vec(0, cols, [&](int64_t i, auto part) {
       const Vec r = fnma(normal(i, part), along, sub(gradient(i, part), average));
       store_or_add(args.dx + row * cols + i, mul(r, rstd), args.accumulate_dx, part);
