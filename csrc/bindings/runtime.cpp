@@ -56,6 +56,17 @@ void register_runtime(py::module_& m) {
       .def("end", &Program::end)
       .def("abandon", &Program::abandon)
       .def("run", &Program::run, py::call_guard<py::gil_scoped_release>())
+      .def("profile",
+           [](Program& program) {
+             std::vector<double> seconds;
+             {
+               py::gil_scoped_release release;
+               seconds = program.profile();
+             }
+             return seconds;
+           },
+           "Run once; seconds of each node.")
+      .def("names", &Program::names)
       .def("dump", &Program::dump)
       .def_property_readonly("bytes", &Program::bytes)
       .def_property_readonly("host_nodes", &Program::host_nodes)

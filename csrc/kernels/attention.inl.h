@@ -106,11 +106,11 @@ static inline void attention_rows(const AttentionArgs<float>& args, const QueryR
   for (int r = 0; args.lse && r < q.count; ++r) args.lse[head * args.q_rows + q.row + r] = lse[r];
 }
 
-void attention(const AttentionArgs<float>& args, const Share& share) {
-  const int64_t head = share.index % args.heads, begin = share.index / args.heads * kTile;
+static inline void attention_unit(const AttentionArgs<float>& args, int64_t unit, void* memory) {
+  const int64_t head = unit % args.heads, begin = unit / args.heads * kTile;
   const int64_t end = begin + kTile < args.q_rows ? begin + kTile : args.q_rows;
   ForwardScratch scratch;
-  scratch.keys = (float*)share.scratch;
+  scratch.keys = (float*)memory;
   scratch.values = scratch.keys + args.k_dim * kChunk;
   scratch.probs = scratch.values + kChunk * padded(args.v_dim);
   scratch.out = scratch.probs + kTile * kChunk;
@@ -127,6 +127,12 @@ void attention(const AttentionArgs<float>& args, const Share& share) {
     const int64_t k_len = args.k_len[seq];
     attention_rows(args, {from, (int)(to - from), k_len - last + from, args.k_start[seq], k_len}, head, scratch);
   }
+}
+
+void attention(const AttentionArgs<float>& args, const Share& share) {
+  const int64_t units = (args.q_rows + kTile - 1) / kTile * args.heads;
+  const Range range = range_of(share.index, units, forward_units_per_share(args));
+  for (int64_t unit = range.begin; unit < range.end; ++unit) attention_unit(args, unit, share.scratch);
 }
 
 #include "kernels/attention_backward.inl.h"

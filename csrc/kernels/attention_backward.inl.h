@@ -105,14 +105,13 @@ static inline void clear_unseeing(const AttentionBackwardArgs<float>& args, cons
       store_n(dq + r * fwd.q_stride + i, zero(), width - i < kWidth ? width - i : kWidth);
 }
 
-void attention_backward(const AttentionBackwardArgs<float>& args, const Share& share) {
+static inline void attention_backward_unit(const AttentionBackwardArgs<float>& args, int64_t unit, void* memory) {
   const AttentionArgs<float>& fwd = args.fwd;
-  const int64_t seq = share.index / fwd.kv_heads, group = share.index % fwd.kv_heads;
-  if (seq >= fwd.seqs) return;
+  const int64_t seq = unit / fwd.kv_heads, group = unit % fwd.kv_heads;
   const int64_t group_heads = fwd.heads / fwd.kv_heads, k_start = fwd.k_start[seq], k_len = fwd.k_len[seq];
   const int64_t begin = fwd.q_start[seq], end = fwd.q_start[seq + 1];
   const int64_t k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
-  const BackwardScratch s = backward_scratch(fwd, share.scratch);
+  const BackwardScratch s = backward_scratch(fwd, memory);
   const auto tile_at = [&](int64_t row) {
     return QueryRows{row, (int)clamped(end - row, 0, kTile), k_len - end + row, k_start, k_len};
   };
@@ -140,4 +139,9 @@ void attention_backward(const AttentionBackwardArgs<float>& args, const Share& s
     write_rows(s.dkeys, keys, fwd.k_dim, nullptr, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, keys, fwd.v_dim, nullptr, args.dv + v_at, fwd.v_stride, args.accumulate_dv);
   }
+}
+
+void attention_backward(const AttentionBackwardArgs<float>& args, const Share& share) {
+  const Range range = range_of(share.index, args.fwd.seqs * args.fwd.kv_heads, backward_units_per_share(args));
+  for (int64_t unit = range.begin; unit < range.end; ++unit) attention_backward_unit(args, unit, share.scratch);
 }

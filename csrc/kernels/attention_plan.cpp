@@ -10,10 +10,10 @@ constexpr int64_t kWidestVector = 16;  // rows are padded to the widest target's
 int64_t padded(int64_t n) { return (n + kWidestVector - 1) / kWidestVector * kWidestVector; }
 int64_t at_least_one(int64_t n) { return n > 0 ? n : 1; }
 
-template <class T> int64_t forward_shares(const AttentionArgs<T>& args) {
+template <class T> int64_t forward_units(const AttentionArgs<T>& args) {
   return at_least_one((args.q_rows + kQueryTile - 1) / kQueryTile * args.heads);
 }
-template <class T> int64_t backward_shares(const AttentionBackwardArgs<T>& args) {
+template <class T> int64_t backward_units(const AttentionBackwardArgs<T>& args) {
   return at_least_one(args.fwd.seqs * args.fwd.kv_heads);
 }
 
@@ -22,22 +22,23 @@ template <class T> int64_t backward_shares(const AttentionBackwardArgs<T>& args)
 Plan plan_attention(const AttentionArgs<float>& args) {
   const int64_t width = padded(args.v_dim);
   const int64_t floats = kKeyChunk * (args.k_dim + width) + kQueryTile * (kKeyChunk + width);
-  return {forward_shares(args), static_cast<size_t>(floats) * sizeof(float)};
+  return {shares_of(forward_units(args), forward_units_per_share(args)), static_cast<size_t>(floats) * sizeof(float)};
 }
 
 Plan plan_attention_backward(const AttentionBackwardArgs<float>& args) {
   const int64_t k_dim = args.fwd.k_dim, v_dim = args.fwd.v_dim, k_width = padded(k_dim), v_width = padded(v_dim);
   const int64_t chunk = kKeyChunk * (2 * k_width + k_dim + v_dim + v_width);
   const int64_t tile = kQueryTile * (2 * k_width + v_width + 3 * kKeyChunk);
-  return {backward_shares(args), static_cast<size_t>(chunk + tile) * sizeof(float)};
+  return {shares_of(backward_units(args), backward_units_per_share(args)),
+          static_cast<size_t>(chunk + tile) * sizeof(float)};
 }
 
 // The reference keeps one row of scores (and of their gradients).
 Plan plan_attention(const AttentionArgs<double>& args) {
-  return {forward_shares(args), static_cast<size_t>(args.k_rows) * sizeof(double)};
+  return {forward_units(args), static_cast<size_t>(args.k_rows) * sizeof(double)};
 }
 Plan plan_attention_backward(const AttentionBackwardArgs<double>& args) {
-  return {backward_shares(args), 2 * static_cast<size_t>(args.fwd.k_rows) * sizeof(double)};
+  return {backward_units(args), 2 * static_cast<size_t>(args.fwd.k_rows) * sizeof(double)};
 }
 
 }  // namespace mg

@@ -2,12 +2,32 @@
 #pragma once
 #include <stdint.h>
 
+#include "core/args.h"
+
 #include "kernels/gemm_tiles.h"
 
 namespace mg {
 
 constexpr int64_t kQueryTile = 32;   // query rows per attention share: one share is enough work to hand out
 constexpr int64_t kKeyChunk = 64;    // keys merged at a time; part of the numerical promise, never tuned
+
+// An attention share takes several (tile, head) or (sequence, head) units where one is little work, so that a model of a
+// few thousand parameters is not handed to a second thread: at least this many multiply-adds, by average lengths.
+constexpr int64_t kAttentionGrain = 1 << 18;
+static inline int64_t attention_units(int64_t query_rows, int64_t k_rows, int64_t seqs, int64_t depth) {
+  const int64_t keys = seqs > 0 ? k_rows / seqs : 0;
+  const double work = (double)query_rows * (double)(keys > 0 ? keys : 1) * (double)depth;
+  return work >= (double)kAttentionGrain ? 1 : (int64_t)((double)kAttentionGrain / (work > 1.0 ? work : 1.0));
+}
+
+template <class T> static inline int64_t forward_units_per_share(const AttentionArgs<T>& args) {
+  return attention_units(kQueryTile, args.k_rows, args.seqs, args.k_dim + args.v_dim);
+}
+template <class T> static inline int64_t backward_units_per_share(const AttentionBackwardArgs<T>& args) {
+  const AttentionArgs<T>& fwd = args.fwd;
+  const int64_t rows = fwd.seqs > 0 ? fwd.q_rows / fwd.seqs * (fwd.heads / fwd.kv_heads) : 0;
+  return attention_units(rows, fwd.k_rows, fwd.seqs, 3 * fwd.k_dim + 2 * fwd.v_dim);
+}
 
 // A flat loop is cut into stretches of kGrain elements (about 5 microseconds of memory traffic), rows into whole rows.
 // `static inline`: compiled for several instruction sets, never merged by the linker.

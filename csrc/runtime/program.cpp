@@ -1,5 +1,7 @@
 #include "runtime/program.h"
 
+#include <chrono>
+
 #include "core/error.h"
 #include "runtime/pool.h"
 
@@ -69,7 +71,7 @@ void Program::append_host(const char* name, std::function<void()> body) {
   nodes_.push_back(node);
 }
 
-void Program::run() {
+template <class Each> void Program::run_nodes(Each each) {
   if (!recorded_) throw recording_error("run: the program has not been recorded");
   if (t_recording) throw recording_error("run: a program cannot be replayed while this thread is recording");
   if (running_) throw recording_error("run: the program is already running; it owns its memory and runs once at a time");
@@ -82,12 +84,27 @@ void Program::run() {
   while (i < nodes_.size()) {
     if (nodes_[i].host >= 0) {
       // The team is not held while Python runs: the callback may launch work of its own.
-      hosts_[(size_t)nodes_[i++].host]();
+      each([&] { hosts_[(size_t)nodes_[i++].host](); });
       continue;
     }
     Job job;
-    for (; i < nodes_.size() && nodes_[i].host < 0; ++i) job.run(work_of(nodes_[i]));
+    for (; i < nodes_.size() && nodes_[i].host < 0; ++i) each([&] { job.run(work_of(nodes_[i])); });
   }
+}
+
+void Program::run() {
+  run_nodes([](auto node) { node(); });
+}
+
+std::vector<double> Program::profile() {
+  std::vector<double> seconds;
+  seconds.reserve(nodes_.size());
+  run_nodes([&](auto node) {
+    const auto start = std::chrono::steady_clock::now();
+    node();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  });
+  return seconds;
 }
 
 std::string Program::dump() const {
@@ -102,6 +119,12 @@ std::string Program::dump() const {
     text += "\n";
   }
   return text;
+}
+
+std::vector<std::string> Program::names() const {
+  std::vector<std::string> names;
+  for (const Node& node : nodes_) names.emplace_back(node.name);
+  return names;
 }
 
 int64_t Program::bytes() const {

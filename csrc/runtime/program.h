@@ -38,7 +38,9 @@ class Program : public std::enable_shared_from_this<Program> {
   void abandon() noexcept;  // stop recording and drop the nodes
   void run();
   size_t size() const { return nodes_.size(); }
+  std::vector<double> profile();  // run once, seconds of each node
   std::string dump() const;  // one line a node: name, shares, scratch
+  std::vector<std::string> names() const;  // of the nodes
   int64_t bytes() const;     // memory held by the private pool
   // Number of nodes executed on the host (Python callbacks).
   size_t host_nodes() const { return hosts_.size(); }
@@ -48,6 +50,7 @@ class Program : public std::enable_shared_from_this<Program> {
   void append_host(const char* name, std::function<void()> body);
 
  private:
+  template <class Each> void run_nodes(Each each);
   std::vector<Node> nodes_;
   std::vector<std::function<void()>> hosts_;
   std::unordered_set<void*> kept_;

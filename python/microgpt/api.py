@@ -20,6 +20,7 @@ from .autograd import no_grad
 from .engine.generate import generate_ids
 from .engine.sampler import Sampling
 from .errors import ConfigError, ShapeError, TokenizerError
+from .io import files
 from .io.checkpoint import RunFolder, find_newest_run
 from .models.decoder import Decoder
 from .models.pretrained import load_decoder, save_decoder
@@ -29,6 +30,8 @@ from .tokenizers.stream import StreamDecoder
 from .training.config import TrainConfig, check_names
 from .training.objective import whole_text_loss
 from .training.pretrain import Run, pretrain, resume_config
+
+AT_ONCE = 256  # sequences that generate_many advances together; bounds the memory of their states
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,14 @@ class LanguageModel:
         ids: list[list[int]] = [[] for _ in range(count)]
         reasons = [""] * count
         with self._lock:
-            for event in generate_ids(self.decoder, [prompt_ids] * count, sampling, max_tokens, self._stops()):
-                if event.finish_reason:
-                    reasons[event.row] = event.finish_reason
-                if event.finish_reason != "stop":
-                    ids[event.row].append(event.token)
+            for first in range(0, count, AT_ONCE):
+                prompts = [prompt_ids] * min(AT_ONCE, count - first)
+                for event in generate_ids(self.decoder, prompts, sampling, max_tokens, self._stops(), first):
+                    row = first + event.row
+                    if event.finish_reason:
+                        reasons[row] = event.finish_reason
+                    if event.finish_reason != "stop":
+                        ids[row].append(event.token)
         return [
             Generation(
                 self.tokenizer.decode(each),
@@ -145,12 +151,27 @@ class LanguageModel:
             yield rest
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the Hugging Face layout into `folder` (made if needed); transformers loads families it knows."""
+        """Write the Hugging Face layout into `folder` (made if needed); transformers loads families it knows.
+
+        The files are written beside the folder's own and renamed over them. Raises StorageError.
+        """
         place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        save_decoder(self.decoder, place, bos_id=self.tokenizer.bos_id, eos_id=self.tokenizer.eos_id)
-        self.tokenizer.max_length = self.decoder.config.max_positions
-        self.tokenizer.save(place)
+        temp = files.temp_name(place / "saving")
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            files.make_dir(temp)
+            save_decoder(self.decoder, temp, bos_id=self.tokenizer.bos_id, eos_id=self.tokenizer.eos_id)
+            self.tokenizer.max_length = self.decoder.config.max_positions
+            self.tokenizer.save(temp)
+            for name in files.regular_files(temp):
+                files.fsync_file(temp / name)
+                files.rename(temp / name, place / name)
+            files.fsync_dir(place)
+        except OSError as error:
+            raise files.storage_error(f"saving {place}", place, error) from error
+        finally:
+            if temp.exists():
+                files.remove(temp)
         return place
 
     def _ids(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -63,6 +63,16 @@ class Program(Generic[T]):
         """Nodes that call back into Python."""
         return 0 if self._program is None else int(self._program.host_nodes)
 
+    def profile(self, repeats: int = 10) -> dict[str, float]:
+        """Seconds spent in each kind of kernel in one replay: the smallest of `repeats`, node by node."""
+        if self._program is None:
+            return {}
+        runs = [self._program.profile() for _ in range(repeats)]
+        shares: dict[str, float] = {}
+        for name, seconds in zip(self._program.names(), map(min, zip(*runs, strict=True)), strict=True):
+            shares[name] = shares.get(name, 0.0) + seconds
+        return shares
+
     def dump(self) -> str:
         """One line a node: number, kernel, shares, scratch bytes."""
         return "" if self._program is None else str(self._program.dump())
