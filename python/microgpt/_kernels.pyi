@@ -10,10 +10,10 @@ import typing
 import numpy as _numpy
 
 __all__: list[str] = [
-    "NORM_CHUNK",
-    "VERSION",
     "Array",
+    "NORM_CHUNK",
     "Program",
+    "VERSION",
     "act",
     "act_backward",
     "adamw",
@@ -103,6 +103,11 @@ class Program:
     def begin(self) -> None: ...
     def dump(self) -> str: ...
     def end(self) -> None: ...
+    def names(self) -> list[str]: ...
+    def profile(self) -> list[float]:
+        """
+        Run once; seconds of each node.
+        """
     def run(self) -> None: ...
     @property
     def bytes(self) -> int: ...
