@@ -1,0 +1,48 @@
+"""What the verbs share: help with examples, options in sections, lines on stderr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class Option(click.Option):
+    """An option that `--help` lists under `section`."""
+
+    def __init__(self, *args: Any, section: str = "Options", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.section = section
+
+
+class Command(click.Command):
+    """A verb whose help ends with `examples`, one command a line."""
+
+    def __init__(self, *args: Any, examples: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for name, records in sections.items():
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=24)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.write_examples(formatter, self.examples)
+
+    @staticmethod
+    def write_examples(formatter: click.HelpFormatter, examples: str) -> None:
+        """The section of examples."""
+        with formatter.section("Examples"):
+            for line in examples.splitlines():
+                formatter.write(" " * formatter.current_indent + line + "\n")
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(line, err=True)

@@ -1,0 +1,203 @@
+"""`microgpt train`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from ..data.corpus import BUNDLED
+from ..errors import ConfigError
+from ..training.config import TrainConfig
+from .common import Command, Option, say
+
+SAMPLES, TEMPERATURE = 5, 0.8
+
+
+class Setting(NamedTuple):
+    """How a field of TrainConfig appears on the command line."""
+
+    name: str
+    type: Any
+    metavar: str
+    help: str
+
+
+SECTIONS: dict[str, list[Setting]] = {
+    "Data": [
+        Setting("data", str, "PATH|names", "A UTF-8 text file, a folder of text files, or the bundled names."),
+        Setting("documents", str, "KIND", "How to cut texts: line (each line is a document), file, or auto, which "
+                "takes lines where they are short."),
+        Setting("val_fraction", float, "PART", "Part of the documents set aside for validation; 0 for none."),
+    ],
+    "Model": [
+        Setting("model", str, "NAME", "gpt (GPT-2's architecture) or micro (Karpathy's microgpt)."),
+        Setting("layers", int, "N", "Blocks."),
+        Setting("heads", int, "N", "Attention heads of a block; a divisor of the width."),
+        Setting("width", int, "N", "Numbers that represent a token."),
+        Setting("block_size", int, "N", "Tokens of a training sequence, and the model's context."),
+        Setting("dropout", float, "P", "Part of the activations dropped in training."),
+        Setting("dtype", str, "TYPE", "float32 or float64."),
+    ],
+    "Length": [
+        Setting("steps", int, "N", "Steps to train; 1000 where neither this nor --epochs is given."),
+        Setting("epochs", float, "X", "Passes over the training documents, instead of --steps."),
+        Setting("batch_size", int, "N", "Sequences of a batch."),
+        Setting("accumulate", int, "N", "Batches whose gradients make one step."),
+    ],
+    "Optimization": [
+        Setting("optimizer", str, "NAME", "adamw or sgd."),
+        Setting("lr", float, "X", "Peak learning rate."),
+        Setting("min_lr", float, "PART", "Learning rate at the end, as a part of the peak."),
+        Setting("schedule", str, "NAME", "constant, linear, cosine, or wsd (constant, then linear over the last "
+                "fifth)."),
+        Setting("warmup", int, "N", "Steps over which the learning rate rises; at most half of all."),
+        Setting("weight_decay", float, "X", "Decay of matrices; biases and norms do not decay."),
+        Setting("beta1", float, "X", "adamw: memory of the gradient's mean."),
+        Setting("beta2", float, "X", "adamw: memory of the gradient's square."),
+        Setting("eps", float, "X", "adamw: added to the denominator."),
+        Setting("momentum", float, "X", "sgd: memory of the direction."),
+        Setting("clip", float, "X", "Largest global gradient norm; 0 does not clip."),
+        Setting("seed", int, "N", "Fixes initial weights, data order, split and dropout."),
+    ],
+    "Run": [
+        Setting("eval_every", int, "N", "Steps between validations; 0 for none but the last."),
+        Setting("eval_batches", int, "N", "Batches of a validation; 0 for all."),
+        Setting("log_every", int, "N", "Steps between records in metrics.jsonl."),
+        Setting("save_every", int, "N", "Steps between checkpoints; 0 saves only at the end."),
+        Setting("keep", int, "N", "Checkpoints kept, besides the best one."),
+        Setting("checkpointing", bool, "", "Recompute activations in the backward pass: less memory, the same bits."),
+    ],
+}  # fmt: skip
+
+EXAMPLES = """\
+microgpt train --epochs 3
+microgpt train --data novel.txt --layers 4 --width 128 --block-size 64 --batch-size 12
+microgpt train --model micro --layers 1 --width 16 --batch-size 1 --steps 1000
+microgpt train --data notes/ --out runs/notes --save-every 500
+microgpt train --resume runs/notes --steps 5000"""
+
+
+def _options() -> list[click.Parameter]:
+    defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
+    made: list[click.Parameter] = []
+    for section, settings in SECTIONS.items():
+        for name, kind, metavar, text in settings:
+            option = "--" + name.replace("_", "-")
+            if defaults[name] is not None and kind is not bool:
+                text = f"{text} [default: {defaults[name]}]"
+            if kind is bool:
+                made.append(Option([f"{option}/--no-{option[2:]}"], default=None, help=text, section=section))
+            else:
+                made.append(Option([option], type=kind, metavar=metavar, help=text, section=section))
+    run: list[click.Parameter] = [
+        Option(["--out"], type=click.Path(path_type=Path), metavar="FOLDER", section="Run",
+               help="Run folder to create. [default: runs/NAME-N, the next free number]"),
+        Option(["--resume"], type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN",
+               section="Run", help="Go on with a run folder; settings given here replace its own."),
+        Option(["--num-samples"], type=int, metavar="N", default=SAMPLES, section="Run",
+               help=f"Samples to print after training, at temperature {TEMPERATURE}. [default: {SAMPLES}]"),
+        Option(["--quiet"], is_flag=True, section="Run", help="Print nothing but errors and warnings."),
+    ]  # fmt: skip
+    return made + run
+
+
+def _run(out: Path | None, resume: Path | None, num_samples: int, quiet: bool, **given: Any) -> None:
+    from .. import api
+
+    settings = {name: value for name, value in given.items() if value is not None}
+    if num_samples < 0:
+        raise ConfigError(f"--num-samples: expected 0 or more, got {num_samples}")
+    if resume is not None and out is not None:
+        raise ConfigError("give --out or --resume, not both")
+    if settings.get("steps") is not None and settings.get("epochs") is not None:
+        raise ConfigError("give --steps or --epochs, not both")
+    if resume is None:
+        TrainConfig(**settings)  # impossible settings are told before a folder is made
+        out = out or next_run(str(settings.get("data", TrainConfig.data)))
+    place = resume or out
+    assert place is not None
+    fresh = not place.exists()
+    try:
+        run = api.train(out=out, resume=resume, show=not quiet, say=None if quiet else say, **settings)
+    except BaseException as error:
+        if fresh:
+            _remove_empty(place)
+        if isinstance(error, KeyboardInterrupt):
+            say(f"interrupted{_after(error)}; {_kept(place)}")
+            raise click.exceptions.Exit(130) from None
+        raise
+    if quiet:
+        return
+    report(run, place)
+    if num_samples:
+        model = api.LanguageModel(run.model, run.tokenizer)
+        for each in model.generate_many("", num_samples, temperature=TEMPERATURE, seed=run.config.seed):
+            click.echo(each.text)
+
+
+def report(run: Any, place: Path) -> None:
+    """The last lines on stderr: what was reached, where it is, what to type next."""
+    if not run.losses:
+        say(f"nothing left to do: this run has its {run.steps:,} steps; --steps or --epochs gives it more")
+    else:
+        loss = f", loss {run.loss:.4f}" if math.isfinite(run.loss) else ""
+        validation = "" if run.val_loss is None else f", validation loss {run.val_loss:.4f}"
+        say(f"{run.steps:,} steps in {run.seconds:.1f} s{loss}{validation}")
+    say(f"saved in {place}")
+    say(f"next: microgpt generate --model {place} --num-samples 10")
+    say(f"      microgpt train --resume {place} --steps {2 * run.steps}")
+
+
+def next_run(data: str, root: Path = Path("runs")) -> Path:
+    """runs/NAME-N with the number after the highest one there."""
+    stem = data if data in BUNDLED else Path(data).resolve().stem
+    name = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "text"
+    taken = [0]
+    if root.is_dir():
+        for folder in root.iterdir():
+            match = re.fullmatch(re.escape(name) + r"-(\d{1,9})", folder.name)
+            taken += [int(match[1])] if match else []
+    return root / f"{name}-{max(taken) + 1}"
+
+
+def _remove_empty(place: Path) -> None:
+    """A folder made for a run that never saved anything is not left lying about."""
+    held = {".lock", "metrics.jsonl"}
+    with contextlib.suppress(OSError):
+        if {each.name for each in place.iterdir()} <= held and not _size(place / "metrics.jsonl"):
+            for name in held:
+                (place / name).unlink(missing_ok=True)
+            place.rmdir()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _after(error: BaseException) -> str:
+    return f" {error}" if str(error) else " before the first step"
+
+
+def _kept(place: Path) -> str:
+    from ..io.checkpoint import RunFolder
+
+    found = RunFolder(place).checkpoints()
+    return f"the newest checkpoint is {found[-1]}" if found else "no checkpoint was saved (see --save-every)"
+
+
+command = Command(
+    "train",
+    callback=_run,
+    params=_options(),
+    examples=EXAMPLES,
+    help="Train a model on a text file, a folder of texts, or the bundled names.\n\n"
+    "The run folder holds checkpoints, each a complete model folder that transformers loads too, and metrics.jsonl. "
+    "The defaults train a small GPT on names in seconds. The same settings and seed give the same weights, bit for "
+    "bit, on any number of threads.",
+)
