@@ -69,7 +69,7 @@ class Progress:
             file=sys.stderr,
             mininterval=0.1 if sys.stderr.isatty() else 5.0,
             dynamic_ncols=True,
-            bar_format="step {n_fmt}/{total_fmt} {bar:20} {postfix} [{elapsed}<{remaining}]",
+            bar_format="step {n_fmt}/{total_fmt} {bar:20}{postfix} [{elapsed}<{remaining}]",
             ascii=not _unicode(),
         )
         self._shown: dict[str, str] = {}

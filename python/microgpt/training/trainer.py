@@ -131,6 +131,8 @@ class Trainer:
                 if self.save and (last or (limits.save_every and self.step % limits.save_every == 0)):
                     self.save(self.step, improved)
                     clock = time.perf_counter()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"after step {self.step}") from None
         finally:
             for callback in self.callbacks:
                 callback.close()
