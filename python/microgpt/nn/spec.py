@@ -66,6 +66,17 @@ class RopeSpec:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Which keys a query sees: those at or before it (`causal`), and none further away than `window` - 1 positions.
+
+    A layer has its own; `ctx.mask` replaces it for a call.
+    """
+
+    causal: bool = True
+    window: int | None = None
+
+
+@dataclass(frozen=True)
 class AttentionSpec:
     """Softmax attention: `kv_heads` = heads is MHA, fewer GQA, 1 MQA. `scale` None is 1/sqrt(head_dim)."""
 
