@@ -26,7 +26,7 @@ def generate() -> str:
         "import typing\n", "import typing\n\nimport numpy as _numpy\n", 1
     )
     text = text.replace("-> tuple:", "-> tuple[typing.Any, ...]:").replace("-> dict:", "-> dict[str, typing.Any]:")
-    for command in (["check", "--select", "I,F401,UP", "--fix", "-q"], ["format", "-q"]):
+    for command in (["check", "--select", "I,UP,RUF022", "--fix", "-q"], ["format", "-q"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(STUB), "-"],
             input=text, capture_output=True, text=True, check=True,

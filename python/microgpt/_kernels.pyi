@@ -10,10 +10,10 @@ import typing
 import numpy as _numpy
 
 __all__: list[str] = [
-    "Array",
     "NORM_CHUNK",
-    "Program",
     "VERSION",
+    "Array",
+    "Program",
     "act",
     "act_backward",
     "adamw",

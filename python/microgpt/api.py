@@ -60,6 +60,7 @@ class LanguageModel:
         """Ids (T) or (B, T) -> (T, V) or (B, T, V): scores of the next token after each. No tape."""
         array = np.asarray(ids)
         rows = np.ascontiguousarray(self._ids(array.reshape(-1)).reshape(-1, array.shape[-1]))
+        self._fits(rows.shape[1])
         with self._lock, no_grad():
             layout = Layout.packed([rows.shape[1]] * rows.shape[0])
             hidden = self.decoder.hidden(k.from_numpy(rows.reshape(-1)), Ctx(layout))
@@ -71,6 +72,7 @@ class LanguageModel:
         array = self._ids(np.asarray(ids).reshape(-1))
         if array.size < 2:
             raise ShapeError(f"loss: expected at least two ids, got {array.size}")
+        self._fits(array.size - 1)
         with self._lock, no_grad():
             return whole_text_loss(self.decoder, array).item()
 
@@ -181,6 +183,11 @@ class LanguageModel:
         if array.min() < 0 or array.max() >= vocab:
             raise TokenizerError(f"ids: expected 0 to {vocab - 1}, got {int(array.min())} to {int(array.max())}")
         return array.astype(np.int32)
+
+    def _fits(self, tokens: int) -> None:
+        context = self.decoder.config.max_positions
+        if tokens > context:
+            raise ShapeError(f"ids: expected at most {context} tokens (the model's context), got {tokens}")
 
     def _prompt(self, prompt: str) -> list[int]:
         ids = self.tokenizer.encode(prompt, add_bos=self.tokenizer.bos_id is not None)

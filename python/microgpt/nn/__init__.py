@@ -5,7 +5,7 @@ from .context import Ctx, Dropout, Layout
 from .linear import Adapter, Embedding, Linear
 from .module import Module, Parameter, edit
 from .norm import Norm
-from .spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec, RopeSpec
+from .spec import AttentionSpec, BlockSpec, GluSpec, Mask, MlpSpec, NormSpec, RopeSpec
 
 __all__ = [
     "Adapter",
@@ -18,6 +18,7 @@ __all__ = [
     "GluSpec",
     "Layout",
     "Linear",
+    "Mask",
     "MlpSpec",
     "Module",
     "Norm",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from .. import _kernels as k
 from ..errors import ShapeError
 from ..tensor import Tensor
+from .spec import Mask
 
 Array = k.Array
 
@@ -76,11 +77,15 @@ class Dropout:
 
 @dataclass
 class Ctx:
-    """Passed to every layer. `states` is None in training, `dropout` None outside it."""
+    """Passed to every layer. `states` is None in training, `dropout` None outside it.
+
+    `mask` replaces the layers' own masks for this call (bidirectional scoring, shifted windows).
+    """
 
     layout: Layout
     states: States | None = None
     dropout: Dropout | None = None
+    mask: Mask | None = None
     aux: list[Tensor] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 

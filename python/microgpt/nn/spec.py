@@ -115,6 +115,11 @@ class AttentionSpec:
                 self.head_dim,
             )
 
+    @property
+    def mask(self) -> Mask:
+        """The layer's own mask."""
+        return Mask(self.causal, self.window)
+
 
 @dataclass(frozen=True)
 class MlpSpec:

@@ -43,6 +43,7 @@ class Attention(Module):
             k = ops.rope(k, layout.positions, cos, sin, interleaved=spec.rope.interleaved)
         if ctx.states is not None:
             k, v = ctx.states.update(self.index, k, v)
+        mask = ctx.mask or spec.mask
         y = ops.attention(
             q,
             k,
@@ -51,8 +52,8 @@ class Attention(Module):
             layout.k_start,
             layout.k_len,
             scale=spec.scale,
-            causal=spec.causal,
-            window=spec.window,
+            causal=mask.causal,
+            window=mask.window,
             soft_cap=spec.soft_cap,
             alibi=alibi_array(spec.heads, x.dtype) if spec.alibi else None,
         )
