@@ -20,8 +20,8 @@ from .autograd import no_grad
 from .engine.generate import generate_ids
 from .engine.sampler import Sampling
 from .errors import ConfigError, ShapeError, TokenizerError
-from .io import files
-from .io.checkpoint import RunFolder, find_newest_run
+from .io import files, manifest
+from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.pretrained import load_decoder, save_decoder
 from .nn.context import Ctx, Layout
@@ -32,6 +32,8 @@ from .training.objective import whole_text_loss
 from .training.pretrain import Run, pretrain, resume_config
 
 AT_ONCE = 256  # sequences that generate_many advances together; bounds the memory of their states
+# settings that the weights of a run are made for
+OF_THE_MODEL = ("model", "layers", "heads", "width", "block_size", "dropout")
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,8 @@ def load(path: str | os.PathLike[str] | None = None, dtype: str | None = None) -
     place = find_newest_run() if path is None else Path(path)
     if not (place / "config.json").exists() and RunFolder(place).checkpoints():
         place, _ = RunFolder(place).latest()
+    elif (place / manifest.NAME).exists():
+        verify(place)
     decoder = load_decoder(place, dtype)
     return LanguageModel(decoder, Tokenizer.load(place))
 
@@ -231,6 +235,9 @@ def train(
         if out is not None:
             raise ConfigError("give out or resume, not both")
         config = resume_config(Path(resume))
+        for name in OF_THE_MODEL:
+            if settings.get(name, was := getattr(config, name)) != was:
+                raise ConfigError(f"{name}: the run that is resumed has {was}, got {settings[name]}")
         if "steps" in settings or "epochs" in settings:
             settings = {"steps": None, "epochs": None, **settings}
         config = TrainConfig.from_dict({**config.to_dict(), **settings})

@@ -64,7 +64,7 @@ class TrainConfig:
         if self.epochs is not None:
             number("epochs", self.epochs, 1e-9)
         number("dropout", self.dropout, 0.0, 0.999)
-        number("lr", self.lr, 0.0)
+        number("lr", self.lr, 0.0, 1e30)
         number("min_lr", self.min_lr, 0.0, 1.0)
         number("weight_decay", self.weight_decay, 0.0)
         number("clip", self.clip, 0.0)

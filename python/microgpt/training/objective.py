@@ -31,7 +31,8 @@ class Objective(Protocol):
 class LmBuffers:
     """One batch of packed tokens on its way into the kernels."""
 
-    def __init__(self, tokens: int, sequences: int) -> None:
+    def __init__(self, tokens: int, sequences: int, number: int = 0) -> None:
+        self.number = number  # of the micro-batch: tells their dropout masks apart
         self.tokens = k.empty((tokens,), "int32")
         self.targets = k.empty((tokens,), "int32")
         self.layout = Layout(tokens, sequences)
@@ -45,10 +46,12 @@ class LanguageModeling:
         self.tokens = tokens
         self.sequences = sequences
         self.seed = seed
+        self._made = 0
 
     def buffers(self) -> LmBuffers:
         """See Objective."""
-        return LmBuffers(self.tokens, self.sequences)
+        self._made += 1
+        return LmBuffers(self.tokens, self.sequences, self._made - 1)
 
     def feed(self, buffers: LmBuffers, block: BatchBlock, row: int) -> None:
         """See Objective."""
@@ -58,7 +61,8 @@ class LanguageModeling:
 
     def loss(self, buffers: LmBuffers, step: Array | None) -> Tensor:
         """See Objective."""
-        dropout = None if step is None else Dropout(self.seed, step)
+        seed = (self.seed + buffers.number * 0x9E3779B97F4A7C15) % 2**64
+        dropout = None if step is None else Dropout(seed, step)
         return self.model.loss(buffers.tokens, buffers.targets, Ctx(buffers.layout, dropout=dropout))
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..data.batches import Batches
 from ..data.corpus import Corpus, read_documents
 from ..data.split import split
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, NonFiniteError
 from ..io import safetensors
 from ..io.checkpoint import RunFolder, preflight
 from ..models.decoder import Decoder
@@ -156,7 +158,7 @@ def _pretrain(
         trainer.save = _saver(folder, config, trainer, model, tokenizer)
     if checkpoint is not None:
         optimizer.load_arrays(safetensors.load(checkpoint / "optimizer.safetensors"))
-        trainer.restore(read_state(checkpoint)["trainer"])
+        trainer.restore(read_state(checkpoint).get("trainer", {}))
         say(f"going on after step {trainer.step} of {checkpoint}")
     first = trainer.step
     if folder is not None:
@@ -176,6 +178,9 @@ def _saver(
     tokenizer.max_length = model.config.max_positions
 
     def save(step: int, best: bool) -> None:
+        if not np.isfinite(trainer.optimizer.arenas.params.numpy()).all():
+            raise NonFiniteError(f"step {step}: weights are no longer finite and were not saved; try a lower lr")
+
         def write(place: Path) -> dict[str, Any]:
             save_decoder(model, place, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
             tokenizer.save(place)
