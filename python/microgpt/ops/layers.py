@@ -98,7 +98,8 @@ def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "n
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, act: str = "none"
 ) -> Tensor:
-    y = x @ weight.permute(1, 0)
+    y = x.reshape(y_rows(x.shape), x.shape[-1]) @ weight.permute(1, 0)
+    y = y.reshape(*x.shape[:-1], weight.shape[0])
     if bias is not None:
         y = y + bias
     y = composed_act(y, act)

@@ -18,6 +18,7 @@ The record drives autograd, the cost model, the tests' case table and the benche
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -50,6 +51,8 @@ class Op:
         self.cost_fn: Callable[..., Cost] | None = None
         self.composed_fn: Callable[..., Any] | None = None
         self._index = {name: i for i, name in enumerate(self.tensors)}
+        given = inspect.signature(forward).parameters
+        self._required = sum(given[name].default is inspect.Parameter.empty for name in self.tensors)
         functools.update_wrapper(self, forward)
 
     def backward(self, fn: Callable[..., None]) -> Callable[..., None]:
@@ -93,6 +96,8 @@ class Op:
                 slots.append(many)
                 wanted = wanted or any(slot is not None for slot in many)
             else:
+                if value is None and len(arrays) < self._required:
+                    raise TypeError(f"{self.name}: missing argument `{self.tensors[len(arrays)]}`")
                 arrays.append(value if value is None or isinstance(value, Array) else as_array(value))
                 slots.append(None)
         if wanted:
