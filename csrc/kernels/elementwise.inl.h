@@ -56,11 +56,9 @@ void glu_backward(const GluArgs<float>& args, const Share& share) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
       const Vec dy = get(args.dy + i, part), gate = get(args.gate + i, part);
       const Vec up = args.dgate ? get(args.up + i, part) : zero();
-      if (args.dup) store_or_add(args.dup + i, mul(dy, apply_act(kind.value, gate)), args.accumulate_dup, part);
-      if (args.dgate) {
-        const Vec dgate = mul(mul(dy, up), act_grad(kind.value, gate));
-        store_or_add(args.dgate + i, dgate, args.accumulate_dgate, part);
-      }
+      const ActPair at_gate = act_pair(kind.value, gate);
+      if (args.dup) store_or_add(args.dup + i, mul(dy, at_gate.value), args.accumulate_dup, part);
+      if (args.dgate) store_or_add(args.dgate + i, mul(mul(dy, up), at_gate.slope), args.accumulate_dgate, part);
     });
   });
 }

@@ -79,7 +79,6 @@ template <class TermsAt> static inline Sums blocked_sums(int64_t n, const TermsA
 
 // The larger; NaN if either is NaN.
 static inline Vec nan_max(Vec a, Vec b) { return select(eq(a, a), max(a, b), a); }
-static inline float nan_max(float a, float b) { return !(a == a) || a > b ? a : b; }
 
 // Largest term(i, part) over [0, n), NaN if any is NaN, -inf if n = 0. `term` must give -inf in lanes past the end.
 template <class Term> static inline float row_max(int64_t n, const Term& term) {
@@ -93,9 +92,6 @@ template <class Term> static inline float row_max(int64_t n, const Term& term) {
   }
   each_vec(i, n, [&](int64_t j, auto part) { m0 = nan_max(m0, term(j, part)); });
   m0 = nan_max(nan_max(m0, m1), nan_max(m2, m3));
-  float lanes[kWidth];
-  store(lanes, m0);
-  float top = lanes[0];
-  for (int lane = 1; lane < kWidth; ++lane) top = nan_max(top, lanes[lane]);
-  return top;
+  const float nans = hsum(select(eq(m0, m0), zero(), set1(1.0f)));  // hmax may lose a NaN
+  return nans > 0.0f ? NAN : hmax(m0);
 }

@@ -76,37 +76,35 @@ constexpr float kSqrtHalf = 0.707106781f, kInvSqrt2Pi = 0.398942280f;
 static inline Vec normal_cdf(Vec x) { return fma(erf(mul(x, set1(kSqrtHalf))), set1(0.5f), set1(0.5f)); }
 static inline Vec gelu_tanh_gate(Vec x) { return sigmoid(mul(x, fma(mul(x, x), set1(kGeluB), set1(kGeluA)))); }
 
-static inline Vec apply_act(Act act, Vec x) {
+// An activation at x and its derivative there; whichever is not used is not computed.
+struct ActPair {
+  Vec value, slope;
+};
+static inline ActPair act_pair(Act act, Vec x) {
+  const Vec one = set1(1.0f);
   switch (act) {
-    case Act::none: return x;
-    case Act::gelu: return mul(x, normal_cdf(x));
-    case Act::gelu_tanh: return mul(x, gelu_tanh_gate(x));
-    case Act::relu: return max(zero(), x);
-    case Act::relu2: { const Vec r = max(zero(), x); return mul(r, r); }
-    case Act::silu: return mul(x, sigmoid(x));
-  }
-  return x;
-}
-
-// d act / dx at x, the value before the activation. 0 at the kink of relu.
-static inline Vec act_grad(Act act, Vec x) {
-  switch (act) {
-    case Act::none: return set1(1.0f);
+    case Act::none: return {x, one};
     case Act::gelu: {
-      const Vec density = mul(set1(kInvSqrt2Pi), exp(mul(mul(x, x), set1(-0.5f))));
-      return fma(x, density, normal_cdf(x));
+      const Vec gate = normal_cdf(x), density = mul(set1(kInvSqrt2Pi), exp(mul(mul(x, x), set1(-0.5f))));
+      return {mul(x, gate), fma(x, density, gate)};
     }
     case Act::gelu_tanh: {
       const Vec t = clamp(x, -12.0f, 12.0f);  // the gate is 0 or 1 beyond, and x^3 would overflow
       const Vec gate = gelu_tanh_gate(t), slope = fma(mul(t, t), set1(3.0f * kGeluB), set1(kGeluA));
-      return fma(mul(mul(t, gate), sub(set1(1.0f), gate)), slope, gate);
+      return {mul(x, gate), fma(mul(mul(t, gate), sub(one, gate)), slope, gate)};
     }
-    case Act::relu: return select(le(x, zero()), zero(), set1(1.0f));
-    case Act::relu2: return mul(set1(2.0f), max(zero(), x));
+    case Act::relu: return {max(zero(), x), select(le(x, zero()), zero(), one)};  // slope 0 at the kink
+    case Act::relu2: {
+      const Vec r = max(zero(), x);
+      return {mul(r, r), add(r, r)};
+    }
     case Act::silu: {
       const Vec gate = sigmoid(x);
-      return mul(gate, fma(x, sub(set1(1.0f), gate), set1(1.0f)));
+      return {mul(x, gate), mul(gate, fma(x, sub(one, gate), one))};
     }
   }
-  return set1(1.0f);
+  return {x, one};
 }
+static inline Vec apply_act(Act act, Vec x) { return act_pair(act, x).value; }
+// d act / dx at x, the value before the activation.
+static inline Vec act_grad(Act act, Vec x) { return act_pair(act, x).slope; }
