@@ -3,6 +3,7 @@
 cimport cython
 
 
+# A graph deeper than about DEPTH steps that is dropped without backward() overflows the C stack (a GPT's: layers * width).
 cdef class Value:
     cdef public double data, grad, dleft, dright
     cdef public Value left, right
