@@ -30,7 +30,7 @@ $(VENV)/.lint-tools: $(VENV)/.made pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed  ## build, train on the bundled names, invent twenty
-	$(BIN)/microgpt train --steps 1000
+	$(BIN)/microgpt train --steps 1000 --num-samples 0
 	$(BIN)/microgpt generate --num-samples 20
 
 test: $(VENV)/.installed $(VENV)/.test-tools  ## the test suite (no PyTorch: golden files)

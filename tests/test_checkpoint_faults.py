@@ -181,9 +181,7 @@ class FailingOs:
     ("code", "replace"),
     [(errno.EIO, False), (errno.EIO, True), (errno.ENOSPC, False), (errno.EACCES, True)],
 )
-def test_every_call_may_fail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, replace: bool
-) -> None:
+def test_every_call_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, replace: bool) -> None:
     with RunFolder(tmp_path / "0") as run:
         run.save(1, writer("one"))
         run.save(2, writer("two"))

@@ -206,9 +206,7 @@ def test_batch_of_one_by_hand_across_an_epoch() -> None:
     st.integers(0, 2**64 - 1),
     st.booleans(),
 )
-def test_every_target_once_an_epoch(
-    lengths: list[int], block: int, batch: int, seed: int, shuffle: bool
-) -> None:
+def test_every_target_once_an_epoch(lengths: list[int], block: int, batch: int, seed: int, shuffle: bool) -> None:
     docs = docs_of(lengths)
     stream = Batches(docs, block, batch, seed, shuffle)
     pairs = sorted((a, b) for doc in docs for a, b in pairwise(doc.tolist()))

@@ -23,8 +23,7 @@ library = pytest.importorskip("tokenizers", reason="the tokenizers library (extr
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]))  # every plane, controls and NUL included
 TRICKY = (
-    "\ufeffé e\u0301 👨\u200d👩\u200d👧 \u202eabc\u202c \0\x1b\r\n\t\u2028"
-    " \U0010ffff\ud7ff\ue000ﷺ" + "\u0301" * 1000
+    "\ufeffé e\u0301 👨\u200d👩\u200d👧 \u202eabc\u202c \0\x1b\r\n\t\u2028 \U0010ffff\ud7ff\ue000ﷺ" + "\u0301" * 1000
 )
 
 

@@ -74,12 +74,12 @@ void Program::append_host(const char* name, std::function<void()> body) {
 template <class Each> void Program::run_nodes(Each each) {
   if (!recorded_) throw recording_error("run: the program has not been recorded");
   if (t_recording) throw recording_error("run: a program cannot be replayed while this thread is recording");
-  if (running_) throw recording_error("run: the program is already running; it owns its memory and runs once at a time");
+  if (running_.exchange(true))
+    throw recording_error("run: the program is already running; it owns its memory and runs once at a time");
   struct Running {
-    bool& flag;
-    explicit Running(bool& f) : flag(f) { flag = true; }
+    std::atomic<bool>& flag;
     ~Running() { flag = false; }
-  } guard(running_);
+  } guard{running_};
   size_t i = 0;
   while (i < nodes_.size()) {
     if (nodes_[i].host >= 0) {

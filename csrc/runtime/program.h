@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <atomic>
 #include <functional>
 #include <initializer_list>
 #include <memory>
@@ -56,7 +57,8 @@ class Program : public std::enable_shared_from_this<Program> {
   std::unordered_set<void*> kept_;
   std::vector<Block> keep_;
   std::shared_ptr<class Pool> pool_;
-  bool recording_ = false, recorded_ = false, running_ = false;
+  bool recording_ = false, recorded_ = false;
+  std::atomic<bool> running_{false};  // run() is called without the GIL
 };
 
 Program* recording();  // of the calling thread, or null

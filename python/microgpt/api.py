@@ -60,7 +60,12 @@ class LanguageModel:
 
     def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Ids (T) or (B, T) -> (T, V) or (B, T, V): scores of the next token after each. No tape."""
-        array = np.asarray(ids)
+        try:
+            array = np.asarray(ids)
+        except ValueError:
+            raise ShapeError("ids: expected rows of one length; pass them one at a time") from None
+        if array.ndim not in (1, 2):
+            raise ShapeError(f"ids: expected (T) or (B, T), got {array.ndim} axes")
         rows = np.ascontiguousarray(self._ids(array.reshape(-1)).reshape(-1, array.shape[-1]))
         self._fits(rows.shape[1])
         with self._lock, no_grad():

@@ -46,7 +46,7 @@ def packed(
 
 
 def _heads(i: Inputs, o: Any) -> Iterator[tuple[slice, slice, int, int, Numbers, Numbers, Numbers]]:
-    """For each sequence and head: query rows, key rows, head, key head, scores (-inf if hidden), error / u, cap slope."""
+    """For each sequence and head: query rows, key rows, head, key head, scores (-inf: hidden), error / u, cap slope."""
     heads, kv_heads, width = i["q"].shape[1], i["keys"].shape[1], i["q"].shape[2]
     scale = o.get("scale") or 1.0 / math.sqrt(width)
     for s, length in enumerate(i["k_len"]):

@@ -120,7 +120,7 @@ def slope_error(z: Numbers, error_z: Numbers | float, name: str, u: float) -> Nu
 
 
 def softmax_relative(scores: Numbers, error: Numbers | float, u: float) -> Numbers:
-    """Relative error of softmax(scores) over the last axis where scores are off by `error`: one exponential, the sum."""
+    """Relative error of softmax(scores) over the last axis, scores being off by `error`: one exponential, the sum."""
     top = scores.max(-1, keepdims=True)
     one = error + u * np.abs(scores - top) + ELEMENTARY * u
     return one + np.max(one, -1, keepdims=True) + gamma(scores.shape[-1] + 2, u)

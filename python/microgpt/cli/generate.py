@@ -37,20 +37,23 @@ def _run(
     if stream and num_samples != 1:
         raise ConfigError(f"--stream shows one sample as it is written, got --num-samples {num_samples}")
     chosen = secrets.randbelow(2**32) if seed is None else seed
+    if num_samples < 1 or max_tokens < 1:
+        name, value = ("num-samples", num_samples) if num_samples < 1 else ("max-tokens", max_tokens)
+        raise ConfigError(f"--{name}: expected at least 1, got {value}")
     Sampling(temperature, top_k, top_p, chosen)  # impossible values are told before the model is read
     try:
         language_model = api.load(model)
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
         raise CheckpointError(str(error)) from error
-    if seed is None and temperature > 0:
-        say(f"seed {chosen} (--seed {chosen} writes the same again)")
     if stream is None:
         stream = num_samples == 1 and sys.stdout.isatty()
     if stream:
         pieces = language_model.stream(
             prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=chosen
         )
-        click.echo(prompt, nl=False)
+        first = next(pieces, "")  # what is wrong with the prompt is told before anything is shown
+        _tell(seed, chosen, temperature)
+        click.echo(prompt + first, nl=False)
         for piece in pieces:
             click.echo(piece, nl=False)
         click.echo()
@@ -59,8 +62,14 @@ def _run(
         prompt, num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=chosen
     )
     texts = [prompt + each.text for each in samples]
+    _tell(seed, chosen, temperature)
     separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
     click.echo(separator.join(texts))
+
+
+def _tell(seed: int | None, chosen: int, temperature: float) -> None:
+    if seed is None and temperature > 0:
+        say(f"seed {chosen} (--seed {chosen} writes the same again)")
 
 
 command = Command(

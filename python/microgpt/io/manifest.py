@@ -63,8 +63,7 @@ def read(folder: Path) -> dict[str, Any]:
     if found != FORMAT_VERSION:
         writer = content.get("microgpt_version")
         raise CheckpointError(
-            f"{path}: expected format_version {FORMAT_VERSION}, got {found!r:.40} "
-            f"(written by microgpt {writer!s:.40})"
+            f"{path}: expected format_version {FORMAT_VERSION}, got {found!r:.40} (written by microgpt {writer!s:.40})"
         )
     body = {key: value for key, value in content.items() if key != "sha256"}
     try:
