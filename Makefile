@@ -7,7 +7,7 @@ PARITY := .venv-parity
 TORCH ?= torch==2.13.0
 SOURCES := $(shell find csrc python -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pxd' -o -name '*.txt') CMakeLists.txt pyproject.toml
 
-.PHONY: help demo test dev lint types stub layering cpp-test sanitize parity soak bench wheel clean
+.PHONY: help demo test dev lint types stub layering cpp-test guard sanitize parity soak bench wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,13 @@ cpp-test:  ## kernels and runtime against their references in C++ (needs doctest
 	cmake --preset release
 	cmake --build --preset release
 	ctest --preset release
+
+guard: $(VENV)/.installed $(VENV)/.test-tools  ## every op case on an extension with guard bytes around its arrays
+	$(BIN)/pip install -q --disable-pip-version-check 'pybind11>=3.0' 'cython>=3.1' ninja
+	cmake -S . -B build/guard -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DMICROGPT_GUARD=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	cmake --build build/guard
+	MICROGPT_GUARD_BUILD=$$(ls $(CURDIR)/build/guard/_kernels*.so) $(BIN)/python -m pytest -q tests/test_op_properties.py -k guard
 
 sanitize:  ## the same under ASan + UBSan with guard bytes, and under TSan (needs clang-19, libomp-19-dev)
 	cmake --preset asan
