@@ -98,6 +98,16 @@ def test_any_number_of_threads_trains_the_same_bits() -> None:
         assert losses == found[0][1] and value == found[0][2]
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 7, 8, 16])
+def test_fifty_steps_on_any_number_of_threads(threads: int) -> None:
+    k.set_num_threads(threads)
+    run = microgpt.train(**{**WIDE, "steps": 50}, dropout=0.1)
+    k.set_num_threads(1)
+    alone = microgpt.train(**{**WIDE, "steps": 50}, dropout=0.1)
+    assert same(weights(run), weights(alone)) and run.losses == alone.losses
+
+
 @pytest.mark.parametrize("settings", [{}, {"dropout": 0.2, "accumulate": 3}, {"optimizer": "sgd", "model": "micro"}])
 def test_eager_and_replayed_steps_are_the_same_bits(settings: dict[str, Any], monkeypatch: Any) -> None:
     replayed = small(**settings, eval_every=4)

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,9 @@ def load(path: str | os.PathLike[str] | None = None, dtype: str | None = None) -
     """
     place = find_newest_run() if path is None else Path(path)
     if not (place / "config.json").exists() and RunFolder(place).checkpoints():
-        place, _ = RunFolder(place).latest()
+        place, problems = RunFolder(place).latest()
+        for line in problems:  # a checkpoint before a damaged one: better than none, and said
+            warnings.warn(line, stacklevel=2)
     elif (place / manifest.NAME).exists():
         verify(place)
     decoder = load_decoder(place, dtype)
