@@ -1,6 +1,8 @@
 """Time ops at the shapes of real layers: microseconds, GFLOP/s and GB/s from the op's own cost, part of the roofline.
 
-    python bench/kernels.py [--op NAME]
+    python bench/kernels.py [--op NAME] [--op-cases]
+
+--op-cases adds the tests' own table (tests/opcases): the cases that are cut into several shares.
 
 The roofline is measured in the same run: the fastest square product (FLOP/s) and a large copy (bytes/s). A case is
 limited by whichever of the two its cost needs longer for; arrays that stay in the caches go beyond 100 % of memory
@@ -11,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +69,23 @@ def cases() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
     return found
 
 
+def op_cases() -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """The cases of the tests' table that are large enough to be shared out."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.opcases import CASES
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, list):
+            return [convert(each) for each in value]
+        return Tensor(value.astype(np.float32)) if value.dtype.kind == "f" else k.from_numpy(value)
+
+    return [
+        (case.op, (), {**{name: convert(v) for name, v in case.inputs().items()}, **case.options})
+        for case in CASES
+        if case.shares
+    ]
+
+
 def best(run: Callable[[], object], seconds: float) -> float:
     """Seconds of the median call."""
     run()
@@ -82,9 +103,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--op", help="only this op")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each case (default: 0.3)")
+    parser.add_argument("--op-cases", action="store_true", help="the tests' table too")
     args = parser.parse_args()
-    if args.op and args.op not in {name for name, _, _ in cases()}:
-        parser.error(f"no case for op {args.op!r}; there are: {', '.join(sorted({n for n, _, _ in cases()}))}")
+    table = cases() + (op_cases() if args.op_cases else [])
+    known = sorted({name for name, _, _ in table})
+    if args.op and args.op not in known:
+        parser.error(f"no case for op {args.op!r}; there are: {', '.join(known)}")
     a, c = normal(1024, 1024).data, k.empty((1024, 1024))
     flops = 2 * 1024**3 / best(lambda: k.gemm(a, a, c, 1024, 1024, 1024), 1.0)
     big = k.from_numpy(np.zeros(32 << 20, np.float32))
@@ -95,7 +119,7 @@ def main() -> None:
     )
     print(f"{'op':22} {'shapes':40} {'us':>10} {'GFLOP/s':>9} {'GB/s':>7} {'roof':>6}")
     rows = []
-    for name, inputs, settings in cases():
+    for name, inputs, settings in table:
         if args.op and name != args.op:
             continue
         op = ops.OPS.get(name)
@@ -108,8 +132,9 @@ def main() -> None:
 
         seconds = best(call, args.seconds)
         limit = max(cost.flops / flops, cost.bytes / bandwidth)
-        shapes = " ".join("x".join(map(str, each.shape)) for each in inputs if isinstance(each, Tensor))
-        text = f"{shapes} {' '.join(map(str, settings.values()))}"
+        given = [*inputs, *settings.values()]
+        shapes = ["x".join(map(str, each.shape)) for each in given if isinstance(each, Tensor)]
+        text = " ".join([*shapes, *(str(each) for each in given if isinstance(each, str | float | int))])
         row = {"op": name, "shapes": text.strip(), "us": seconds * 1e6, "gflops": cost.flops / seconds / 1e9,
                "gbs": cost.bytes / seconds / 1e9, "roofline": limit / seconds}  # fmt: skip
         rows.append(row)

@@ -19,7 +19,7 @@ from microgpt.tokenizers.char import END_OF_TEXT, CharTokenizer
 from microgpt.tokenizers.hub import HubTokenizer
 from microgpt.tokenizers.stream import StreamDecoder
 
-library = pytest.importorskip("tokenizers", reason="the tokenizers library (extra: hf) is not installed")
+library = pytest.importorskip("tokenizers", reason="the tokenizers library is not installed")
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]))  # every plane, controls and NUL included
 TRICKY = (
@@ -367,7 +367,7 @@ def test_without_the_library(bpe: Tokenizer, tmp_path: Path, monkeypatch: pytest
     CharTokenizer.train(["ab"]).save(tmp_path / "char")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert Tokenizer.load(tmp_path / "char").encode("ab") == [1, 2]
-    with pytest.raises(MissingExtraError, match=r"pip install microgpt\[hf\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install tokenizers"):
         Tokenizer.load(tmp_path / "bpe")
 
 

@@ -25,7 +25,7 @@ class HubTokenizer(Tokenizer):
             import tokenizers
         except ImportError as error:
             raise MissingExtraError(
-                f"{where}: this vocabulary needs the 'tokenizers' library; pip install microgpt[hf]"
+                f"{where}: this vocabulary needs the 'tokenizers' library; pip install tokenizers"
             ) from error
         self._text, self._config = text, config
         self._library = _guard(f"{where}: broken", lambda: tokenizers.Tokenizer.from_str(text))
