@@ -275,13 +275,13 @@ def test_doctor_says_what_it_found() -> None:
         ("MICROGPT_NUM_THREADS", "0", "MICROGPT_NUM_THREADS must be"),
     ],
 )
-def test_doctor_reports_an_impossible_environment(name: str, value: str, message: str) -> None:
+def test_doctor_reports_an_impossible_environment(name: str, value: str, message: str, tmp_path: Path) -> None:
     done = shell("doctor", **{name: value})
     assert done.returncode == 1 and done.stderr == ""
     assert f"problem: {message}" in done.stdout and f"{name:<21}{value} (" in done.stdout
     found = json.loads(shell("doctor", "--json", **{name: value}).stdout)
     assert len(found["problems"]) == 1 and found["environment"][name] == value and found["threads"] >= 1
-    refused = shell("train", "--quiet", folder=None, **{name: value}, MICROGPT_TRACE="0")
+    refused = shell("train", "--quiet", folder=tmp_path, **{name: value}, MICROGPT_TRACE="0")
     assert refused.returncode == 2 and refused.stderr.startswith(f"error: {message}")
 
 
