@@ -3,7 +3,8 @@
 cimport cython
 
 
-# A graph deeper than about DEPTH steps that is dropped without backward() overflows the C stack (a GPT's: layers * width).
+# Dropping a compiled chain of over 500,000 steps (at 8 MiB of stack) without backward() overflows the stack, for each
+# link is freed by a nested call. A GPT's longest chain has some hundred steps a layer.
 cdef class Value:
     cdef public double data, grad, dleft, dright
     cdef public Value left, right
