@@ -18,9 +18,16 @@ class TrainConfig:
     `min_lr` (a part of the peak). A step is `accumulate` batches of `batch_size` sequences of `block_size` tokens.
     """
 
-    data: str = "names"
+    data: str | tuple[str, ...] = "names"
+    weights: tuple[float, ...] | None = None
     documents: str = "auto"
+    dedup: bool = False
+    curriculum: str = "none"
+    packing: bool = True
+    tokenizer: str = "auto"
+    vocab_size: int | None = None
     model: str = "gpt"
+    size: str | None = None
     layers: int = 2
     heads: int = 4
     width: int = 64
@@ -41,14 +48,23 @@ class TrainConfig:
     eps: float = 1e-8
     momentum: float = 0.9
     clip: float = 1.0
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    ema: float = 0.0
+    groups: tuple[dict[str, Any], ...] = ()
     seed: int = 0
     val_fraction: float = 0.1
     eval_every: int = 250
     eval_batches: int = 50
+    patience: int = 0
+    sample_every: int = 0
+    sample_prompt: str = ""
     log_every: int = 10
     save_every: int = 0
     keep: int = 3
     checkpointing: bool = False
+    tensorboard: bool = False
+    plot: bool = False
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
