@@ -37,15 +37,19 @@ def data(config: dict[str, Any], steps: int) -> np.ndarray[Any, Any]:
     )
 
 
+def our_spec(config: dict[str, Any]) -> Any:
+    """The ModelConfig of a configuration."""
+    from microgpt.models.zoo import MODELS
+
+    sizes = (config["width"], config["layers"], config["heads"], config["block"])
+    return MODELS.get(config["model"])(config["vocab"], *sizes, 0.0)
+
+
 def our_model(config: dict[str, Any]) -> Any:
     """The initial model; its weights are the peer's too."""
     from microgpt.models.decoder import Decoder
-    from microgpt.models.zoo import MODELS
 
-    spec = MODELS.get(config["model"])(
-        config["vocab"], config["width"], config["layers"], config["heads"], config["block"], 0.0
-    )
-    return Decoder(spec, seed=1)
+    return Decoder(our_spec(config), seed=1)
 
 
 def run_ours(config: dict[str, Any]) -> None:
@@ -90,58 +94,11 @@ def run_ours(config: dict[str, Any]) -> None:
 def run_torch(config: dict[str, Any], weights: str) -> None:
     """The child that trains with PyTorch eager: fused AdamW and scaled_dot_product_attention, its best on a CPU."""
     import torch
-    from torch import nn
-    from torch.nn import functional
 
-    stored = {name: torch.from_numpy(value) for name, value in np.load(weights).items()}
-    width, heads, gpt = config["width"], config["heads"], config["model"] == "gpt"
+    from torch_gpt import Model, adamw
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.ParameterDict({name.replace(".", "_"): nn.Parameter(v) for name, v in stored.items()})
-
-        def get(self, name: str) -> Any:
-            return self.weight.get(name.replace(".", "_"))
-
-        def norm(self, x: Any, name: str) -> Any:
-            if gpt:
-                return functional.layer_norm(x, (width,), self.get(f"{name}.weight"), self.get(f"{name}.bias"))
-            return functional.rms_norm(x, (width,), eps=1e-5)
-
-        def linear(self, x: Any, name: str) -> Any:
-            return functional.linear(x, self.get(f"{name}.weight"), self.get(f"{name}.bias"))
-
-        def forward(self, ids: Any, wanted: Any) -> Any:
-            rows, length = ids.shape
-            x = functional.embedding(ids, self.get("embed.weight")) + self.get("positions.weight")[:length]
-            if not gpt:
-                x = self.norm(x, "embed_norm")
-            for i in range(config["layers"]):
-                at = f"blocks.{i}"
-                h = self.norm(x, f"{at}.mixer_norm")
-                q, k, v = (
-                    self.linear(h, f"{at}.mixer.{p}").view(rows, length, heads, -1).transpose(1, 2) for p in "qkv"
-                )
-                y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-                x = x + self.linear(y.transpose(1, 2).reshape(rows, length, width), f"{at}.mixer.o")
-                h = self.linear(self.norm(x, f"{at}.ffn_norm"), f"{at}.ffn.up")
-                h = functional.gelu(h, approximate="tanh") if gpt else functional.relu(h)
-                x = x + self.linear(h, f"{at}.ffn.down")
-            if gpt:
-                x = self.norm(x, "norm")
-            head = self.get("embed.weight") if gpt else self.get("head")
-            return functional.cross_entropy(functional.linear(x, head).flatten(0, 1), wanted.flatten())
-
-    model = Model()
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": ADAMW["weight_decay"]},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(
-        groups, lr=ADAMW["lr"], betas=(ADAMW["beta1"], ADAMW["beta2"]), eps=ADAMW["eps"], fused=True
-    )
+    model = Model(config, weights)
+    optimizer = adamw(model, ADAMW)
     ids = torch.from_numpy(data(config, 64).astype(np.int64))
     number = 0
 
