@@ -28,13 +28,14 @@ from .models.pretrained import load_decoder, save_decoder
 from .nn.context import Ctx, Layout
 from .tokenizers.base import Tokenizer
 from .tokenizers.stream import StreamDecoder
+from .training.callback import Callback
 from .training.config import TrainConfig, check_names
 from .training.objective import whole_text_loss
-from .training.pretrain import Run, pretrain, resume_config
+from .training.pretrain import Run, pretrain
+from .training.resume import changed, run_config
+from .training.settings import read_settings, with_file
 
 AT_ONCE = 256  # sequences that generate_many advances together; bounds the memory of their states
-# settings that the weights of a run are made for
-OF_THE_MODEL = ("model", "layers", "heads", "width", "block_size", "dropout")
 
 
 @dataclass(frozen=True)
@@ -227,30 +228,49 @@ def train(
     *,
     out: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
     show: bool = False,
     say: Callable[[str], None] | None = None,
+    handle_signals: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a model; settings are the fields of TrainConfig and the options of `microgpt train`.
 
     `out`: run folder (None does not save). `resume`: go on with a run folder; settings given then replace its own.
-    Raises ConfigError for unknown or impossible settings, DataError, LockError, StorageError, NonFiniteError.
+    `config`: a TOML or YAML file of settings, which those given here precede. `handle_signals`: SIGINT and SIGTERM
+    finish the step, save a checkpoint and return. Raises ConfigError for unknown or impossible settings, DataError,
+    LockError, StorageError, NonFiniteError, CheckpointError, MissingExtraError.
 
         run = microgpt.train(data="names", steps=1000)
     """
     check_names(settings)
+    if config is not None:
+        settings = with_file(read_settings(Path(config)), settings)
     if resume is not None:
         if out is not None:
             raise ConfigError("give out or resume, not both")
-        config = resume_config(Path(resume))
-        for name in OF_THE_MODEL:
-            if settings.get(name, was := getattr(config, name)) != was:
-                raise ConfigError(f"{name}: the run that is resumed has {was}, got {settings[name]}")
-        if "steps" in settings or "epochs" in settings:
-            settings = {"steps": None, "epochs": None, **settings}
-        config = TrainConfig.from_dict({**config.to_dict(), **settings})
-        return pretrain(config, resume=Path(resume), show=show, say=say)
-    return pretrain(TrainConfig(**settings), None if out is None else Path(out), show=show, say=say)
+        chosen, lines = changed(run_config(Path(resume)), settings)
+        if say is not None:
+            for line in lines:
+                say(line)
+    else:
+        chosen = TrainConfig(**settings)
+    return pretrain(
+        chosen,
+        None if out is None else Path(out),
+        None if resume is None else Path(resume),
+        show=show,
+        say=say,
+        callbacks=callbacks,
+        sampler=_sample,
+        handle_signals=handle_signals,
+    )
+
+
+def _sample(decoder: Decoder, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
+    """The text of `sample_every`."""
+    return LanguageModel(decoder, tokenizer).generate(prompt, temperature=0.8, seed=seed % 2**64).text
 
 
 def info() -> dict[str, Any]:

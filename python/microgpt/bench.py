@@ -18,9 +18,9 @@ from .engine.generate import generate_ids
 from .engine.sampler import Sampling
 from .optim import Schedule
 from .tokenizers.char import CharTokenizer
+from .training.build import make_model, make_optimizer
 from .training.config import TrainConfig
 from .training.objective import LanguageModeling
-from .training.pretrain import make_model, make_optimizer
 from .training.trainer import Limits, Trainer
 
 # (rows, columns, inner): square, and the products of a small and a GPT-2 layer on 1,024 tokens, and of one token
