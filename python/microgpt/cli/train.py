@@ -194,7 +194,7 @@ def _run(
         if fresh:
             _remove_empty(place)
         if isinstance(error, KeyboardInterrupt):
-            say(f"interrupted before the first step; {_kept(place)}")
+            say(f"{error or 'SIGINT'}: stopped; {_kept(place)}")
             raise click.exceptions.Exit(128 + getattr(error, "number", signal.SIGINT)) from None
         raise
     if run.signal:

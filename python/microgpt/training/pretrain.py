@@ -24,6 +24,7 @@ from ..tokenizers.base import Tokenizer
 from .build import Prepared, loss_options, make_data, make_model, make_optimizer, resolve_dtype, total_steps
 from .callback import Callback
 from .config import TrainConfig
+from .curves import check_plot, read_curve, save_picture
 from .ema import Ema
 from .logger import JsonLines, Progress, TensorBoard
 from .objective import LanguageModeling
@@ -87,6 +88,10 @@ def pretrain(
     """
     started = time.perf_counter()
     config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
+    if config.plot:
+        check_plot()
+        if not (out or resume):
+            raise ConfigError("plot: expected a run folder (out) to draw in")
     if config.sample_every and sampler is None:
         raise ConfigError("sample_every: expected 0 where nothing writes samples; microgpt.train does")
     place = resume or out
@@ -137,6 +142,8 @@ def _pretrain(config: TrainConfig, folder: RunFolder | None, resuming: bool, too
         value = trainer.evaluate()
     if trainer.ema is not None:
         trainer.ema.keep()
+    if config.plot and folder is not None:
+        save_picture([read_curve(folder.path)], folder.path / "loss.png")
     return Run(
         path=folder.path if folder else None,
         model=model,
