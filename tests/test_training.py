@@ -72,7 +72,7 @@ def test_sgd_is_what_its_definition_says(tmp_path: Path) -> None:
     config = TrainConfig(**{**settings, "steps": 1})
     _, tokenizer, train, _ = make_data(config, None)
     model = make_model(config, tokenizer.vocab_size)
-    objective = LanguageModeling(model, 32, 5, 0)
+    objective = LanguageModeling(model, 32, train.sequences, 0)
     buffers, block = objective.buffers(), train.next_many(1)
     objective.feed(buffers, block, 0)
     objective.loss(buffers, None).backward()
@@ -215,7 +215,7 @@ def test_micro_batches_have_their_own_dropout() -> None:
     config = TrainConfig(**SMALL, dropout=0.5)
     _, tokenizer, train, _ = make_data(config, None)
     model = make_model(config, tokenizer.vocab_size)
-    objective = LanguageModeling(model, 32, 5, 0)
+    objective = LanguageModeling(model, 32, train.sequences, 0)
     buffers, block = [objective.buffers() for _ in range(2)], train.next_many(1)
     step = k.from_numpy(np.array([3], np.int64))
     losses = []
@@ -237,7 +237,7 @@ def test_validation_disturbs_nothing_and_repeats() -> None:
 def trainer(config: TrainConfig) -> Trainer:
     _, tokenizer, train, validation = make_data(config, None)
     model = make_model(config, tokenizer.vocab_size)
-    objective = LanguageModeling(model, config.batch_size * config.block_size, config.batch_size + 1, config.seed)
+    objective = LanguageModeling(model, config.batch_size * config.block_size, train.sequences, config.seed)
     limits = Limits(config.steps or 1, config.accumulate, eval_batches=config.eval_batches)
     optimizer = make_optimizer(config, model)
     return Trainer(objective, train, optimizer, Schedule("constant", 1), limits, config.lr, validation)
@@ -292,4 +292,4 @@ def test_epochs_cover_the_documents() -> None:
     run = small(epochs=0.25, batch_size=8, log_every=1000)
     config = run.config
     _, _, train, _ = make_data(config, run.tokenizer)
-    assert run.steps == -(-train.windows // 32)
+    assert run.steps == -(-train.steps_per_epoch // 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..data.batches import Batches
-from ..data.corpus import Corpus, read_documents
-from ..data.split import split
+from ..data.batches import Batches, Stream
+from ..data.prepare import DataSettings, Prepared, prepare
 from ..errors import CheckpointError, ConfigError, NonFiniteError
 from ..io import safetensors
 from ..io.checkpoint import RunFolder, preflight
@@ -23,7 +23,6 @@ from ..models.pretrained import load_decoder, read_json, save_decoder, write_jso
 from ..models.zoo import MODELS
 from ..optim import RULES, Optimizer, Schedule, decay_groups
 from ..tokenizers.base import Tokenizer
-from ..tokenizers.char import CharTokenizer
 from .config import TrainConfig
 from .logger import Callback, JsonLines, Progress
 from .objective import LanguageModeling
@@ -45,18 +44,15 @@ class Run:
     losses: list[float] = field(default_factory=list)
 
 
-def make_data(config: TrainConfig, tokenizer: Tokenizer | None) -> tuple[Corpus, Tokenizer, Batches, Batches | None]:
-    """Read and split the corpus, train a character tokenizer on all of it unless one is given, cut batches."""
-    corpus = read_documents(config.data, config.documents)
-    if tokenizer is None:
-        tokenizer = CharTokenizer.train(corpus.documents)
-    train, validation = split(corpus.documents, config.val_fraction, config.seed)
+def data_settings(config: TrainConfig) -> DataSettings:
+    """The part of a configuration that says what is trained on."""
+    return DataSettings(**{each.name: getattr(config, each.name) for each in dataclasses.fields(DataSettings)})
 
-    def batches(documents: Sequence[str], shuffle: bool) -> Batches:
-        ids = tokenizer.encode_many(documents, add_bos=True, add_eos=True)
-        return Batches(ids, config.block_size, config.batch_size, config.seed, shuffle, vocab_size=tokenizer.vocab_size)
 
-    return corpus, tokenizer, batches(train, True), batches(validation, False) if validation else None
+def make_data(config: TrainConfig, tokenizer: Tokenizer | None) -> tuple[Prepared, Tokenizer, Stream, Batches | None]:
+    """The data that the configuration describes, with a tokenizer made from them unless one is given."""
+    data = prepare(data_settings(config), tokenizer)
+    return data, data.tokenizer, data.train, data.validation
 
 
 def make_model(config: TrainConfig, vocab_size: int) -> Decoder:
@@ -80,10 +76,10 @@ def make_optimizer(config: TrainConfig, model: Decoder) -> Optimizer:
     return Optimizer(model, cls(**settings), decay_groups(config.weight_decay), config.clip)
 
 
-def total_steps(config: TrainConfig, train: Batches) -> int:
+def total_steps(config: TrainConfig, train: Stream) -> int:
     """Steps from `steps`, or from `epochs` rounded up; 1,000 without either."""
     if config.epochs is not None:
-        return max(1, math.ceil(config.epochs * train.windows / (config.batch_size * config.accumulate)))
+        return max(1, math.ceil(config.epochs * train.steps_per_epoch / config.accumulate))
     return config.steps or 1000
 
 
@@ -133,21 +129,20 @@ def _pretrain(
     elif folder is not None and folder.checkpoints():
         raise ConfigError(f"{folder.path} already holds a run; resume it, or choose another folder")
     tokenizer = Tokenizer.load(checkpoint) if checkpoint else None
-    corpus, tokenizer, train, validation = make_data(config, tokenizer)
+    data = prepare(data_settings(config), tokenizer, folder.path if folder else None, say, show)
+    tokenizer, train, validation = data.tokenizer, data.train, data.validation
     model = load_decoder(checkpoint, config.dtype) if checkpoint else make_model(config, tokenizer.vocab_size)
     model.remat = config.checkpointing
     optimizer = make_optimizer(config, model)
     steps = total_steps(config, train)
     schedule = Schedule(config.schedule, steps, min(config.warmup, steps // 2), config.min_lr)
-    sequences = config.batch_size + 1  # the last one holds the padding
+    sequences = train.sequences
     objective = LanguageModeling(model, config.batch_size * config.block_size, sequences, config.seed)
     limits = Limits(
         steps, config.accumulate, config.log_every, config.eval_every, config.eval_batches, config.save_every
     )
-    say(
-        f"{len(corpus.documents):,} documents from {corpus.source} (one per {corpus.kind}), "
-        f"{train.targets_per_epoch:,} training tokens, vocabulary {tokenizer.vocab_size}"
-    )
+    for line in data.summary:
+        say(line)
     say(f"{config.model}: {model.num_parameters():,} parameters, {steps:,} steps of "
         f"{config.batch_size * config.accumulate} sequences of up to {config.block_size} tokens")  # fmt: skip
     if folder is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import _kernels as k
 from ..autograd import no_grad
-from ..data.batches import BatchBlock, Batches
+from ..data.batches import BatchBlock, Batches, Stream
 from ..errors import CheckpointError, NonFiniteError
 from ..optim import Optimizer, Schedule
 from ..program import Program
@@ -44,7 +44,7 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        train: Batches,
+        train: Stream,
         optimizer: Optimizer,
         schedule: Schedule,
         limits: Limits,
@@ -69,6 +69,7 @@ class Trainer:
         self._buffers = [objective.buffers() for _ in range(limits.accumulate)]
         self._block: BatchBlock | None = None
         self._row = 0
+        self._first = 0  # sequence of this step
         self._data_state = train.state()
         self._program: Program[Tensor] = Program(self._step)
         self._eval_buffers: Any = None
@@ -96,6 +97,7 @@ class Trainer:
     def _next(self) -> int:
         """Feed the micro-batches of a step; returns how many targets they hold."""
         count = 0
+        self._first = self._consumed()
         for buffers in self._buffers:
             if self._block is None or self._row == len(self._block.tokens):
                 self._data_state = self.train.state()
@@ -158,9 +160,8 @@ class Trainer:
     def _stop_not_finite(self, loss: float) -> None:
         norm = self.optimizer.grad_norm()
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
-        first = self._consumed() - len(self._buffers) * self.train.batch_size
         raise NonFiniteError(
-            f"step {self.step + 1}: {what} (sequences {first} to {self._consumed() - 1} of the data order); the "
+            f"step {self.step + 1}: {what} (sequences {self._first} to {self._consumed() - 1} of the data order); the "
             "weights are those of the step before. Try a lower lr or clip, or look at that batch"
         )
 
@@ -176,16 +177,13 @@ class Trainer:
                     return self.objective.loss(self._eval_buffers, None)
 
             self._eval_program = Program(loss)
-        start = self.validation.state()
-        count = min(self.validation.steps_per_epoch, self.limits.eval_batches or self.validation.steps_per_epoch)
-        block = self.validation.next_many(count)
-        self.validation.restore(start)
         total, targets = 0.0, 0
-        for row in range(count):
-            self.objective.feed(self._eval_buffers, block, row)
-            seen = int(block.n_targets[row])
-            total += self._eval_program().item() * seen
-            targets += seen
+        for block in self.validation.once(self.limits.eval_batches):
+            for row in range(len(block.tokens)):
+                self.objective.feed(self._eval_buffers, block, row)
+                seen = int(block.n_targets[row])
+                total += self._eval_program().item() * seen
+                targets += seen
         return total / max(1, targets)
 
     def _validate(self) -> bool:
@@ -198,7 +196,9 @@ class Trainer:
     # -- resume --------------------------------------------------------------------------------------------------
     def _consumed(self) -> int:
         """Sequences trained on so far; those prepared ahead do not count."""
-        return int(self._data_state["consumed"]) + self._row * self.train.batch_size
+        if self._block is None or not self._row:
+            return int(self._data_state["consumed"])
+        return int(self._block.consumed[self._row - 1])
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights and optimizer state, JSON-able."""
@@ -206,7 +206,7 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "best": None if math.isinf(self.best) else self.best,
-            "data": {**self._data_state, "consumed": self._consumed()},
+            "data": {**self._data_state, "skip": self._row},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
