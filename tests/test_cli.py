@@ -26,12 +26,12 @@ def test_train_and_generate_without_any_setting(tmp_path: Path) -> None:
     assert trained.returncode == 0, trained.stderr
     assert len(trained.stdout.splitlines()) == 5  # samples, and nothing else
     last = trained.stderr.splitlines()[-4:]
-    found = re.fullmatch(r"1,350 steps in [\d.]+ s, loss (\d\.\d{4}), validation loss (\d\.\d{4})", last[0])
+    found = re.fullmatch(r"600 steps in [\d.]+ s, loss (\d\.\d{4}), validation loss (\d\.\d{4})", last[0])
     assert found is not None and float(found[2]) < 2.5 and float(found[1]) < 2.8
     assert last[1:] == [
         "saved in runs/names-1",
         "next: microgpt generate --model runs/names-1 --num-samples 10",
-        "      microgpt train --resume runs/names-1 --steps 2700",
+        "      microgpt train --resume runs/names-1 --steps 1200",
     ]
     assert "Traceback" not in trained.stderr
     generated = shell("generate", "--num-samples", "10", folder=tmp_path)
@@ -313,7 +313,7 @@ def wrong(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with what the table above asks for."""
     place = tmp_path_factory.mktemp("wrong")
     for name, content in {
-        "file.txt": b"ab\ncd\nef\n", "empty.txt": b"", "blank.txt": b" \n \n", "binary.txt": b"a\0b",
+        "file.txt": b"ab\ncd\nef\n" * 9, "empty.txt": b"", "blank.txt": b" \n \n", "binary.txt": b"a\0b",
         "latin.txt": b"caf\xe9\n",
     }.items():  # fmt: skip
         (place / name).write_bytes(content)
@@ -354,7 +354,9 @@ def test_a_traceback_only_on_request(tmp_path: Path) -> None:
     plain = shell("train", "--data", "nowhere", folder=tmp_path)
     traced = shell("train", "--data", "nowhere", folder=tmp_path, MICROGPT_TRACE="1")
     assert plain.returncode == traced.returncode == 1
-    assert plain.stderr == "error: no data 'nowhere': expected a file, a folder, or one of: names\n"
+    assert (
+        plain.stderr == "error: no data 'nowhere': expected a file, a folder, hf:ORG/NAME, or one of: names, stdlib\n"
+    )
     assert "Traceback" in traced.stderr and traced.stderr.endswith(plain.stderr)
 
 

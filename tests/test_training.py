@@ -74,7 +74,7 @@ def test_sgd_is_what_its_definition_says(tmp_path: Path) -> None:
     config = TrainConfig(**{**settings, "steps": 1})
     data = make_data(config)
     train, model = data.train, make_model(config, data.tokenizer.vocab_size)
-    objective = LanguageModeling(model, 32, 5, 0)
+    objective = LanguageModeling(model, 32, train.sequences, 0)
     buffers, block = objective.buffers(), train.next_many(1)
     objective.feed(buffers, block, 0)
     objective.loss(buffers, None).backward()
@@ -217,7 +217,7 @@ def test_micro_batches_have_their_own_dropout() -> None:
     config = TrainConfig(**SMALL, dropout=0.5)
     data = make_data(config)
     train, model = data.train, make_model(config, data.tokenizer.vocab_size)
-    objective = LanguageModeling(model, 32, 5, 0)
+    objective = LanguageModeling(model, 32, train.sequences, 0)
     buffers, block = [objective.buffers() for _ in range(2)], train.next_many(1)
     step = k.from_numpy(np.array([3], np.int64))
     losses = []
@@ -290,4 +290,4 @@ def test_epochs_cover_the_documents() -> None:
     run = small(epochs=0.25, batch_size=8, log_every=1000)
     config = run.config
     train = make_data(config, run.tokenizer).train
-    assert run.steps == -(-train.windows // 32)
+    assert run.steps == -(-train.steps_per_epoch // 4)

@@ -60,7 +60,7 @@ def test_a_weight_that_is_not_finite_stops_the_run(
         run(self)
 
     monkeypatch.setattr(Trainer, "run", remember)
-    config = TrainConfig(**{**SMALL, "save_every": 2, "batch_size": 32, "steps": 20})
+    config = TrainConfig(**{**SMALL, "save_every": 2, "batch_size": 32, "steps": 20, "packing": False})
     message = r"^step 6: (loss|gradient norm) is (nan|inf) \(sequences 160 to 191 "
     with pytest.raises(NonFiniteError, match=message) as caught:
         pretrain(config, tmp_path, callbacks=[patch])
@@ -333,7 +333,9 @@ def test_data_that_vanish_or_are_not_readable(tmp_path: Path) -> None:
 
 def test_the_smallest_corpus_trains(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a")
-    run = small(data=str(tmp_path / "one.txt"), documents="file")
+    with pytest.raises(DataError, match=r"one\.txt: 2 training tokens are fewer than one sequence \(block_size 8\)"):
+        small(data=str(tmp_path / "one.txt"), documents="file")
+    run = small(data=str(tmp_path / "one.txt"), documents="file", block_size=2)
     assert run.steps == 10 and np.isfinite(run.loss)
     with pytest.raises(MicrogptError):
         microgpt.LanguageModel(run.model, run.tokenizer).generate("b")

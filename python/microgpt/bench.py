@@ -87,7 +87,7 @@ def _data(config: TrainConfig) -> tuple[CharTokenizer, Batches]:
         documents = ["\n".join(documents)]
     tokenizer = CharTokenizer.train(documents)
     ids = tokenizer.encode_many(documents, add_bos=True, add_eos=True)
-    return tokenizer, Batches(ids, config.block_size, config.batch_size, config.seed)
+    return tokenizer, Batches(ids, config.block_size, config.batch_size, config.seed, packing=False)
 
 
 def training(config: TrainConfig, budget: float) -> dict[str, Any]:

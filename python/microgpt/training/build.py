@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from .. import _kernels as k
-from ..data.batches import Batches
-from ..data.corpus import read_documents
-from ..data.split import split
+from ..data.batches import Stream
+from ..data.prepare import DataSettings, Prepared, prepare
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
 from ..models.zoo import MODELS
 from ..optim import RULES, Optimizer
 from ..optim.groups import named_groups
 from ..tokenizers.base import Tokenizer
-from ..tokenizers.char import CharTokenizer
 from .config import TrainConfig
-
-
-@dataclass
-class Prepared:
-    """Batches and what made them; `summary` for people."""
-
-    tokenizer: Tokenizer
-    train: Batches
-    validation: Batches | None
-    summary: list[str]
-    val_bytes_per_token: float = 0.0
 
 
 def make_data(
@@ -39,22 +26,10 @@ def make_data(
     say: Callable[[str], None] | None = None,
     show: bool = False,
 ) -> Prepared:
-    """Read and split the corpus, make a tokenizer unless one is given, cut batches."""
-    assert isinstance(config.data, str)
-    corpus = read_documents(config.data, config.documents)
-    chosen = tokenizer or CharTokenizer.train(corpus.documents)
-
-    def batches(documents: list[str], shuffle: bool) -> Batches:
-        ids = chosen.encode_many(documents, add_bos=True, add_eos=True)
-        return Batches(ids, config.block_size, config.batch_size, config.seed, shuffle, vocab_size=chosen.vocab_size)
-
-    first, second = split(corpus.documents, config.val_fraction, config.seed)
-    train = batches(first, True)
-    summary = [
-        f"{len(corpus.documents):,} documents from {corpus.source} (one per {corpus.kind}), "
-        f"{train.targets_per_epoch:,} training tokens, vocabulary {chosen.vocab_size}"
-    ]
-    return Prepared(chosen, train, batches(second, False) if second else None, summary)
+    """The data that the configuration describes, with a tokenizer made from them unless one is given."""
+    names = [each.name for each in dataclasses.fields(DataSettings)]
+    settings = DataSettings(**{name: getattr(config, name) for name in names})
+    return prepare(settings, tokenizer, folder, say or (lambda line: None), show)
 
 
 def resolve_dtype(dtype: str) -> str:
@@ -96,8 +71,8 @@ def loss_options(config: TrainConfig) -> dict[str, float]:
     return {name: value for name, value in options.items() if value}
 
 
-def total_steps(config: TrainConfig, train: Batches) -> int:
+def total_steps(config: TrainConfig, train: Stream) -> int:
     """Steps from `steps`, or from `epochs` rounded up; 1,000 without either."""
     if config.epochs is not None:
-        return max(1, math.ceil(config.epochs * train.windows / (config.batch_size * config.accumulate)))
+        return max(1, math.ceil(config.epochs * train.steps_per_epoch / config.accumulate))
     return config.steps or 1000

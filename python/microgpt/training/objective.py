@@ -56,7 +56,7 @@ class LanguageModeling:
         sequences: int,
         seed: int,
         options: dict[str, float] | None = None,
-        bytes_per_token: float = 0.0,
+        bytes_per_token: float | None = None,
     ) -> None:
         self.model = model
         self.options = options or {}

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import __version__
+from ..data.prepare import Prepared
 from ..errors import ConfigError, NonFiniteError, TokenizerError
 from ..io import safetensors
 from ..io.checkpoint import RunFolder, preflight
@@ -21,7 +22,7 @@ from ..models.decoder import Decoder
 from ..models.pretrained import load_decoder, save_decoder, write_json
 from ..optim import Schedule
 from ..tokenizers.base import Tokenizer
-from .build import Prepared, loss_options, make_data, make_model, make_optimizer, resolve_dtype, total_steps
+from .build import loss_options, make_data, make_model, make_optimizer, resolve_dtype, total_steps
 from .callback import Callback
 from .config import TrainConfig
 from .curves import check_plot, read_curve, save_picture
@@ -124,7 +125,7 @@ def _pretrain(config: TrainConfig, folder: RunFolder | None, resuming: bool, too
               f"{config.batch_size * config.accumulate} sequences of up to {config.block_size} tokens")  # fmt: skip
     if folder is not None:
         # A new checkpoint is written beside the old one before that is removed.
-        preflight(folder.path, 2 * checkpoint_bytes(trainer))
+        preflight(folder.path, 2 * checkpoint_bytes(trainer, tokenizer.vocab_size))
         trainer.save = _saver(folder, config, trainer, model, tokenizer)
     if checkpoint is not None:
         _restore(trainer, model, checkpoint)
@@ -165,8 +166,7 @@ def make_trainer(config: TrainConfig, model: Decoder, data: Prepared) -> Trainer
     optimizer = make_optimizer(config, model)
     steps = total_steps(config, data.train)
     schedule = Schedule(config.schedule, steps, min(config.warmup, steps // 2), config.min_lr)
-    sequences = config.batch_size + 1  # the last one holds the padding
-    objective = LanguageModeling(model, config.batch_size * config.block_size, sequences, config.seed,
+    objective = LanguageModeling(model, config.batch_size * config.block_size, data.train.sequences, config.seed,
                                  loss_options(config), data.val_bytes_per_token)  # fmt: skip
     limits = Limits(
         steps, config.accumulate, config.log_every, config.eval_every, config.eval_batches, config.save_every,

@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import _kernels as k
 from ..autograd import no_grad
-from ..data.batches import BatchBlock, Batches
+from ..data.batches import BatchBlock, Batches, Stream
 from ..errors import CheckpointError, NonFiniteError
 from ..models.pretrained import read_json
 from ..optim import Optimizer, Schedule
@@ -51,7 +51,7 @@ class Trainer:
     def __init__(
         self,
         objective: Objective,
-        train: Batches,
+        train: Stream,
         optimizer: Optimizer,
         schedule: Schedule,
         limits: Limits,
@@ -85,6 +85,7 @@ class Trainer:
         self._buffers = [objective.buffers() for _ in range(limits.accumulate)]
         self._block: BatchBlock | None = None
         self._row = 0
+        self._first = 0  # sequence of this step
         self._data_state = train.state()
         self._program: Program[Tensor] = Program(self._step)
         self._eval_buffers: Any = None
@@ -122,6 +123,7 @@ class Trainer:
     def _next(self) -> int:
         """Feed the micro-batches of a step; returns how many targets they hold."""
         count = 0
+        self._first = self._consumed()
         for buffers in self._buffers:
             if self._block is None or self._row == len(self._block.tokens):
                 self._data_state = self.train.state()
@@ -227,9 +229,8 @@ class Trainer:
     def _stop_not_finite(self, loss: float) -> None:
         norm = self.optimizer.grad_norm()
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
-        first = self._consumed() - len(self._buffers) * self.train.batch_size
         raise NonFiniteError(
-            f"step {self.step + 1}: {what} (sequences {first} to {self._consumed() - 1} of the data order); the "
+            f"step {self.step + 1}: {what} (sequences {self._first} to {self._consumed() - 1} of the data order); the "
             "weights are those of the step before. Try a lower lr or clip, or look at that batch"
         )
 
@@ -240,24 +241,20 @@ class Trainer:
         It is that of the averaged weights where there are some. None when a request to stop cut it short.
         """
         assert self.validation is not None
-        start = self.validation.state()
-        count = min(self.validation.steps_per_epoch, self.limits.eval_batches or self.validation.steps_per_epoch)
         total, targets = 0.0, 0
         with self.averaged():
             if self._eval_program is None:
                 self._eval_buffers = self.objective.buffers()
                 self._eval_program = Program(self._eval_loss)
-            for first in range(0, count, AHEAD):
-                block = self.validation.next_many(min(AHEAD, count - first))
+            for block in self.validation.once(self.limits.eval_batches):
                 for row in range(len(block.tokens)):
                     self.objective.feed(self._eval_buffers, block, row)
                     seen = int(block.n_targets[row])
                     total += self._eval_program().item() * seen
                     targets += seen
                     if self.stopping:
-                        break
-        self.validation.restore(start)
-        return None if self.stopping else total / max(1, targets)
+                        return None
+        return total / max(1, targets)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Inside, the model has the weights that are validated, sampled from and published."""
@@ -288,7 +285,9 @@ class Trainer:
     # -- resume --------------------------------------------------------------------------------------------------
     def _consumed(self) -> int:
         """Sequences trained on so far; those prepared ahead do not count."""
-        return int(self._data_state["consumed"]) + self._row * self.train.batch_size
+        if self._block is None or not self._row:
+            return int(self._data_state["consumed"])
+        return int(self._block.consumed[self._row - 1])
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights and optimizer state, JSON-able."""
@@ -298,7 +297,7 @@ class Trainer:
             "best": None if math.isinf(self.best) else self.best,
             "waited": self.waited,
             "owed": self._owed,
-            "data": {**self._data_state, "consumed": self._consumed()},
+            "data": {**self._data_state, "skip": self._row},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -315,12 +314,12 @@ class Trainer:
         self._data_state, self._block, self._row = self.train.state(), None, 0
 
 
-def checkpoint_bytes(trainer: Trainer) -> int:
-    """Bytes of a checkpoint, for the free-space check before training."""
+def checkpoint_bytes(trainer: Trainer, vocab_size: int) -> int:
+    """Bytes of a checkpoint, at most, for the free-space check before training; the tokenizer is a file of it too."""
     optimizer = trainer.optimizer
     item = 8 if optimizer.arenas.dtype == "float64" else 4
     copies = 1 + len(optimizer.state) + (trainer.ema is not None)
-    return optimizer.arenas.size * item * copies + (1 << 20)
+    return optimizer.arenas.size * item * copies + 100 * vocab_size + (1 << 16)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
