@@ -230,7 +230,7 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
 }
 
 void cross_entropy(const Array& logits, const Array& targets, const Array& losses, int64_t vocab,
-                   const Array* dlogits, const Array* inv_count) {
+                   const Array* dlogits, const Array* inv_count, double label_smoothing, double z_loss) {
   by_dtype(logits, "cross_entropy", [&](auto t) {
     using T = decltype(t);
     const char* op = "cross_entropy";
@@ -240,7 +240,7 @@ void cross_entropy(const Array& logits, const Array& targets, const Array& losse
     CrossEntropyArgs<T> args{in<T>(&logits, checked_mul(rows, vocab), op, "logits"), targets.as<int32_t>(),
                              out<T>(&losses, rows, op, "losses"),
                              out_opt<T>(dlogits, checked_mul(rows, vocab), op, "dlogits"),
-                             in_opt<T>(inv_count, 1, op, "inv_count"), rows, vocab};
+                             in_opt<T>(inv_count, 1, op, "inv_count"), rows, vocab, label_smoothing, z_loss};
     MG_RUN(cross_entropy, T, args, &logits, &targets, &losses, dlogits, inv_count);
   });
 }
@@ -301,7 +301,8 @@ void register_layers(py::module_& m) {
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("accumulate_dq") = false,
         py::arg("accumulate_dk") = false, py::arg("accumulate_dv") = false);
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
-        py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr);
+        py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr, py::arg("label_smoothing") = 0.0,
+        py::arg("z_loss") = 0.0);
   m.def("count_targets", &count_targets, py::arg("targets"), py::arg("inv_count"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("y"), py::arg("step"), py::arg("p"), py::arg("seed"),
         py::arg("stream") = 0, py::arg("accumulate") = false);

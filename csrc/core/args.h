@@ -148,6 +148,8 @@ template <class T> struct AttentionBackwardArgs {
 
 // Cross-entropy of rows of logits. target < 0 means ignored: loss 0, gradient 0. losses[r] = lse - logit[target].
 // dlogits (may alias logits): (softmax - onehot) * inv_count[0], or null.
+// label_smoothing e: the target is (1 - e) onehot + e / V (Szegedy et al. 2016, arXiv:1512.00567). z_loss z adds z * lse^2
+// (Chowdhery et al. 2022, arXiv:2204.02311, section 5).
 template <class T> struct CrossEntropyArgs {
   const T* logits;         // (R, V)
   const int32_t* targets;  // (R), < vocab
@@ -155,6 +157,7 @@ template <class T> struct CrossEntropyArgs {
   T* dlogits;              // (R, V) or null
   const T* inv_count;      // one number, or null for 1
   int64_t rows, vocab;
+  double label_smoothing, z_loss;
 };
 
 // out[0] = 1 / max(1, number of targets >= 0).

@@ -74,6 +74,8 @@ static inline double sum_exp(const float* x, int64_t n, float top) {
 
 // losses[r] = log(sum exp(x)) - x[target], 0 where target < 0; dlogits = (softmax - onehot) * inv_count[0]. dlogits may
 // alias logits: it holds the exponentials between the two passes. Shares: rows_per_share(vocab) rows.
+// With smoothing e and z: loss = log sum - (1 - e) (x[target] - top) - e mean(x - top) + z lse^2, and
+// dlogits = (softmax * (1 + 2 z lse) - (1 - e) onehot - e / V) * inv_count[0].
 void cross_entropy(const CrossEntropyArgs<float>& args, const Share& share) {
   const int64_t vocab = args.vocab;
   const double inv_count = args.inv_count ? args.inv_count[0] : 1.0;
@@ -89,14 +91,25 @@ void cross_entropy(const CrossEntropyArgs<float>& args, const Share& share) {
     }
     const Vec one = set1(1.0f);
     const float top = scaled_max(x, vocab, one);
-    const double chosen = x[target];
+    const double below = (double)top - (double)x[target], smoothing = args.label_smoothing;
+    double average = 0.0;  // of x - top, read before dx may overwrite x
+    if (smoothing > 0.0) {
+      const Vec shift = set1(-top);
+      average = blocked_sum(vocab, [&](int64_t i, auto part) { return lanes_or(add(get(x + i, part), shift), part, 0.0f); });
+      average /= (double)vocab;
+    }
     const double sum = dx ? store_exp(x, dx, vocab, one, top) : sum_exp(x, vocab, top);
-    args.losses[row] = (float)(::log(sum) + ((double)top - chosen));
+    const double log_sum = ::log(sum), lse = log_sum + (double)top;
+    double loss = log_sum + below;
+    if (smoothing > 0.0) loss -= smoothing * (below + average);
+    if (args.z_loss > 0.0) loss += args.z_loss * lse * lse;
+    args.losses[row] = (float)loss;
     if (!dx) continue;
-    const double factor = inv_count / sum;
-    const float gradient = (float)((dx[target] - sum) * factor);
-    const Vec scale = set1((float)factor);
-    each_vec(0, vocab, [&](int64_t i, auto part) { put(dx + i, mul(get(dx + i, part), scale), part); });
+    const double weight = args.z_loss > 0.0 ? 1.0 + 2.0 * args.z_loss * lse : 1.0;
+    const double flat = smoothing / (double)vocab, factor = inv_count / sum;
+    const float gradient = (float)((dx[target] * weight - sum * (1.0 - smoothing + flat)) * factor);
+    const Vec scale = set1((float)(factor * weight)), uniform = set1((float)(flat * inv_count));
+    each_vec(0, vocab, [&](int64_t i, auto part) { put(dx + i, sub(mul(get(dx + i, part), scale), uniform), part); });
     dx[target] = gradient;
   }
 }

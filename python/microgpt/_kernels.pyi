@@ -230,6 +230,8 @@ def cross_entropy(
     vocab: typing.SupportsInt | typing.SupportsIndex,
     dlogits: Array | None = None,
     inv_count: Array | None = None,
+    label_smoothing: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    z_loss: typing.SupportsFloat | typing.SupportsIndex = 0.0,
 ) -> None: ...
 def dropout(
     x: Array,
