@@ -67,13 +67,16 @@ class Decoder(Module):
         y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias)
         return y
 
-    def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean") -> Tensor:
-        """Next-token cross-entropy in nats; targets (T) int32, negative ones are ignored."""
+    def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean", **options: float) -> Tensor:
+        """Next-token cross-entropy in nats; targets (T) int32, negative ones are ignored.
+
+        `options`: label_smoothing and z_loss of ops.cross_entropy.
+        """
         hidden = self.hidden(tokens, ctx)
         if self.head_bias is not None:
-            y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction)
+            y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction, **options)
         else:
-            y = ops.linear_cross_entropy(hidden, self.head_weight, targets, reduction=reduction)
+            y = ops.linear_cross_entropy(hidden, self.head_weight, targets, reduction=reduction, **options)
         return y
 
     def flops_per_token(self, context: int) -> int:

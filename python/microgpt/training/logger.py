@@ -47,6 +47,23 @@ class JsonLines(Callback):
             self._file.close()
 
 
+class Samples(Callback):
+    """Appends samples to a file (None keeps none): step, prompt, text."""
+
+    def __init__(self, path: Path | None, resume_step: int) -> None:
+        self._lines = None if path is None else JsonLines(path, resume_step)
+
+    def write(self, step: int, prompt: str, text: str) -> None:
+        """One sample."""
+        if self._lines is not None:
+            self._lines.record({"step": step, "prompt": prompt, "text": text})
+
+    def close(self) -> None:
+        """See Callback."""
+        if self._lines is not None:
+            self._lines.close()
+
+
 def _number(line: bytes, name: str, otherwise: float) -> float:
     try:
         return float(json.loads(line)[name]) if line.endswith(b"\n") else otherwise  # half a line from a killed writer

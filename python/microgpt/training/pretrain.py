@@ -27,7 +27,7 @@ from .callback import Callback
 from .config import TrainConfig
 from .curves import check_plot, read_curve, save_picture
 from .ema import Ema
-from .logger import JsonLines, Progress, TensorBoard
+from .logger import JsonLines, Progress, Samples, TensorBoard
 from .objective import LanguageModeling
 from .probe import TRAINING, Meter
 from .settings import save_settings
@@ -206,29 +206,27 @@ def _attach(
     progress = Progress(first, trainer.limits.steps, tools.show)
     flops = TRAINING * model.flops_per_token((config.block_size + 1) // 2)  # a causal row sees half of the others
     before = 0.0
-    samples: JsonLines | None = None
     if folder is not None:
+        if config.tensorboard:
+            trainer.callbacks.append(TensorBoard(folder.path / "tensorboard", first))
         lines = JsonLines(folder.path / "metrics.jsonl", first)
         before = lines.elapsed
         trainer.callbacks.append(lines)
-        if config.sample_every:
-            samples = JsonLines(folder.path / "samples.jsonl", first)
-        if config.tensorboard:
-            trainer.callbacks.append(TensorBoard(folder.path / "tensorboard", first))
     elif config.tensorboard:
         raise ConfigError("tensorboard: expected a run folder (out) to write to")
     trainer.callbacks += [progress, *tools.callbacks]
     trainer.measure = Meter(flops, config.dtype, before)
     if tools.sampler is not None and config.sample_every:
         sampler = tools.sampler
+        samples = Samples(folder.path / "samples.jsonl" if folder is not None else None, first)
+        trainer.callbacks.append(samples)
 
         def sample(step: int) -> None:
             with trainer.averaged():
                 text = sampler(model, tokenizer, config.sample_prompt, config.seed + step)
             line = f"step {step}: {config.sample_prompt}{text}"
             progress.write(line) if tools.show else tools.say(line)
-            if samples is not None:
-                samples.record({"step": step, "prompt": config.sample_prompt, "text": text})
+            samples.write(step, config.sample_prompt, text)
 
         trainer.sample = sample
 
