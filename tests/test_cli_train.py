@@ -126,3 +126,107 @@ def test_interrupted(tmp_path: Path) -> None:
     assert found is not None and found[1] == found[2], last
     loaded = shell("generate", "--num-samples", "2", folder=tmp_path)
     assert loaded.returncode == 0 and len(loaded.stdout.splitlines()) == 2
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A long run below `folder`, once its first checkpoint is there."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "microgpt", "train", "--steps", "1000000", "--eval-every", "0", "--out", "run",
+         *arguments],
+        cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while not (folder / "run" / "latest").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    return process
+
+
+def test_terminated(tmp_path: Path) -> None:
+    """SIGTERM: the step is finished and saved, within ten seconds, with the code that a shell gives a signal's death."""
+    process = start(tmp_path, "--save-every", "1000")
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 10
+    assert process.returncode == 143 and out == "" and "Traceback" not in err
+    found = re.fullmatch(r"SIGTERM: stopped after step (\d+); the newest checkpoint is run/step-(\d+); "
+                         r"microgpt train --resume run goes on", err.splitlines()[-1])  # fmt: skip
+    assert found is not None and found[1] == found[2], err
+    resumed = shell("train", "--resume", "run", "--steps", str(int(found[1]) + 1), "--num-samples", "1",
+                    folder=tmp_path)  # fmt: skip
+    assert resumed.returncode == 0 and f"going on after step {found[1]}" in resumed.stderr
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
+    """A callback that never ends holds the step; the second signal ends the process all the same."""
+    code = (
+        "import time, microgpt\n"
+        "class Slow(microgpt.Callback):\n"
+        "    def step(self, control):\n"
+        "        print('in', flush=True)\n"
+        "        time.sleep(60)\n"
+        "microgpt.train(steps=5, out='run', callbacks=[Slow()], handle_signals=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment(),
+                               stdout=subprocess.PIPE, text=True)  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == "in\n"
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == -signal.SIGTERM
+    process.stdout.close()
+
+
+def test_a_configuration_file_and_what_precedes_it(folder: Path) -> None:
+    (folder / "run.toml").write_text('layers = 1\nwidth = 8\nheads = 2\nsteps = 9\nema = 0.5\ndata = "names"\n')
+    done = run("train", "--config", "run.toml", "--steps", "3", "--num-samples", "0", "--out", "a")
+    assert done.exit_code == 0, done.stderr
+    state = json.loads((folder / "a" / "step-3" / "trainer_state.json").read_text())["config"]
+    assert (state["steps"], state["width"], state["ema"], state["lr"]) == (3, 8, 0.5, TrainConfig.lr)
+    again = run("train", "--config", "a/config.toml", "--num-samples", "0", "--out", "b")
+    assert again.exit_code == 0, again.stderr
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (folder / "a/step-3" / name).read_bytes() == (folder / "b/step-3" / name).read_bytes()
+    (folder / "bad.toml").write_text("widht = 8\n")
+    wrong = run("train", "--config", "bad.toml")
+    assert wrong.exit_code == 2
+    assert wrong.stderr.startswith("error: config bad.toml: unknown setting 'widht' (did you mean 'width'?)")
+
+
+def test_a_dry_run_does_nothing(folder: Path) -> None:
+    done = run("train", "--dry-run", "--layers", "3", "--steps", "50")
+    assert done.exit_code == 0, done.stderr
+    for part in ("parameters, float32", "FLOPs a token", "in 50 steps", "arrays of the parameters", "time  "):
+        assert part in done.stdout, part
+    assert list(folder.iterdir()) == []
+    assert run("train", "--dry-run", "--heads", "3").exit_code == 2
+    assert run("train", "--dry-run", "--data", "nowhere").exit_code == 1
+
+
+def test_several_data_with_weights(folder: Path) -> None:
+    words(folder / "more.txt", count=200)
+    done = run("train", *TINY, "--data", "names", "--data", "more.txt", "--weights", "3,1", "--out", "run")
+    assert done.exit_code == 0, done.stderr
+    state = json.loads((folder / "run" / "step-3" / "trainer_state.json").read_text())["config"]
+    assert state["data"] == ["names", "more.txt"] and state["weights"] == [3.0, 1.0]
+    assert "documents from names" in done.stderr and "documents from more.txt" in done.stderr
+    for weights, message in (("3", "weights: expected one for each of the 2 data"), ("3;1", "not numbers with commas")):
+        wrong = run("train", *TINY, "--data", "names", "--data", "more.txt", "--weights", weights)
+        assert wrong.exit_code == 2 and message in wrong.stderr
+
+
+def test_viz(folder: Path) -> None:
+    for name, rate in (("a", "0.01"), ("b", "0.001")):
+        assert run("train", *TINY, "--steps", "20", "--eval-every", "5", "--lr", rate, "--out", name).exit_code == 0
+    done = run("viz", "a")
+    assert done.exit_code == 0 and done.stderr == ""
+    assert "step 20" in done.stdout and re.search(r"^a +20 ", done.stdout, re.M)
+    both = run("viz", "a", "b", "--out", "both.svg")
+    assert both.exit_code == 0 and both.stderr == "drawn in both.svg\n"
+    assert (folder / "both.svg").read_text().count("<polyline") == 4
+    assert run("viz").exit_code == 2 and run("viz", "nowhere").exit_code == 2
+    (folder / "none").mkdir()
+    wrong = run("viz", "none")
+    assert wrong.exit_code == 1 and "is none a run folder?" in wrong.stderr
+    assert run("viz", "a", "--out", "x.gif").exit_code == 2
