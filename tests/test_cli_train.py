@@ -142,7 +142,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_terminated(tmp_path: Path) -> None:
-    """SIGTERM: the step is finished and saved, within ten seconds, with the code that a shell gives a signal's death."""
+    """SIGTERM: the step is finished and saved, in ten seconds at most, with the code of a death by signal."""
     process = start(tmp_path, "--save-every", "1000")
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)

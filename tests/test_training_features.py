@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import microgpt
-from microgpt.errors import ConfigError, MissingExtraError, TokenizerError
+from microgpt.errors import ConfigError, MissingExtraError, StorageError, TokenizerError
 from microgpt.io.checkpoint import RunFolder
 from microgpt.training import curves
 from microgpt.training.build import make_data, make_model, make_optimizer
@@ -236,6 +236,15 @@ def test_metrics_say_what_the_run_costs(tmp_path: Path) -> None:
     data = make_data(run.config, run.tokenizer)
     assert data.val_bytes_per_token is not None
     assert value["val_bits_per_byte"] == pytest.approx(value["val_loss"] / math.log(2) / data.val_bytes_per_token)
+
+
+def test_metrics_do_not_follow_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "precious")
+    with pytest.raises(StorageError, match=r"writing metrics failed at .*metrics\.jsonl.*ELOOP"):
+        small(out=tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 def test_a_half_written_line_of_a_killed_run_is_dropped(tmp_path: Path) -> None:

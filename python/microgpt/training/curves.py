@@ -176,6 +176,9 @@ def svg(curves: Sequence[Curve]) -> str:
         h, _ = at(x, low)
         parts.append(f'<text x="{h:.1f}" y="{HEIGHT - MARGIN[3] + 16}" text-anchor="middle">{x:,.0f}</text>')
     parts.append(f'<text x="{MARGIN[0] + wide / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">step</text>')
+    middle = MARGIN[2] + tall / 2
+    turned = f'transform="rotate(-90 14 {middle:.0f})"'
+    parts.append(f'<text x="14" y="{middle:.0f}" text-anchor="middle" {turned}>loss (nats)</text>')
     parts.append(f'<rect x="{MARGIN[0]}" y="{MARGIN[2]}" width="{wide}" height="{tall}" fill="none" stroke="#888"/>')
     row = MARGIN[2] + 16
     for i, curve in enumerate(curves):

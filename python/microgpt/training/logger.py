@@ -22,7 +22,7 @@ class JsonLines(Callback):
         kept: list[bytes] = []
         try:
             # Steps only rise, so what is dropped is the end of the file; nothing before it is written again.
-            self._file: IO[bytes] = open(path, "ab+")  # noqa: SIM115 (closed by close)
+            self._file: IO[bytes] = open(path, "ab+", opener=_opener)  # noqa: SIM115 (closed by close)
             self._file.seek(0)
             for line in self._file:
                 if _number(line, "step", sys.maxsize) > resume_step:
@@ -45,6 +45,10 @@ class JsonLines(Callback):
         """See Callback."""
         with contextlib.suppress(OSError):  # of a line that a full disk refused, which was told when it happened
             self._file.close()
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 class Samples(Callback):

@@ -137,6 +137,7 @@ class Trainer:
         """Train to the last step, or until stopped. Raises NonFiniteError naming step and batch."""
         limits = self.limits
         stepping = [each for each in self.callbacks if type(each).step is not Callback.step]
+        pause = math.gcd(limits.eval_every, limits.sample_every, limits.save_every)  # one look a step is enough
         clock, clock_tokens, self._aside = time.perf_counter(), self.tokens, 0.0
         try:
             if self._owed and self._validate():
@@ -153,7 +154,7 @@ class Trainer:
                     self._log(rate, speed)
                 for callback in stepping:
                     callback.step(self)
-                if self._due(limits.eval_every, last) or self._due(limits.sample_every) or self._save_due(last):
+                if last or self.stopping or self._save_asked or (pause and self.step % pause == 0):
                     with self._apart():
                         self._between(last)
             if self.stopping and self._saved != self.step:  # asked just after the last step had looked
