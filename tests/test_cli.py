@@ -403,7 +403,7 @@ BAD: list[tuple[str, int, str]] = [
     ("generate --model nowhere", 2, "'nowhere' does not exist"),
     ("generate --model file.txt", 2, "is a file"),
     ("generate --model good --num-samples 0", 2, "--num-samples: expected at least 1"),
-    ("generate --model good --max-tokens 0", 2, "--max-tokens: expected at least 1"),
+    ("generate --model good --max-tokens 0", 2, "max_tokens: expected at least 1"),
     ("generate --model good --temperature -1", 2, "temperature"),
     ("generate --model good --temperature nan", 2, "temperature"),
     ("generate --model good --top-k -1", 2, "top_k"),

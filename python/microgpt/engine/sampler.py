@@ -62,7 +62,7 @@ class Sampling:
 def number(name: str, given: Any, fits: Callable[[float], bool], expected: str) -> float:
     """`given` as a float; ConfigError where it is no finite number or does not fit."""
     value = math.nan
-    if isinstance(given, numbers.Real) and not isinstance(given, bool):
+    if not isinstance(given, bool) and isinstance(given, numbers.Real):
         with contextlib.suppress(OverflowError):
             value = float(given)
     if not (math.isfinite(value) and fits(value)):
@@ -72,7 +72,7 @@ def number(name: str, given: Any, fits: Callable[[float], bool], expected: str) 
 
 def whole(name: str, given: Any, fits: Callable[[int], bool], expected: str) -> int:
     """`given` as an int; ConfigError where it is no whole number or does not fit."""
-    if isinstance(given, numbers.Integral) and not isinstance(given, bool) and fits(int(given)):
+    if not isinstance(given, bool) and isinstance(given, numbers.Integral) and fits(int(given)):
         return int(given)
     raise ConfigError(f"{name}: expected {expected}, got {shown(given)}")
 
