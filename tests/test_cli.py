@@ -402,7 +402,7 @@ BAD: list[tuple[str, int, str]] = [
     ("generate --tempreature 1", 2, "--temperature"),
     ("generate --model nowhere", 2, "'nowhere' does not exist"),
     ("generate --model file.txt", 2, "is a file"),
-    ("generate --model good --num-samples 0", 2, "--num-samples: expected at least 1"),
+    ("generate --model good --num-samples 0", 2, "--num-samples: expected 1 to 1000000"),
     ("generate --model good --max-tokens 0", 2, "max_tokens: expected at least 1"),
     ("generate --model good --temperature -1", 2, "temperature"),
     ("generate --model good --temperature nan", 2, "temperature"),

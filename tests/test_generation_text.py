@@ -233,6 +233,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"stop": None}, "stop: expected"),
     ({"stop": b"a"}, "stop: expected"),
     ({"stop": {"a": 1}}, "stop: expected"),
+    ({"stop": ["a", "\udc80"]}, "stop: expected text that UTF-8 can write"),
     ({"ignore_eos": 1}, "ignore_eos: expected True or False, got 1"),
     ({"ignore_eos": "yes"}, "ignore_eos: expected"),
     ({"top_p": 0}, "top_p: expected"),
@@ -256,9 +257,9 @@ def test_prompts_of_another_type(prompt: Any, small: LanguageModel) -> None:
             call(prompt)
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5, "2", None, True])
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2", None, True, 10**20])
 def test_counts_that_cannot_be(count: Any, small: LanguageModel) -> None:
-    with pytest.raises(ConfigError, match="num_samples: expected at least 1, got"):
+    with pytest.raises(ConfigError, match="num_samples: expected 1 to 1000000, got"):
         small.generate_many("a", count)
 
 

@@ -33,6 +33,7 @@ from .training.objective import whole_text_loss
 from .training.pretrain import Run, pretrain, resume_config
 
 AT_ONCE = 256  # sequences that generate_many advances together; bounds the memory of their states
+MOST = 1_000_000  # sequences of one call; their texts are one list in memory
 # settings that the weights of a run are made for
 OF_THE_MODEL = ("model", "layers", "heads", "width", "block_size", "dropout")
 
@@ -102,7 +103,7 @@ class LanguageModel:
     def generate_many(self, prompt: str, count: int, **options: Unpack[GenerationOptions]) -> list[Generation]:
         """`count` continuations of one prompt, computed together; the first is what generate() gives."""
         config = GenerationConfig.of(options)
-        count = whole("num_samples", count, lambda n: n >= 1, "at least 1")
+        count = whole("num_samples", count, lambda n: 1 <= n <= MOST, f"1 to {MOST}")
         prompt_ids = self._prompt(prompt)
         ids: list[list[int]] = [[] for _ in range(count)]
         texts: list[list[str]] = [[] for _ in range(count)]

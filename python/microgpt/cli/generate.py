@@ -41,8 +41,8 @@ def _run(
         raise ConfigError("give --prompt or --prompt-file, not both")
     if stream and num_samples != 1:
         raise ConfigError(f"--stream shows one sample as it is written, got --num-samples {num_samples}")
-    if num_samples < 1:
-        raise ConfigError(f"--num-samples: expected at least 1, got {num_samples}")
+    if not 1 <= num_samples <= api.MOST:
+        raise ConfigError(f"--num-samples: expected 1 to {api.MOST}, got {num_samples}")
     options["seed"] = secrets.randbelow(2**32) if seed is None else seed
     config = GenerationConfig(**options)  # impossible values are told before the model is read
     start = (prompt or "") if prompt_file is None else _read(prompt_file)
@@ -69,14 +69,16 @@ def _run(
 
 
 def _read(name: str) -> str:
-    """The prompt in a file or, of "-", on stdin, without the line end that files and `echo` end with."""
+    """The prompt in a file or, of "-", on stdin, without a byte order mark and the line end that `echo` writes."""
     place = "stdin" if name == "-" else name
+    if name == "-" and sys.stdin is None:
+        raise DataError("stdin: expected a prompt, but it is closed")
     with click.open_file(name, "rb") as file:
         content: bytes = file.read(PROMPT_LIMIT + 1)
     if len(content) > PROMPT_LIMIT:
         raise DataError(f"{place}: expected a prompt of at most {PROMPT_LIMIT} bytes, got more")
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place}: expected UTF-8, got byte 0x{content[error.start]:02x} at byte offset {error.start}"

@@ -48,6 +48,8 @@ class GenerationConfig(Sampling):
         stop = (given,) if isinstance(given, str) else tuple(given) if isinstance(given, Sequence) else None
         if stop is None or not all(isinstance(each, str) and each for each in stop):
             raise ConfigError(f"stop: expected a string or a list of strings, none empty, got {shown(given)}")
+        if any("\ud800" <= char <= "\udfff" for each in stop for char in each):
+            raise ConfigError(f"stop: expected text that UTF-8 can write, got {shown(given)}")
         object.__setattr__(self, "stop", stop)
         if not isinstance(self.ignore_eos, bool):
             raise ConfigError(f"ignore_eos: expected True or False, got {shown(self.ignore_eos)}")
