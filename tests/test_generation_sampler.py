@@ -128,6 +128,9 @@ def test_repetition_penalty_divides_positive_and_multiplies_negative_logits_once
     changed[[1, 2, 3]] = [1.5, -4.0, 1.75]  # zero stays zero, impossible stays impossible
     assert np.allclose(got, softmax(changed), rtol=1e-14, atol=0)
     assert np.array_equal(probabilities(LOGITS, Sampling(), [3], [1]), probabilities(LOGITS, Sampling()))
+    small = np.array([0.25, -0.25, -0.5], np.float32)
+    got = probabilities(small, Sampling(repetition_penalty=0.5), [0, 1])
+    assert np.allclose(got, softmax(np.array([0.5, -0.125, -0.5])), rtol=1e-14, atol=0)
     greedy = Sampling(0.0, repetition_penalty=1.3)  # greedy looks at the penalties, too
     assert draw(LOGITS, greedy, 0, 0) == 3 and draw(LOGITS, greedy, 0, 0, [3]) == 1
 
@@ -200,6 +203,12 @@ def test_nothing_is_sorted_that_need_not_be_and_not_a_bit_differs(
         logits[: size // 3] = -np.inf
     sampling = Sampling(temperature, top_k=top_k, top_p=top_p)
     assert np.array_equal(probabilities(logits, sampling), by_sorting(logits, sampling))
+
+
+@pytest.mark.parametrize("share", [0.0515, 0.2, 0.3, 0.999])
+def test_top_p_of_a_flat_distribution_goes_beyond_the_head(share: float) -> None:
+    kept = np.flatnonzero(probabilities(np.zeros(5000, np.float32), Sampling(top_p=share)))
+    assert abs(len(kept) - 5000 * share) <= 1 and kept.tolist() == list(range(len(kept)))
 
 
 @pytest.mark.parametrize(("settings", "tokens"), [

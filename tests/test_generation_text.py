@@ -157,13 +157,29 @@ def test_the_end_token_can_be_ignored(small: LanguageModel) -> None:
     raise AssertionError("no text ended")
 
 
-def test_bytes_that_stay_unfinished_end_a_text_as_they_do_in_a_stream() -> None:
+@pytest.mark.parametrize("count", [1, 2, 20])
+@pytest.mark.parametrize("stop", [[], ["never"], ["\ufffd"], ["\ufffd\ufffd", "z"]])
+def test_what_is_unfinished_at_the_end_is_shown_and_searched(count: int, stop: list[str]) -> None:
+    """Tokens are bytes that seldom are text: the last ones become characters when nothing more can come."""
     model = language_model(ByteTokenizer())
+    reasons = set()
     for seed in range(12):
-        options: dict[str, Any] = {"max_tokens": 20, "temperature": 0.7, "seed": seed, "stop": ["\ufffd\ufffd", "z"]}
-        got = model.generate("é", **options)
-        assert "".join(model.stream("é", **options)) == got.text
-        assert got.text == cut(model.tokenizer.decode(got.ids), ["\ufffd\ufffd", "z"], "é")[0]
+        options: dict[str, Any] = {"max_tokens": count, "temperature": 0.7, "seed": seed, "ignore_eos": True}
+        got = model.generate("é", **options, stop=stop)
+        text, ended = cut(model.tokenizer.decode(got.ids), stop, "é")
+        assert (got.text, got.finish_reason) == (text, "stop" if ended else "length")
+        assert "".join(model.stream("é", **options, stop=stop)) == text
+        reasons.add(got.finish_reason)
+    assert "stop" in reasons if "\ufffd" in stop else True
+
+
+def test_the_beginning_of_a_stop_string_is_shown_when_none_comes(small: LanguageModel) -> None:
+    options: dict[str, Any] = {"max_tokens": 12, "seed": 5, "ignore_eos": True}
+    text = small.generate("a", **options).text
+    for size in range(1, 5):
+        got = small.generate("a", **options, stop=text[-size:] + "ab你b")
+        assert (got.text, got.finish_reason) == (text, "length")
+        assert "".join(small.stream("a", **options, stop=text[-size:] + "ab你b")) == text
 
 
 # -- options -----------------------------------------------------------
