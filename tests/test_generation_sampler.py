@@ -63,17 +63,17 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float) -> None:
     assert np.allclose(p[kept], all_of_them[kept] / all_of_them[kept].sum(), rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize("count", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("sampling", [
     Sampling(), Sampling(0.8), Sampling(1.5, top_k=6), Sampling(1.2, top_p=0.9), Sampling(1.4, min_p=0.2),
     Sampling(1.1, repetition_penalty=1.5, presence_penalty=0.3, frequency_penalty=0.2),
     Sampling(1.3, top_k=7, top_p=0.95, min_p=0.1, repetition_penalty=0.8),
 ])  # fmt: skip
-def test_draws_have_the_stated_probabilities(sampling: Sampling) -> None:
-    """Chi-square of 20,000 draws. The seed is fixed, so this cannot flicker; a correct sampler fails one seed in a
+def test_draws_have_the_stated_probabilities(sampling: Sampling, count: int) -> None:
+    """Chi-square of the draws. The seed is fixed, so this cannot flicker; a correct sampler fails one seed in a
     thousand: the critical value of the 0.999 quantile, by Wilson and Hilferty's approximation (z = 3.09)."""
     history: tuple[list[int], list[int]] = ([3, 2], [1, 1, 7, 3])
     p = probabilities(LOGITS, sampling, *history)
-    count = 20_000
     seen = Counter(draw(LOGITS, sampling, row % 10, row // 10, *history) for row in range(count))
     possible = np.flatnonzero(p)
     assert set(seen) <= set(possible.tolist())
