@@ -150,14 +150,20 @@ RESUMED = {
     "validated": {"steps": 12, "eval_every": 2},
     "checkpointing": {"steps": 12, "checkpointing": True, "dropout": 0.2},
     "float64": {"steps": 12, "dtype": "float64"},
+    "averaged": {"steps": 12, "ema": 0.9, "eval_every": 3},
+    "unpacked": {"epochs": 2.5, "packing": False},
+    "curriculum": {"epochs": 2.5, "curriculum": "length"},
+    "mixture": {"steps": 12, "data": ("names", "names"), "weights": (3.0, 1.0)},
+    "smoothed": {"steps": 12, "label_smoothing": 0.1, "z_loss": 1e-3},
+    "groups": {"steps": 12, "groups": ({"where": "embed.*", "lr_scale": 0.1, "weight_decay": 1.0},)},
 }
 
 
 @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED.keys())
 def test_resumed_is_uninterrupted(settings: dict[str, Any], tmp_path: Path) -> None:
     """Stopped after step 5, in the middle of an epoch and of the block of batches prepared ahead."""
-    data = str(words(tmp_path / "words.txt"))
-    whole = small(data=data, out=tmp_path / "whole", **settings)
+    settings = {"data": str(words(tmp_path / "words.txt")), **settings}
+    whole = small(out=tmp_path / "whole", **settings)
     assert whole.steps >= 12
 
     class Stop(Exception):
@@ -167,7 +173,7 @@ def test_resumed_is_uninterrupted(settings: dict[str, Any], tmp_path: Path) -> N
         if line["step"] == 7:  # after the checkpoint of step 5
             raise Stop
 
-    config = TrainConfig(**{**SMALL, "save_every": 5, "data": data, **({"steps": None} if "epochs" in settings else {}),
+    config = TrainConfig(**{**SMALL, "save_every": 5, **({"steps": None} if "epochs" in settings else {}),
                             **settings})  # fmt: skip
     from microgpt.training.pretrain import pretrain
 
