@@ -134,12 +134,12 @@ def _pretrain(config: TrainConfig, folder: RunFolder | None, resuming: bool, too
         save_settings(config, folder.path / "config.toml")
     _attach(trainer, model, tokenizer, config, folder, tools)
     if tools.signals is not None:
-        tools.signals.attach(trainer.request_stop)
+        tools.signals.attach(lambda name: trainer.request_stop(name, hurry=True))
     trainer.run()
     if tools.signals is not None:
         tools.signals.attach(None)
     value = trainer.val_loss[1] if trainer.val_loss and trainer.val_loss[0] == trainer.step else None
-    if value is None and data.validation is not None and not trainer.stopping:
+    if value is None and data.validation is not None and not trainer.hurry:
         value = trainer.evaluate()
     if trainer.ema is not None:
         trainer.ema.keep()

@@ -78,9 +78,10 @@ class Trainer:
         self.val_loss: tuple[int, float] | None = None  # of the newest validation, and its step
         self.losses: list[float] = []  # of the logged steps
         self.stopping: str | None = None  # why the run ends before its last step
+        self.hurry = False  # whether the end must not wait for a validation
         self._save_asked = False
         self._saved = 0  # the step of the newest checkpoint
-        self._owed = False  # a validation that a request to stop cut short; a resumed run begins with it
+        self._owed = False  # a validation that was cut short; a resumed run begins with it
         self._aside = 0.0  # seconds spent on other things than steps since the last record
         self._buffers = [objective.buffers() for _ in range(limits.accumulate)]
         self._block: BatchBlock | None = None
@@ -91,9 +92,12 @@ class Trainer:
         self._eval_buffers: Any = None
         self._eval_program: Program[Tensor] | None = None
 
-    def request_stop(self, reason: str) -> None:
-        """End after the present step, with a checkpoint; a validation is cut short and made up for when resumed."""
-        self.stopping = self.stopping or reason
+    def request_stop(self, reason: str, hurry: bool = False) -> None:
+        """End after the present step, with a checkpoint.
+
+        In a `hurry` a validation is cut short; the run that is resumed makes up for it.
+        """
+        self.stopping, self.hurry = self.stopping or reason, self.hurry or hurry
 
     def request_save(self) -> None:
         """Save a checkpoint after the present step."""
@@ -189,7 +193,7 @@ class Trainer:
         improved = False
         if self._due(self.limits.eval_every, last) and self.validation:
             improved = self._validate()
-        if self.sample and self._due(self.limits.sample_every) and not self.stopping:
+        if self.sample and self._due(self.limits.sample_every) and not self.hurry:
             self.sample(self.step)
         if self._save_due(last):
             self._checkpoint(improved)
@@ -239,7 +243,7 @@ class Trainer:
     def evaluate(self) -> float | None:
         """Mean loss in nats over the validation batches (at most eval_batches), weighted by their targets.
 
-        It is that of the averaged weights where there are some. None when a request to stop cut it short.
+        It is that of the averaged weights where there are some. None when the run must end in a hurry.
         """
         assert self.validation is not None
         total, targets = 0.0, 0
@@ -253,7 +257,7 @@ class Trainer:
                     seen = int(block.n_targets[row])
                     total += self._eval_program().item() * seen
                     targets += seen
-                    if self.stopping:
+                    if self.hurry:
                         return None
         return total / max(1, targets)
 
