@@ -20,7 +20,10 @@ Array = k.Array
 
 
 class Decoder(Module):
-    """A decoder-only language model over packed tokens. `dtype` is float32, or float64 for gradient checks."""
+    """A decoder-only language model over packed tokens. `dtype` is float32, bfloat16, or float64 for gradient checks.
+
+    A bfloat16 model sums in float32, and its losses, logits and parameter gradients are float32.
+    """
 
     def __init__(self, config: ModelConfig, dtype: str = "float32", seed: int = 0) -> None:
         self.config = config
@@ -64,7 +67,7 @@ class Decoder(Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(T, D) -> (T, V)."""
-        y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias)
+        y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias, wide_out=True)
         return y
 
     def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean", **options: float) -> Tensor:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import _kernels as k
-from ..tensor import Tensor
-from . import basic
+from ..tensor import Tensor, wide
+from . import basic, raw
 from .op import Cost, check, check_float, check_int32, elements_bytes, op
 
 Array = k.Array
@@ -63,9 +63,9 @@ def cross_entropy(
     rows, vocab = logits.shape
     _check_targets("cross_entropy", targets, rows)
     _check_terms("cross_entropy", label_smoothing, z_loss)
-    losses, inv_count = k.empty((rows,), logits.dtype), None
+    losses, inv_count = k.empty((rows,), wide(logits.dtype)), None
     if reduction == "mean":
-        inv_count = k.empty((1,), logits.dtype)
+        inv_count = k.empty((1,), wide(logits.dtype))
         k.count_targets(targets, inv_count)
     dlogits = k.empty_like(logits) if needs else None
     k.cross_entropy(logits, targets, losses, vocab, dlogits=dlogits, inv_count=inv_count,
@@ -81,8 +81,8 @@ def _(saved: Any, dy: Array, dlogits: Any) -> None:
         k.axpy(unit, unit, alpha_at=dy)
         dlogits.take(unit)
     else:
-        from . import raw
-
+        if dy.dtype != unit.dtype:
+            unit = raw.cast(unit, dy.dtype)
         dlogits.take(raw.binary("mul", unit, dy.view((dy.size, 1))))
 
 
@@ -142,21 +142,23 @@ def linear_cross_entropy(
     vocab = weight.shape[0]
     _check_targets("linear_cross_entropy", targets, rows)
     _check_terms("linear_cross_entropy", label_smoothing, z_loss)
-    losses = k.empty((rows,), x.dtype)
-    inv_count = k.empty((1,), x.dtype)
+    losses = k.empty((rows,), wide(x.dtype))
+    inv_count = k.empty((1,), wide(x.dtype))
     k.count_targets(targets, inv_count)
     need_x, need_weight = needs or (False, False)
     dx = k.empty_like(x) if need_x else None
-    dweight = k.empty_like(weight) if need_weight else None
+    dweight = k.empty(weight.shape, wide(weight.dtype)) if need_weight else None
     chunk = max(64, min(rows, LOGITS_AT_ONCE // max(1, vocab)))
     for start in range(0, rows, chunk):
         count = min(chunk, rows - start)
         xs = x.view((count, width), start * width)
-        logits = k.empty((count, vocab), x.dtype)
+        logits = k.empty((count, vocab), wide(x.dtype))
         k.gemm(xs, weight, logits, count, vocab, width, trans_b=True)
         k.cross_entropy(logits, targets.view((count,), start), losses.view((count,), start), vocab,
                         dlogits=logits if needs else None, inv_count=inv_count, label_smoothing=label_smoothing,
                         z_loss=z_loss)  # fmt: skip
+        if needs and logits.dtype != x.dtype:
+            logits = raw.cast(logits, x.dtype)
         if dx is not None:
             k.gemm(logits, weight, dx.view((count, width), start * width), count, width, vocab)
         if dweight is not None:
