@@ -88,7 +88,7 @@ def test_unusable_files(tmp_path: Path, data: bytes, message: str) -> None:
 
 
 def test_missing_source_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no data 'nmaes'.*one of: names \(did you mean 'names'\?\)"):
+    with pytest.raises(DataError, match=r"no data 'nmaes'.*one of: names, stdlib \(did you mean 'names'\?\)"):
         read_documents("nmaes")
     with pytest.raises(DataError, match=r"no data .*none\.txt'"):
         read_documents(tmp_path / "none.txt")
@@ -179,7 +179,7 @@ def docs_of(lengths: list[int]) -> list[np.ndarray]:
 
 def test_one_batch_by_hand() -> None:
     docs = [np.array(d, np.int32) for d in ([9, 1, 2, 3, 4, 5, 9], [9, 6, 9])]
-    block = Batches(docs, block_size=4, batch_size=3, seed=0, shuffle=False).next_many(1)
+    block = Batches(docs, block_size=4, batch_size=3, seed=0, shuffle=False, packing=False).next_many(1)
     assert block.tokens.tolist() == [[9, 1, 2, 3, 4, 5, 9, 6, 0, 0, 0, 0]]
     assert block.targets.tolist() == [[1, 2, 3, 4, 5, 9, 6, 9, -1, -1, -1, -1]]
     assert block.positions.tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 0, 1, 2, 3]]
@@ -189,7 +189,7 @@ def test_one_batch_by_hand() -> None:
 
 def test_batch_of_one_by_hand_across_an_epoch() -> None:
     docs = [np.array(d, np.int32) for d in ([9, 1, 9], [9, 1, 2, 3, 9])]
-    stream = Batches(docs, block_size=4, batch_size=1, seed=0, shuffle=False)
+    stream = Batches(docs, block_size=4, batch_size=1, seed=0, shuffle=False, packing=False)
     block = stream.next_many(3)
     assert block.tokens.tolist() == [[9, 1, 0, 0], [9, 1, 2, 3], [9, 1, 0, 0]]
     assert block.targets.tolist() == [[1, 9, -1, -1], [1, 2, 3, 9], [1, 9, -1, -1]]
@@ -208,7 +208,7 @@ def test_batch_of_one_by_hand_across_an_epoch() -> None:
 )
 def test_every_target_once_an_epoch(lengths: list[int], block: int, batch: int, seed: int, shuffle: bool) -> None:
     docs = docs_of(lengths)
-    stream = Batches(docs, block, batch, seed, shuffle)
+    stream = Batches(docs, block, batch, seed, shuffle, packing=False)
     pairs = sorted((a, b) for doc in docs for a, b in pairwise(doc.tolist()))
     windows = sum(-(-(n - 1) // block) for n in lengths if n > 1)
     assert stream.steps_per_epoch == -(-windows // batch)
@@ -259,7 +259,7 @@ def test_restore_continues_identically(
     start = before
     for n in cuts:  # blocks of any size cut the same stream
         for got, want in zip(resumed.next_many(n), expected, strict=True):
-            assert got.dtype == np.int32 and got.flags.c_contiguous
+            assert got.dtype == want.dtype and got.flags.c_contiguous
             np.testing.assert_array_equal(got, want[start : start + n])
         start += n
 
@@ -277,12 +277,12 @@ def test_restore_names_what_changed() -> None:
     other = [docs[0], docs[1] + np.int32(1)]
     with pytest.raises(DataError, match=r"fingerprint was '[0-9a-f]{64}', is '"):
         Batches(other, 4, 2, 0).restore(state)
-    with pytest.raises(DataError, match=r"documents was 2, is 1; tokens was 11, is 5; fingerprint"):
+    with pytest.raises(DataError, match=r"documents was 2, is 1; tokens was 11, is 5; targets was 9, is 4"):
         Batches(docs[:1], 4, 2, 0).restore(state)
     # Same tokens, cut elsewhere.
     with pytest.raises(DataError, match="fingerprint was"):
         Batches(docs_of([6, 5]), 4, 2, 0).restore(state)
-    with pytest.raises(DataError, match=r"block_size was 4, is 8; batch_size was 2, is 1$"):
+    with pytest.raises(DataError, match=r"block_size was 4, is 8; batch_size was 2, is 1; max_windows was 8, is 2$"):
         Batches(docs, 8, 1, 0).restore(state)
     with pytest.raises(DataError, match=r"seed was 0, is 1"):
         Batches(docs, 4, 2, 1).restore(state)

@@ -1,19 +1,17 @@
-"""Generation: the distribution that is sampled, the same text for the same seed, ends, streams, errors."""
+"""Generation: the same text for the same seed, alone and together, ends, streams, errors."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 import microgpt
 from microgpt.api import AT_ONCE, LanguageModel
 from microgpt.engine.generate import generate_ids
-from microgpt.engine.sampler import Sampling, draw, probabilities, uniform
+from microgpt.engine.sampler import Sampling, draw
 from microgpt.errors import ConfigError, NonFiniteError, ShapeError, TokenizerError
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
@@ -105,85 +103,6 @@ def test_many_samples_are_the_same_however_they_are_grouped(names: LanguageModel
         events = generate_ids(names.decoder, [[0]], Sampling(seed=8), 4, stops, first_row=row)
         assert many[row].ids == [event.token for event in events if event.finish_reason != "stop"]
     assert names.generate("", max_tokens=4, seed=8) == many[0]
-
-
-# -- the distribution -----------------------------------------------------------
-LOGITS = np.array([1.0, 3.0, -2.0, 3.5, 0.0, 2.0, -1.0, 1.5, 3.0, -np.inf], np.float32)
-
-
-def softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    e = np.exp(values - values.max())
-    return e / e.sum()
-
-
-def test_temperatures() -> None:
-    exact = LOGITS.astype(np.float64)
-    # exp and sum of ten float64 numbers: a few roundings each
-    assert np.allclose(probabilities(LOGITS, Sampling(1.0)), softmax(exact), rtol=1e-14, atol=0)
-    assert np.allclose(probabilities(LOGITS, Sampling(2.5)), softmax(exact / 2.5), rtol=1e-14, atol=0)
-    for tiny in (0.0, 1e-6, 1e-300):
-        assert probabilities(LOGITS, Sampling(tiny)).tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
-    # p_i / p_j = exp((x_i - x_j) / t), at most exp(5.5 / 1e4): within 6e-4 of equal, but for the impossible token
-    flat = probabilities(LOGITS, Sampling(1e4))
-    assert flat[9] == 0.0 and np.abs(flat[:9] - 1 / 9).max() < 6e-4 / 9
-
-
-def test_greedy_takes_the_first_of_equals() -> None:
-    assert draw(np.array([1.0, 5.0, 5.0], np.float32), Sampling(0.0), 0, 0) == 1
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 9, 10, 1000])
-def test_top_k_keeps_the_k_likeliest_in_proportion(k: int) -> None:
-    p, all_of_them = probabilities(LOGITS, Sampling(0.7, top_k=k)), probabilities(LOGITS, Sampling(0.7))
-    kept = np.argsort(-LOGITS, kind="stable")[:k]
-    expected = np.zeros_like(p)
-    expected[kept] = all_of_them[kept] / all_of_them[kept].sum()
-    assert np.count_nonzero(p) == min(k, 9)
-    assert np.allclose(p, expected, rtol=1e-13, atol=0)
-
-
-@pytest.mark.parametrize("top_p", [1e-9, 0.2, 0.5, 0.8, 0.999, 1.0])
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float) -> None:
-    p, all_of_them = probabilities(LOGITS, Sampling(top_p=top_p)), probabilities(LOGITS, Sampling())
-    kept = np.flatnonzero(p)
-    assert all_of_them[kept].sum() >= min(top_p, 1 - 1e-12)
-    smallest = kept[np.argmin(all_of_them[kept])]
-    if top_p < 1.0:
-        assert all_of_them[kept].sum() - all_of_them[smallest] < top_p
-    assert all_of_them[kept].min() >= np.delete(all_of_them, kept).max(initial=0.0)
-    assert np.allclose(p[kept], all_of_them[kept] / all_of_them[kept].sum(), rtol=1e-13, atol=0)
-
-
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8), Sampling(1.5, top_k=6), Sampling(1.2, top_p=0.9)])
-def test_draws_have_the_stated_probabilities(sampling: Sampling) -> None:
-    """Chi-square of 20,000 draws. The seed is fixed, so this cannot flicker; a correct sampler fails one seed in a
-    thousand: the critical value of the 0.999 quantile, by Wilson and Hilferty's approximation (z = 3.09)."""
-    p = probabilities(LOGITS, sampling)
-    count = 20_000
-    seen = Counter(draw(LOGITS, sampling, row % 10, row // 10) for row in range(count))
-    possible = np.flatnonzero(p)
-    assert set(seen) <= set(possible.tolist())
-    expected = p[possible] * count
-    assert expected.min() > 5  # where chi-square holds
-    chi = float(sum((seen[int(i)] - e) ** 2 / e for i, e in zip(possible, expected, strict=True)))
-    freedom = len(possible) - 1
-    assert chi < freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
-
-
-def test_random_numbers_are_uniform_and_distinct() -> None:
-    """Each row, step and seed gives another; the mean of 5,000 has a deviation of 0.289 / sqrt(5000) = 0.0041."""
-    numbers = [uniform(seed, row, step) for seed in range(5) for row in range(20) for step in range(50)]
-    assert len(set(numbers)) == 5000
-    assert min(numbers) >= 0.0 and max(numbers) < 1.0
-    assert abs(np.mean(numbers) - 0.5) < 4 * 0.0041
-    assert uniform(2**64 - 1, 0, 0) != uniform(0, 0, 0)
-
-
-@pytest.mark.parametrize("bad", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf], [-np.inf, np.nan]])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_without_a_distribution(bad: list[float], temperature: float) -> None:
-    with pytest.raises(NonFiniteError, match="sampling"):
-        draw(np.array(bad, np.float32), Sampling(temperature), 0, 0)
 
 
 def test_a_model_with_nan_weights() -> None:

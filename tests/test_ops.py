@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 
 from microgpt import _kernels as k
 from microgpt.ops import OPS
-from microgpt.tensor import Tensor
+from microgpt.tensor import Tensor, numpy_dtype
 
 from .opcases import CASES, ERRORS, RULES, Case, ErrorCase, assert_close, flat, run
-from .opcases.bounds import U32, U64
+from .opcases.bounds import U16, U32, U64
 from .opcases.case import place
 
 ISAS = [name for name, supported in k.isas() if supported]
@@ -100,21 +101,47 @@ def test_float32_against_float64_on_every_isa(case: Case) -> None:
     for isa in ISAS:
         k.set_isa(isa)
         y, got = run(case, inputs, "float32")
-        assert y.dtype == np.float32
+        assert y.dtype == ("bfloat16" if case.options.get("dtype") == "bfloat16" else "float32")
         assert_close(f"{case} on {isa}", y, want, bound)
         assert got.keys() == gradients.keys()
         for name, gradient in gradients.items():
             assert_close(f"{case} d{name} on {isa}", got[name], gradient, bounds[name])
 
 
+@cases
+def test_bfloat16_against_float64_on_every_isa(case: Case) -> None:
+    """Inputs are bfloat16 numbers, so nothing is lost before the op; what it rounds is in the bounds, with u = 2^-8.
+
+    These are of first order: 1.05 is for u^2 and beyond, at most 12 roundings deep (1.004^12).
+    """
+    case = dataclasses.replace(case, stored="bfloat16")
+    inputs = case.inputs()
+    want, gradients = run(case, inputs, "float64")
+    rule = RULES[case.op]
+    bound = 1.05 * rule.forward(inputs, case.options, want, U16)
+    bounds = rule.gradients(inputs, case.options, want, case.gradient(want.shape), U16)
+    losses = case.op.endswith("cross_entropy")
+    for isa in ISAS:
+        k.set_isa(isa)
+        y, got = run(case, inputs, "bfloat16")
+        assert y.dtype == ("float32" if losses or case.options.get("dtype") == "float32" else "bfloat16")
+        assert_close(f"{case} on {isa}", y, want, bound)
+        assert got.keys() == gradients.keys()
+        for name, gradient in gradients.items():
+            assert got[name].dtype == np.float32
+            assert_close(f"{case} d{name} on {isa}", got[name], gradient, 1.05 * bounds[name])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", [case for case in CASES if case.shares], ids=str)
-def test_threads_do_not_change_bits(case: Case) -> None:
+def test_threads_do_not_change_bits(case: Case, dtype: str) -> None:
+    case = dataclasses.replace(case, stored=dtype)
     inputs = case.inputs()
     seen: dict[str, bytes] | None = None
     for threads in THREADS:
         k.set_num_threads(threads)
         for _ in range(2):
-            y, gradients = run(case, inputs, "float32")
+            y, gradients = run(case, inputs, dtype)
             bits = {"y": y.tobytes(), **{name: gradient.tobytes() for name, gradient in gradients.items()}}
             seen = seen or bits
             differ = [name for name in bits if bits[name] != seen[name]]
@@ -168,7 +195,7 @@ def test_gradients_accumulate(op: str) -> None:
     placed, leaves = place(case, inputs, "float32")
     for _ in range(2):
         y = OPS.get(op)(**placed, **case.options)
-        y.backward(case.gradient(y.shape).astype(np.float32))
+        y.backward(case.gradient(y.shape).astype(numpy_dtype(y.dtype)))
     for name, gradient in once.items():
         # One chain per element starts from the first sum where a product accumulates: n roundings of its size, not one.
         if op in ("matmul", "linear", "rms_norm", "layer_norm", "embedding", "attention"):

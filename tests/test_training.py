@@ -16,10 +16,12 @@ from microgpt.models.zoo import MODELS
 from microgpt.nn.context import Dropout
 from microgpt.optim.rules import RULES
 from microgpt.optim.schedule import KINDS, Schedule
+from microgpt.training.build import make_data, make_model
+from microgpt.training.callback import Callback
 from microgpt.training.config import TrainConfig
 from microgpt.training.objective import LanguageModeling
-from microgpt.training.pretrain import make_data, make_model, make_optimizer
-from microgpt.training.trainer import Limits, Trainer
+from microgpt.training.pretrain import make_trainer
+from microgpt.training.trainer import Trainer
 from tests.training_tools import SMALL, digests, python, same, small, weights, words
 
 # Enough work that every kernel is shared among threads.
@@ -70,9 +72,9 @@ def test_sgd_is_what_its_definition_says(tmp_path: Path) -> None:
     corpus = words(tmp_path / "words.txt", length=7)
     settings = {**SMALL, "data": str(corpus), "val_fraction": 0.0, "dtype": "float64", "block_size": 8}
     config = TrainConfig(**{**settings, "steps": 1})
-    _, tokenizer, train, _ = make_data(config, None)
-    model = make_model(config, tokenizer.vocab_size)
-    objective = LanguageModeling(model, 32, 5, 0)
+    data = make_data(config)
+    train, model = data.train, make_model(config, data.tokenizer.vocab_size)
+    objective = LanguageModeling(model, 32, train.sequences, 0)
     buffers, block = objective.buffers(), train.next_many(1)
     objective.feed(buffers, block, 0)
     objective.loss(buffers, None).backward()
@@ -148,14 +150,20 @@ RESUMED = {
     "validated": {"steps": 12, "eval_every": 2},
     "checkpointing": {"steps": 12, "checkpointing": True, "dropout": 0.2},
     "float64": {"steps": 12, "dtype": "float64"},
+    "averaged": {"steps": 12, "ema": 0.9, "eval_every": 3},
+    "unpacked": {"epochs": 2.5, "packing": False},
+    "curriculum": {"epochs": 2.5, "curriculum": "length"},
+    "mixture": {"steps": 12, "data": ("names", "names"), "weights": (3.0, 1.0)},
+    "smoothed": {"steps": 12, "label_smoothing": 0.1, "z_loss": 1e-3},
+    "groups": {"steps": 12, "groups": ({"where": "embed.*", "lr_scale": 0.1, "weight_decay": 1.0},)},
 }
 
 
 @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED.keys())
 def test_resumed_is_uninterrupted(settings: dict[str, Any], tmp_path: Path) -> None:
     """Stopped after step 5, in the middle of an epoch and of the block of batches prepared ahead."""
-    data = str(words(tmp_path / "words.txt"))
-    whole = small(data=data, out=tmp_path / "whole", **settings)
+    settings = {"data": str(words(tmp_path / "words.txt")), **settings}
+    whole = small(out=tmp_path / "whole", **settings)
     assert whole.steps >= 12
 
     class Stop(Exception):
@@ -165,11 +173,11 @@ def test_resumed_is_uninterrupted(settings: dict[str, Any], tmp_path: Path) -> N
         if line["step"] == 7:  # after the checkpoint of step 5
             raise Stop
 
-    config = TrainConfig(**{**SMALL, "save_every": 5, "data": data, **({"steps": None} if "epochs" in settings else {}),
+    config = TrainConfig(**{**SMALL, "save_every": 5, **({"steps": None} if "epochs" in settings else {}),
                             **settings})  # fmt: skip
     from microgpt.training.pretrain import pretrain
 
-    callback = type("Callback", (), {"record": lambda self, line: stop(line), "close": lambda self: None})()
+    callback = type("Stopping", (Callback,), {"record": lambda self, line: stop(line)})()
     with pytest.raises(Stop):
         pretrain(config, tmp_path / "parts", callbacks=[callback])
     resumed = microgpt.train(resume=tmp_path / "parts")
@@ -213,9 +221,9 @@ def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
 
 def test_micro_batches_have_their_own_dropout() -> None:
     config = TrainConfig(**SMALL, dropout=0.5)
-    _, tokenizer, train, _ = make_data(config, None)
-    model = make_model(config, tokenizer.vocab_size)
-    objective = LanguageModeling(model, 32, 5, 0)
+    data = make_data(config)
+    train, model = data.train, make_model(config, data.tokenizer.vocab_size)
+    objective = LanguageModeling(model, 32, train.sequences, 0)
     buffers, block = [objective.buffers() for _ in range(2)], train.next_many(1)
     step = k.from_numpy(np.array([3], np.int64))
     losses = []
@@ -235,12 +243,8 @@ def test_validation_disturbs_nothing_and_repeats() -> None:
 
 
 def trainer(config: TrainConfig) -> Trainer:
-    _, tokenizer, train, validation = make_data(config, None)
-    model = make_model(config, tokenizer.vocab_size)
-    objective = LanguageModeling(model, config.batch_size * config.block_size, config.batch_size + 1, config.seed)
-    limits = Limits(config.steps or 1, config.accumulate, eval_batches=config.eval_batches)
-    optimizer = make_optimizer(config, model)
-    return Trainer(objective, train, optimizer, Schedule("constant", 1), limits, config.lr, validation)
+    data = make_data(config)
+    return make_trainer(config, make_model(config, data.tokenizer.vocab_size), data)
 
 
 def test_validation_is_the_mean_over_all_targets(tmp_path: Path) -> None:
@@ -256,7 +260,7 @@ def test_validation_is_the_mean_over_all_targets(tmp_path: Path) -> None:
     from microgpt.data.corpus import read_documents
     from microgpt.data.split import split
 
-    _, tokenizer, _, _ = make_data(config, None)
+    tokenizer = make_data(config).tokenizer
     _, documents = split(read_documents(data).documents, 0.3, config.seed)
     language_model = LanguageModel(model, tokenizer)
     total = targets = 0.0
@@ -291,5 +295,5 @@ def test_configuration_round_trip() -> None:
 def test_epochs_cover_the_documents() -> None:
     run = small(epochs=0.25, batch_size=8, log_every=1000)
     config = run.config
-    _, _, train, _ = make_data(config, run.tokenizer)
-    assert run.steps == -(-train.windows // 32)
+    train = make_data(config, run.tokenizer).train
+    assert run.steps == -(-train.steps_per_epoch // 4)

@@ -24,6 +24,7 @@ from microgpt.errors import (
     StorageError,
 )
 from microgpt.io.checkpoint import RunFolder
+from microgpt.training.callback import Callback
 from microgpt.training.config import TrainConfig
 from microgpt.training.pretrain import pretrain
 from microgpt.training.trainer import Trainer
@@ -31,7 +32,7 @@ from tests.training_tools import SMALL, digests, python, same, small, weights, w
 
 
 # -- numbers that are not finite ---------------------------------------------------------------------------------------
-class Patch:
+class Patch(Callback):
     """A callback that spoils a weight after a step, and keeps the trainer's model."""
 
     def __init__(self, step: int, value: float) -> None:
@@ -43,9 +44,6 @@ class Patch:
         if values["step"] == self.step:
             self.model.embed.weight.numpy()[3, 2] = self.value
             self.before = {name: array.copy() for name, array in self.model.arrays().items()}
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -62,7 +60,7 @@ def test_a_weight_that_is_not_finite_stops_the_run(
         run(self)
 
     monkeypatch.setattr(Trainer, "run", remember)
-    config = TrainConfig(**{**SMALL, "save_every": 2, "batch_size": 32, "steps": 20})
+    config = TrainConfig(**{**SMALL, "save_every": 2, "batch_size": 32, "steps": 20, "packing": False})
     message = r"^step 6: (loss|gradient norm) is (nan|inf) \(sequences 160 to 191 "
     with pytest.raises(NonFiniteError, match=message) as caught:
         pretrain(config, tmp_path, callbacks=[patch])
@@ -215,7 +213,7 @@ def test_resume_with_changed_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no data"):
         microgpt.train(resume=tmp_path / "run", steps=20)
     corpus.write_text(text)
-    with pytest.raises(DataError, match="batch_size was 4, is 2"):
+    with pytest.raises(ConfigError, match=r"batch_size: the run that is resumed has 4, got 2 .the order of the data"):
         microgpt.train(resume=tmp_path / "run", steps=20, batch_size=2)
     assert microgpt.train(resume=tmp_path / "run", steps=20).steps == 20
 
@@ -272,7 +270,20 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"seed": 2**64}, "seed"),
         ({"val_fraction": 1.0}, "val_fraction"),
-        ({"dtype": "bfloat16"}, "dtype: expected float32 or float64, got 'bfloat16'"),
+        ({"dtype": "int8"}, "dtype: expected one of f32, bf16, f64, auto, float32, bfloat16, float64, got 'int8'"),
+        ({"ema": 1.0}, "ema: expected a number from 0.0 to"),
+        ({"label_smoothing": 1.0}, "label_smoothing: expected"),
+        ({"z_loss": -1.0}, "z_loss: expected"),
+        ({"patience": 2}, "patience: expected eval_every above 0"),  # SMALL validates at the end only
+        ({"weights": (1.0, 2.0)}, "weights: expected one for each of the 1 data"),
+        ({"data": ("names", "names"), "weights": (1.0, 0.0)}, "weights: expected a number from"),
+        ({"data": ()}, "data: expected a path or several"),
+        ({"groups": ({"where": "nothing.*", "lr_scale": 0.5},)}, "groups[0]: filter 'nothing.*' matches no parameter"),
+        ({"groups": ({"where": "*"},)}, "groups[0]: expected weight_decay, lr_scale or both"),
+        ({"groups": ({"where": "*", "lr": 1.0},)}, "groups[0]: unknown key 'lr'"),
+        ({"groups": ({"where": len, "lr_scale": 1.0},)}, "groups[0].where: expected a glob"),
+        ({"groups": ({"where": "*", "lr_scale": 1.0}, {"where": "*", "lr_scale": 2.0})}, "nothing: all are taken"),
+        ({"tensorboard": "yes"}, "tensorboard: expected true or false"),
         ({"keep": 0}, "keep"),
         ({"accumulate": 0}, "accumulate"),
         ({"log_every": 0}, "log_every"),
@@ -322,7 +333,9 @@ def test_data_that_vanish_or_are_not_readable(tmp_path: Path) -> None:
 
 def test_the_smallest_corpus_trains(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a")
-    run = small(data=str(tmp_path / "one.txt"), documents="file")
+    with pytest.raises(DataError, match=r"one\.txt: 2 training tokens are fewer than one sequence \(block_size 8\)"):
+        small(data=str(tmp_path / "one.txt"), documents="file")
+    run = small(data=str(tmp_path / "one.txt"), documents="file", block_size=2)
     assert run.steps == 10 and np.isfinite(run.loss)
     with pytest.raises(MicrogptError):
         microgpt.LanguageModel(run.model, run.tokenizer).generate("b")

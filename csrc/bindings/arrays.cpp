@@ -25,9 +25,9 @@ int to_shape(const py::handle& shape, int64_t* sizes) {
 }
 
 DType to_dtype(const std::string& name) {
-  for (DType dtype : {DType::f32, DType::f64, DType::i32, DType::i64, DType::u8})
+  for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::i32, DType::i64, DType::u8})
     if (name == dtype_name(dtype)) return dtype;
-  throw dtype_error("element type " + name + " is not supported; use float32, float64, int32, int64 or uint8");
+  throw dtype_error("element type " + name + " is not supported; use float32, float64, bfloat16, int32, int64 or uint8");
 }
 
 // By kind and size, not by name: feeding a buffer is on the path of every training step.
@@ -84,12 +84,18 @@ Array copy_of(const py::handle& value) {
   return array;
 }
 
+// NumPy's type of the same elements; its bfloat16 comes from ml_dtypes.
+py::dtype numpy_dtype(DType dtype) {
+  if (dtype == DType::bf16) return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
+  return py::dtype(std::string(dtype_name(dtype)));
+}
+
 py::array to_numpy(const Array& array) {
   refuse_while_recording("numpy()");
   // The capsule owns a handle, so the memory lives as long as any view of it.
   auto* held = new Block(array.block);
   py::capsule owner(held, [](void* p) { delete static_cast<Block*>(p); });
-  py::array view(py::dtype(std::string(dtype_name(array.dtype))),
+  py::array view(numpy_dtype(array.dtype),
                  std::vector<py::ssize_t>(array.shape, array.shape + array.rank), array.data, owner);
   if (!array.writable) view.attr("setflags")(py::arg("write") = false);
   return view;
@@ -118,6 +124,7 @@ double item(const Array& array, int64_t index) {
     case DType::i32: return array.as<int32_t>()[index];
     case DType::i64: return (double)array.as<int64_t>()[index];
     case DType::u8: return array.as<uint8_t>()[index];
+    case DType::bf16: return value_of(array.as<bf16>()[index]);
   }
   return 0;
 }

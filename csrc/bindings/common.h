@@ -51,8 +51,20 @@ template <class T> T* out(const Array* array, int64_t size, const char* op, cons
   return out_opt<T>(array, size, op, name);
 }
 
-// Calls f with a float or a double, by the array's type.
+// Calls f with a float, a double or a bf16, by the array's type.
 template <class F> void by_dtype(const Array& array, const char* op, F f) {
+  if (array.dtype == DType::f32)
+    f(float{});
+  else if (array.dtype == DType::f64)
+    f(double{});
+  else if (array.dtype == DType::bf16)
+    f(bf16{});
+  else
+    throw dtype_error(std::string(op) + ": expected float32, float64 or bfloat16, got " + dtype_name(array.dtype));
+}
+
+// Calls f with a float or a double: what has no bf16 form.
+template <class F> void by_wide_dtype(const Array& array, const char* op, F f) {
   if (array.dtype == DType::f32)
     f(float{});
   else if (array.dtype == DType::f64)

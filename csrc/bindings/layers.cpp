@@ -22,7 +22,7 @@ void embedding_backward(const Array& dy, const Array& ids, const Array& dtable, 
     const int64_t vocab = width > 0 ? dtable.size / width : 0;
     check_ids(ids, 0, vocab, "embedding_backward", "ids");
     EmbeddingBackwardArgs<T> args{in<T>(&dy, checked_mul(ids.size, width), "embedding_backward", "dy"),
-                                  ids.as<int32_t>(), out<T>(&dtable, 0, "embedding_backward", "dtable"),
+                                  ids.as<int32_t>(), out<Wide<T>>(&dtable, 0, "embedding_backward", "dtable"),
                                   ids.size, width, vocab, accumulate};
     MG_RUN(embedding_backward, T, args, &dy, &ids, &dtable);
   });
@@ -36,7 +36,7 @@ void norm(const Array& x, const Array& y, const Array& rstd, int64_t cols, doubl
     const int64_t rows = x.size / cols;
     NormArgs<T> args{in<T>(&x, x.size, "norm", "x"), in_opt<T>(weight, cols, "norm", "weight"),
                      in_opt<T>(bias, cols, "norm", "bias"), out<T>(&y, x.size, "norm", "y"),
-                     out_opt<T>(mean, rows, "norm", "mean"), out<T>(&rstd, rows, "norm", "rstd"),
+                     out_opt<Wide<T>>(mean, rows, "norm", "mean"), out<Wide<T>>(&rstd, rows, "norm", "rstd"),
                      rows, cols, eps, mean != nullptr};
     MG_RUN(norm, T, args, &x, weight, bias, &y, mean, &rstd);
   });
@@ -54,8 +54,8 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
     args.dy = in<T>(&dy, x.size, "norm_backward", "dy");
     args.x = in<T>(&x, x.size, "norm_backward", "x");
     args.weight = in_opt<T>(weight, cols, "norm_backward", "weight");
-    args.mean = in_opt<T>(mean, rows, "norm_backward", "mean");
-    args.rstd = in<T>(&rstd, rows, "norm_backward", "rstd");
+    args.mean = in_opt<Wide<T>>(mean, rows, "norm_backward", "mean");
+    args.rstd = in<Wide<T>>(&rstd, rows, "norm_backward", "rstd");
     args.rows = rows, args.cols = cols, args.center = mean != nullptr;
     args.accumulate_dx = accumulate_dx;
     args.accumulate_dweight = accumulate_dweight, args.accumulate_dbias = accumulate_dbias;
@@ -65,8 +65,8 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
       args.dx = nullptr;
     }
     if (dweight || dbias) {
-      args.dweight = out_opt<T>(dweight, cols, "norm_backward", "dweight");
-      args.dbias = out_opt<T>(dbias, cols, "norm_backward", "dbias");
+      args.dweight = out_opt<Wide<T>>(dweight, cols, "norm_backward", "dweight");
+      args.dbias = out_opt<Wide<T>>(dbias, cols, "norm_backward", "dbias");
       MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, dweight, dbias);
     }
   });
@@ -127,7 +127,7 @@ void rope(const Array& x, const Array& positions, const Array& cos, const Array&
     check_ids(positions, 0, table_rows, "rope", "positions");
     const int64_t size = checked_mul(tokens, checked_mul(heads, head_dim));
     RopeArgs<T> args{in<T>(&x, size, "rope", "x"), positions.as<int32_t>(),
-                     in<T>(&cos, table_rows * half, "rope", "cos"), in<T>(&sin, table_rows * half, "rope", "sin"),
+                     in<Wide<T>>(&cos, table_rows * half, "rope", "cos"), in<Wide<T>>(&sin, table_rows * half, "rope", "sin"),
                      out<T>(&y, size, "rope", "y"), tokens, heads, head_dim, half, table_rows,
                      interleaved, inverse, accumulate};
     MG_RUN(rope, T, args, &x, &positions, &cos, &sin, &y);
@@ -177,11 +177,11 @@ AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, 
   args.k = in<T>(&k, args.k_rows * args.k_stride, op, "k");
   args.v = in<T>(&v, args.k_rows * args.v_stride, op, "v");
   args.o = out<T>(&o, args.q_rows * args.o_stride, op, "o");
-  args.lse = out_opt<T>(lse, args.q_rows * shape.heads, op, "lse");
+  args.lse = out_opt<Wide<T>>(lse, args.q_rows * shape.heads, op, "lse");
   args.q_start = in<int32_t>(&q_start, args.seqs + 1, op, "q_start");
   args.k_start = in<int32_t>(&k_start, args.seqs, op, "k_start");
   args.k_len = in<int32_t>(&k_len, args.seqs, op, "k_len");
-  args.alibi = in_opt<T>(alibi, shape.heads, op, "alibi");
+  args.alibi = in_opt<Wide<T>>(alibi, shape.heads, op, "alibi");
   args.scale = scale, args.soft_cap = soft_cap, args.window = window, args.causal = causal;
   if (args.q_start[0] != 0 || args.q_start[args.seqs] != args.q_rows)
     throw shape_error("attention: `q_start` must run from 0 to the " + std::to_string(args.q_rows) + " query rows");
@@ -230,7 +230,7 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
 }
 
 void cross_entropy(const Array& logits, const Array& targets, const Array& losses, int64_t vocab,
-                   const Array* dlogits, const Array* inv_count) {
+                   const Array* dlogits, const Array* inv_count, double label_smoothing, double z_loss) {
   by_dtype(logits, "cross_entropy", [&](auto t) {
     using T = decltype(t);
     const char* op = "cross_entropy";
@@ -238,15 +238,15 @@ void cross_entropy(const Array& logits, const Array& targets, const Array& losse
     const int64_t rows = targets.size;
     check_ids(targets, INT32_MIN, vocab, op, "targets");
     CrossEntropyArgs<T> args{in<T>(&logits, checked_mul(rows, vocab), op, "logits"), targets.as<int32_t>(),
-                             out<T>(&losses, rows, op, "losses"),
+                             out<Wide<T>>(&losses, rows, op, "losses"),
                              out_opt<T>(dlogits, checked_mul(rows, vocab), op, "dlogits"),
-                             in_opt<T>(inv_count, 1, op, "inv_count"), rows, vocab};
+                             in_opt<Wide<T>>(inv_count, 1, op, "inv_count"), rows, vocab, label_smoothing, z_loss};
     MG_RUN(cross_entropy, T, args, &logits, &targets, &losses, dlogits, inv_count);
   });
 }
 
 void count_targets(const Array& targets, const Array& inv_count) {
-  by_dtype(inv_count, "count_targets", [&](auto t) {
+  by_wide_dtype(inv_count, "count_targets", [&](auto t) {
     using T = decltype(t);
     CountArgs<T> args{in<int32_t>(&targets, targets.size, "count_targets", "targets"),
                       out<T>(&inv_count, 1, "count_targets", "inv_count"), targets.size};
@@ -301,7 +301,8 @@ void register_layers(py::module_& m) {
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("accumulate_dq") = false,
         py::arg("accumulate_dk") = false, py::arg("accumulate_dv") = false);
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
-        py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr);
+        py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr, py::arg("label_smoothing") = 0.0,
+        py::arg("z_loss") = 0.0);
   m.def("count_targets", &count_targets, py::arg("targets"), py::arg("inv_count"));
   m.def("dropout", &dropout, py::arg("x"), py::arg("y"), py::arg("step"), py::arg("p"), py::arg("seed"),
         py::arg("stream") = 0, py::arg("accumulate") = false);

@@ -35,7 +35,7 @@ void fill_strides(const Sizes& from, int64_t* to, const char* op) {
 void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b,
           const Array* bias, const Array* residual, const Array* pre, int act, bool accumulate, int64_t batch,
           int64_t stride_a, int64_t stride_b, int64_t stride_c) {
-  by_dtype(c, "matmul", [&](auto t) {
+  by_dtype(a, "matmul", [&](auto t) {
     using T = decltype(t);
     const char* op = "matmul";
     if (m < 0 || n < 0 || k < 0 || batch < 0) throw shape_error("matmul: negative size");
@@ -46,7 +46,8 @@ void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, 
     GemmArgs<T> args{};
     args.a = in<T>(&a, extent(stride_a, mk), op, "a");
     args.b = in<T>(&b, extent(stride_b, kn), op, "b");
-    args.c = out<T>(&c, extent(stride_c, mn), op, "out");
+    if (kNarrow<T> && c.dtype == dtype_of<Wide<T>>::value) args.wide_c = out<Wide<T>>(&c, extent(stride_c, mn), op, "out");
+    else args.c = out<T>(&c, extent(stride_c, mn), op, "out");
     args.bias = in_opt<T>(bias, n, op, "bias");
     args.residual = in_opt<T>(residual, extent(stride_c, mn), op, "residual");
     args.pre = out_opt<T>(pre, extent(stride_c, mn), op, "pre");
@@ -108,9 +109,13 @@ void copy(const Array& x, const Array& y, const Sizes& shape, const Sizes& strid
 void reduce(const Array& x, const Array& y, int64_t outer, int64_t axis, int64_t inner, int op, bool accumulate) {
   by_dtype(x, "reduce", [&](auto t) {
     using T = decltype(t);
-    ReduceArgs<T> args{in<T>(&x, checked_mul(checked_mul(outer, axis), inner), "reduce", "x"),
-                       out<T>(&y, checked_mul(outer, inner), "reduce", "y"),
-                       outer, axis, inner, (Reduce)op, accumulate};
+    ReduceArgs<T> args{};
+    args.x = in<T>(&x, checked_mul(checked_mul(outer, axis), inner), "reduce", "x");
+    const int64_t size = checked_mul(outer, inner);
+    if (kNarrow<T> && y.dtype == dtype_of<Wide<T>>::value) args.wide_y = out<Wide<T>>(&y, size, "reduce", "y");
+    else args.y = out<T>(&y, size, "reduce", "y");
+    args.outer = outer, args.axis = axis, args.inner = inner;
+    args.op = (Reduce)op, args.accumulate = accumulate;
     MG_RUN(reduce, T, args, &x, &y);
   });
 }
@@ -127,9 +132,19 @@ void axpy(const Array& x, const Array& y, double alpha, double beta, const Array
   by_dtype(x, "axpy", [&](auto t) {
     using T = decltype(t);
     AxpyArgs<T> args{in<T>(&x, y.size, "axpy", "x"), out<T>(&y, x.size, "axpy", "y"),
-                     in_opt<T>(alpha_at, 1, "axpy", "alpha_at"), x.size, alpha, beta};
+                     in_opt<Wide<T>>(alpha_at, 1, "axpy", "alpha_at"), x.size, alpha, beta};
     MG_RUN(axpy, T, args, &x, &y, alpha_at);
   });
+}
+
+void cast(const Array& x, const Array& y, bool accumulate) {
+  const bool to_narrow = y.dtype == DType::bf16;
+  const Array &narrow = to_narrow ? y : x, &wide = to_narrow ? x : y;
+  if (!y.writable) throw usage_error("cast: `y` is read-only");
+  CastArgs<bf16> args{pointer<bf16>(&narrow, y.size, "cast", to_narrow ? "y" : "x", true),
+                      pointer<float>(&wide, y.size, "cast", to_narrow ? "x" : "y", true), y.size, to_narrow, accumulate};
+  if (x.size != y.size) throw shape_error("cast: `x` and `y` must have the same number of elements");
+  MG_RUN(cast, bf16, args, &x, &y);
 }
 
 }  // namespace
@@ -149,6 +164,8 @@ void register_math(py::module_& m) {
   m.def("fill", &fill, py::arg("y"), py::arg("value"));
   m.def("axpy", &axpy, py::arg("x"), py::arg("y"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
         py::arg("alpha_at") = nullptr, "y = alpha * alpha_at[0] * x + beta * y");
+  m.def("cast", &cast, py::arg("x"), py::arg("y"), py::arg("accumulate") = false,
+        "y (+)= x, between float32 and bfloat16, rounded to nearest even.");
 }
 
 }  // namespace mg::bindings

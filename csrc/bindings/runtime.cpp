@@ -90,6 +90,8 @@ void register_runtime(py::module_& m) {
   m.def("cpu_model", &cpu_model);
   m.def("cpu_features", [] { return features_text(cpu_features()); });
   m.def("isa", [] { return current_target().name; });
+  m.def("fast_bf16", [] { return current_target().fast_bf16; },
+        "Whether the instruction set in use multiplies bfloat16 faster than float32.");
   m.def("set_isa", &force_target, py::arg("name"));
   m.def("isas", [] {
     std::vector<std::pair<std::string, bool>> list;

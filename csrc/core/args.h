@@ -1,9 +1,11 @@
 // What each kernel is given. Plain structs of pointers and sizes, no STL: this header is compiled for every instruction
-// set. T is the element type (float in targets/, double in ref/). Sizes are int64_t, counted in elements.
+// set. T is the element type in memory (float and bf16 in targets/, double in ref/); Wide<T> is float for bf16, else T. Sizes are int64_t, counted in elements.
 // A pointer marked "or null" switches the feature off. `accumulate` adds to the output instead of overwriting it.
 // Letters: T tokens, D width, H query heads, G key/value heads, K head width, V vocabulary, R rows, C columns.
 #pragma once
 #include <stdint.h>
+
+#include "core/bf16.h"
 
 namespace mg {
 
@@ -23,10 +25,12 @@ enum class Reduce : int32_t { sum, max };
 // trans_a: A is stored (K, M); trans_b: B is stored (N, K). ld*: row stride as stored. residual and pre share ldc.
 // accumulate: C += op(A) op(B), and then bias, act, residual and pre are null/none.
 // Promise: each element of C is one chain of fma over k = 0..K-1 in order (started from C when accumulating), whatever
-// M, N, the tiles and the threads are; so a row has the same bits alone or in a batch.
+// M, N, the tiles and the threads are; so a row has the same bits alone or in a batch. bf16 is summed in float and rounded
+// once, when C is written; where the machine multiplies pairs (avx512bf16) the chain is over the pairs of k in order.
 template <class T> struct GemmArgs {
   const T *a, *b;
-  T* c;
+  T* c;               // or null: the result goes to wide_c
+  Wide<T>* wide_c;    // or null; a weight gradient
   const T* bias;      // (N) or null
   const T* residual;  // (M, N) or null
   T* pre;             // (M, N) or null: op(A) op(B) + bias, kept for the backward of act
@@ -49,7 +53,7 @@ template <class T> struct EmbeddingArgs {
 template <class T> struct EmbeddingBackwardArgs {
   const T* dy;
   const int32_t* ids;
-  T* dtable;
+  Wide<T>* dtable;
   int64_t tokens, width, vocab;
   int32_t accumulate;
 };
@@ -61,7 +65,7 @@ template <class T> struct NormArgs {
   const T* weight;  // (C) or null
   const T* bias;    // (C) or null
   T* y;             // (R, C)
-  T *mean, *rstd;   // (R); mean is null when center = 0
+  Wide<T> *mean, *rstd;  // (R); mean is null when center = 0
   int64_t rows, cols;
   double eps;
   int32_t center;
@@ -69,9 +73,10 @@ template <class T> struct NormArgs {
 
 // dx (rows shared out) and, in a kernel of its own, dweight and dbias (columns shared out, rows in order).
 template <class T> struct NormBackwardArgs {
-  const T *dy, *x, *weight, *mean, *rstd;
-  T* dx;               // (R, C), or null in norm_backward_weight
-  T *dweight, *dbias;  // (C) or null
+  const T *dy, *x, *weight;
+  const Wide<T> *mean, *rstd;
+  T* dx;                     // (R, C), or null in norm_backward_weight
+  Wide<T> *dweight, *dbias;  // (C) or null
   int64_t rows, cols;
   int32_t center, accumulate_dx, accumulate_dweight, accumulate_dbias;
 };
@@ -100,7 +105,7 @@ template <class T> struct GluArgs {
 template <class T> struct RopeArgs {
   const T* x;                // (T, heads, head_dim)
   const int32_t* positions;  // (T), in [0, table_rows)
-  const T *cos, *sin;        // (table_rows, half)
+  const Wide<T> *cos, *sin;  // (table_rows, half)
   T* y;
   int64_t tokens, heads, head_dim, half, table_rows;
   int32_t interleaved, inverse, accumulate;
@@ -126,11 +131,11 @@ template <class T> struct SoftmaxArgs {
 template <class T> struct AttentionArgs {
   const T *q, *k, *v;      // (T, H, K), (keys, G, K), (keys, G, Kv) with row strides below
   T* o;                    // (T, H, Kv)
-  T* lse;                  // (H, T): log sum exp of each row's scores, for the backward; may be null in the forward
+  Wide<T>* lse;            // (H, T): log sum exp of each row's scores, for the backward; may be null in the forward
   const int32_t* q_start;  // (S + 1)
   const int32_t* k_start;  // (S)
   const int32_t* k_len;    // (S)
-  const T* alibi;          // (H) or null
+  const Wide<T>* alibi;    // (H) or null
   int64_t q_rows, k_rows, seqs, heads, kv_heads, k_dim, v_dim;
   int64_t q_stride, k_stride, v_stride, o_stride;  // elements from one token to the next
   double scale, soft_cap;
@@ -148,13 +153,16 @@ template <class T> struct AttentionBackwardArgs {
 
 // Cross-entropy of rows of logits. target < 0 means ignored: loss 0, gradient 0. losses[r] = lse - logit[target].
 // dlogits (may alias logits): (softmax - onehot) * inv_count[0], or null.
+// label_smoothing e: the target is (1 - e) onehot + e / V (Szegedy et al. 2016, arXiv:1512.00567). z_loss z adds z * lse^2
+// (Chowdhery et al. 2022, arXiv:2204.02311, section 5).
 template <class T> struct CrossEntropyArgs {
   const T* logits;         // (R, V)
   const int32_t* targets;  // (R), < vocab
-  T* losses;               // (R)
+  Wide<T>* losses;         // (R)
   T* dlogits;              // (R, V) or null
-  const T* inv_count;      // one number, or null for 1
+  const Wide<T>* inv_count;  // one number, or null for 1
   int64_t rows, vocab;
+  double label_smoothing, z_loss;
 };
 
 // out[0] = 1 / max(1, number of targets >= 0).
@@ -200,7 +208,8 @@ template <class T> struct CopyArgs {
 // y (outer, inner) = sum or max of x (outer, axis, inner) over axis, in order.
 template <class T> struct ReduceArgs {
   const T* x;
-  T* y;
+  T* y;             // or null: the result goes to wide_y
+  Wide<T>* wide_y;  // or null; the gradient of a bias
   int64_t outer, axis, inner;
   Reduce op;
   int32_t accumulate;
@@ -214,9 +223,16 @@ template <class T> struct FillArgs {
 template <class T> struct AxpyArgs {
   const T* x;
   T* y;
-  const T* alpha_at;
+  const Wide<T>* alpha_at;
   int64_t n;
   double alpha, beta;
+};
+// wide (+)= narrow, or with to_narrow = 1 the other way, rounded.
+template <class T> struct CastArgs {
+  T* narrow;
+  Wide<T>* wide;
+  int64_t n;
+  int32_t to_narrow, accumulate;
 };
 
 // Sum of squares of each chunk of kNormChunk elements, in double.
@@ -245,6 +261,7 @@ template <class T> struct AdamWArgs {
   const int64_t* step;
   int64_t n;
   double beta1, beta2, eps, weight_decay, lr_scale;
+  bf16* rounded;  // or null: a copy of the new parameters, rounded
 };
 // SGD as torch.optim.SGD: g += weight_decay * p; buf = momentum * buf + g (buf = g at step 1); p -= lr * (nesterov ? g + momentum * buf : buf).
 template <class T> struct SgdArgs {
@@ -255,6 +272,7 @@ template <class T> struct SgdArgs {
   int64_t n;
   double momentum, weight_decay, lr_scale;
   int32_t nesterov;
+  bf16* rounded;  // as above
 };
 
 }  // namespace mg

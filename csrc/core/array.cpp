@@ -11,6 +11,7 @@ size_t item_size(DType dtype) {
     case DType::i32: return 4;
     case DType::f64:
     case DType::i64: return 8;
+    case DType::bf16: return 2;
     case DType::u8: return 1;
   }
   return 0;
@@ -23,6 +24,7 @@ const char* dtype_name(DType dtype) {
     case DType::i32: return "int32";
     case DType::i64: return "int64";
     case DType::u8: return "uint8";
+    case DType::bf16: return "bfloat16";
   }
   return "unknown";
 }

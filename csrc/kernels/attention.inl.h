@@ -5,6 +5,7 @@
 
 struct ForwardScratch {
   float *keys, *values, *probs, *out;
+  float* queries;  // widened, where storage is narrow
 };
 
 // Running maximum and sum of each row of the tile.
@@ -59,12 +60,23 @@ static inline void softmax_chunk(const ScoreRule& rule, const QueryRows& q, int6
     store(state.sum + r, fma(load(state.sum + r), load(state.rescale + r), load(added + r)));
 }
 
-static inline void attention_rows(const AttentionArgs<float>& args, const QueryRows& q, int64_t head,
+template <class T>
+static inline void attention_rows(const AttentionArgs<T>& args, const QueryRows& q, int64_t head,
                                   const ForwardScratch& scratch) {
   const int64_t group = head / (args.heads / args.kv_heads), width = padded(args.v_dim);
-  const float* queries = args.q + q.row * args.q_stride + head * args.k_dim;
-  const float* keys = args.k + q.k_start * args.k_stride + group * args.k_dim;
-  const float* values = args.v + q.k_start * args.v_stride + group * args.v_dim;
+  const T* q_rows = args.q + q.row * args.q_stride + head * args.k_dim;
+  const T* keys = args.k + q.k_start * args.k_stride + group * args.k_dim;
+  const T* values = args.v + q.k_start * args.v_stride + group * args.v_dim;
+  const float* queries;
+  int64_t q_stride;
+  if constexpr (kNarrow<T>) {
+    copy_rows(q_rows, args.q_stride, q.count, args.k_dim, scratch.queries);
+    queries = scratch.queries;
+    q_stride = padded(args.k_dim);
+  } else {
+    queries = q_rows;
+    q_stride = args.q_stride;
+  }
   const ScoreRule rule = score_rule(args, head);
   OnlineSoftmax state;
   for (int r = 0; r < kTile; ++r) {
@@ -72,24 +84,24 @@ static inline void attention_rows(const AttentionArgs<float>& args, const QueryR
     state.sum[r] = 0.0f;
   }
   const Stretch seen = chunks_seen(args, q);
-  const bool copy_values = q.count > 1;  // a single row reads them once
+  const bool copy_values = kNarrow<T> || q.count > 1;  // a single row reads them once
   for (int64_t chunk = seen.begin; chunk < seen.end; chunk += kChunk) {
     const int count = (int)clamped(seen.end - chunk, 0, kChunk);
     Spans spans;
     keys_of_rows(args, q, chunk, spans);
     transpose_chunk(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, scratch.keys);
-    scores(queries, args.q_stride, args.k_dim, scratch.keys, scratch.probs, q.count, spans);
+    scores(queries, q_stride, args.k_dim, scratch.keys, scratch.probs, q.count, spans);
     softmax_chunk(rule, q, chunk, spans, scratch.probs, state);
     const bool first = chunk == seen.begin;
     for (int r = 0; r < q.count && !first; ++r)
       if (state.rescale[r] != 1.0f)
         for (int64_t i = 0; i < width; i += kWidth)
           store(scratch.out + r * width + i, mul(load(scratch.out + r * width + i), set1(state.rescale[r])));
-    const float* chunk_values = values + chunk * args.v_stride;
+    const T* chunk_values = values + chunk * args.v_stride;
     if (copy_values) {
       copy_rows(chunk_values, args.v_stride, count, args.v_dim, scratch.values);
       product(scratch.probs, kChunk, 1, scratch.values, width, width, scratch.out, width, !first, q.count, spans.begin, spans.end);
-    } else {
+    } else if constexpr (!kNarrow<T>) {
       product(scratch.probs, kChunk, 1, chunk_values, args.v_stride, args.v_dim, scratch.out, width, !first, q.count,
               spans.begin, spans.end);
     }
@@ -106,7 +118,7 @@ static inline void attention_rows(const AttentionArgs<float>& args, const QueryR
   for (int r = 0; args.lse && r < q.count; ++r) args.lse[head * args.q_rows + q.row + r] = lse[r];
 }
 
-static inline void attention_unit(const AttentionArgs<float>& args, int64_t unit, void* memory) {
+template <class T> static inline void attention_unit(const AttentionArgs<T>& args, int64_t unit, void* memory) {
   const int64_t head = unit % args.heads, begin = unit / args.heads * kTile;
   const int64_t end = begin + kTile < args.q_rows ? begin + kTile : args.q_rows;
   ForwardScratch scratch;
@@ -114,6 +126,7 @@ static inline void attention_unit(const AttentionArgs<float>& args, int64_t unit
   scratch.values = scratch.keys + args.k_dim * kChunk;
   scratch.probs = scratch.values + kChunk * padded(args.v_dim);
   scratch.out = scratch.probs + kTile * kChunk;
+  scratch.queries = scratch.out + kTile * padded(args.v_dim);
   int64_t seq = 0;
   for (int64_t above = args.seqs; seq < above;) {  // the first sequence that ends after `begin`
     const int64_t middle = (seq + above) / 2;
@@ -129,7 +142,7 @@ static inline void attention_unit(const AttentionArgs<float>& args, int64_t unit
   }
 }
 
-void attention(const AttentionArgs<float>& args, const Share& share) {
+template <class T> void attention(const AttentionArgs<T>& args, const Share& share) {
   const int64_t units = (args.q_rows + kTile - 1) / kTile * args.heads;
   const Range range = range_of(share.index, units, forward_units_per_share(args));
   for (int64_t unit = range.begin; unit < range.end; ++unit) attention_unit(args, unit, share.scratch);

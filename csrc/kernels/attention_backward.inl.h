@@ -5,9 +5,10 @@ struct BackwardScratch {
   float *keys, *keys_t, *values_t, *dkeys, *dvalues;  // of the chunk
   float *queries, *dout, *dqueries;                   // of the query tile
   float *probs, *dscores, *bends;                     // (kTile, kChunk)
+  float* dq_sums;  // where storage is narrow: dq of every query row and head of the group, summed over the chunks
 };
 
-static inline BackwardScratch backward_scratch(const AttentionArgs<float>& args, void* memory) {
+template <class T> static inline BackwardScratch backward_scratch(const AttentionArgs<T>& args, void* memory) {
   const int64_t k_width = padded(args.k_dim), v_width = padded(args.v_dim);
   BackwardScratch s;
   s.keys = (float*)memory;
@@ -21,6 +22,7 @@ static inline BackwardScratch backward_scratch(const AttentionArgs<float>& args,
   s.probs = s.dqueries + kTile * k_width;
   s.dscores = s.probs + kTile * kChunk;
   s.bends = s.dscores + kTile * kChunk;
+  s.dq_sums = s.bends + kTile * kChunk;
   return s;
 }
 
@@ -59,7 +61,8 @@ static inline void dscores_chunk(const ScoreRule& rule, int rows, const Spans& k
 }
 
 // delta = sum(dout * out), the gradient that the normalisation of the softmax takes back.
-static inline void row_deltas(const float* dout, const float* out, int64_t out_stride, int rows, int64_t width, float* delta) {
+template <class T>
+static inline void row_deltas(const float* dout, const T* out, int64_t out_stride, int rows, int64_t width, float* delta) {
   const int64_t ld = padded(width);
   for (int r = 0; r < rows; ++r, dout += ld, out += out_stride) {
     Vec sum = zero();
@@ -71,9 +74,10 @@ static inline void row_deltas(const float* dout, const float* out, int64_t out_s
 }
 
 // One query tile of one head against one chunk of keys.
-static inline void backward_tile(const AttentionBackwardArgs<float>& args, const QueryRows& q, int64_t head, int64_t chunk,
-                                 int keys, bool first, const BackwardScratch& s) {
-  const AttentionArgs<float>& fwd = args.fwd;
+template <class T>
+static inline void backward_tile(const AttentionBackwardArgs<T>& args, const QueryRows& q, int64_t head, int64_t chunk,
+                                 int keys, bool first, float* dq_sums, const BackwardScratch& s) {
+  const AttentionArgs<T>& fwd = args.fwd;
   const int64_t k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
   const int64_t q_at = q.row * fwd.q_stride + head * fwd.k_dim, o_at = q.row * fwd.o_stride + head * fwd.v_dim;
   const ScoreRule rule = score_rule(fwd, head);
@@ -92,21 +96,24 @@ static inline void backward_tile(const AttentionBackwardArgs<float>& args, const
   product(s.probs, 1, kChunk, s.dout, v_width, v_width, s.dvalues, v_width, true, keys, by_key.begin, by_key.end);
   product(s.dscores, 1, kChunk, s.queries, k_width, k_width, s.dkeys, k_width, true, keys, by_key.begin, by_key.end);
   product(s.dscores, kChunk, 1, s.keys, k_width, k_width, s.dqueries, k_width, false, q.count, by_row.begin, by_row.end);
-  write_rows(s.dqueries, q.count, fwd.k_dim, nullptr, args.dq + q_at, fwd.q_stride, !first || args.accumulate_dq);
+  if (kNarrow<T>) write_rows(s.dqueries, q.count, k_width, nullptr, dq_sums, k_width, !first);
+  else write_rows(s.dqueries, q.count, fwd.k_dim, nullptr, args.dq + q_at, fwd.q_stride, !first || args.accumulate_dq);
 }
 
 // Rows without any key get no gradient.
-static inline void clear_unseeing(const AttentionBackwardArgs<float>& args, const QueryRows& q, int64_t head) {
-  const AttentionArgs<float>& fwd = args.fwd;
+template <class T>
+static inline void clear_unseeing(const AttentionBackwardArgs<T>& args, const QueryRows& q, int64_t head) {
+  const AttentionArgs<T>& fwd = args.fwd;
   const int64_t width = fwd.k_dim;
-  float* dq = args.dq + q.row * fwd.q_stride + head * width;
+  T* dq = args.dq + q.row * fwd.q_stride + head * width;
   for (int r = 0; r < q.count; ++r)
     for (int64_t i = 0; i < width; i += kWidth)
       store_n(dq + r * fwd.q_stride + i, zero(), width - i < kWidth ? width - i : kWidth);
 }
 
-static inline void attention_backward_unit(const AttentionBackwardArgs<float>& args, int64_t unit, void* memory) {
-  const AttentionArgs<float>& fwd = args.fwd;
+template <class T>
+static inline void attention_backward_unit(const AttentionBackwardArgs<T>& args, int64_t unit, void* memory) {
+  const AttentionArgs<T>& fwd = args.fwd;
   const int64_t seq = unit / fwd.kv_heads, group = unit % fwd.kv_heads;
   const int64_t group_heads = fwd.heads / fwd.kv_heads, k_start = fwd.k_start[seq], k_len = fwd.k_len[seq];
   const int64_t begin = fwd.q_start[seq], end = fwd.q_start[seq + 1];
@@ -134,14 +141,22 @@ static inline void attention_backward_unit(const AttentionBackwardArgs<float>& a
         const QueryRows q = tile_at(row);
         const Stretch seen = chunks_seen(fwd, q);
         if (chunk < seen.begin || chunk >= seen.end) continue;
-        backward_tile(args, q, group * group_heads + h, chunk, keys, chunk == seen.begin, s);
+        float* sums = s.dq_sums + (h * (end - begin) + row - begin) * k_width;
+        backward_tile(args, q, group * group_heads + h, chunk, keys, chunk == seen.begin, sums, s);
       }
     write_rows(s.dkeys, keys, fwd.k_dim, nullptr, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, keys, fwd.v_dim, nullptr, args.dv + v_at, fwd.v_stride, args.accumulate_dv);
   }
+  for (int64_t row = begin; kNarrow<T> && row < end; row += kTile) {
+    const QueryRows q = tile_at(row);
+    const Stretch seen = chunks_seen(fwd, q);
+    for (int64_t h = 0; h < group_heads && seen.begin < seen.end; ++h)
+      write_rows(s.dq_sums + (h * (end - begin) + row - begin) * k_width, q.count, fwd.k_dim, nullptr,
+                 args.dq + row * fwd.q_stride + (group * group_heads + h) * fwd.k_dim, fwd.q_stride, args.accumulate_dq);
+  }
 }
 
-void attention_backward(const AttentionBackwardArgs<float>& args, const Share& share) {
+template <class T> void attention_backward(const AttentionBackwardArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.fwd.seqs * args.fwd.kv_heads, backward_units_per_share(args));
   for (int64_t unit = range.begin; unit < range.end; ++unit) attention_backward_unit(args, unit, share.scratch);
 }

@@ -13,9 +13,11 @@ struct Stretch {
 
 static inline int64_t clamped(int64_t x, int64_t lo, int64_t hi) { return x < lo ? lo : x > hi ? hi : x; }
 // A window beyond any sequence is as good as one that would overflow.
-static inline int64_t window_of(const AttentionArgs<float>& args) { return clamped(args.window, -1, (int64_t)1 << 40); }
+template <class T>
+static inline int64_t window_of(const AttentionArgs<T>& args) { return clamped(args.window, -1, (int64_t)1 << 40); }
 
-static inline Stretch keys_seen(const AttentionArgs<float>& args, int64_t position, int64_t k_len) {
+template <class T>
+static inline Stretch keys_seen(const AttentionArgs<T>& args, int64_t position, int64_t k_len) {
   const int64_t window = window_of(args);
   int64_t begin = 0, end = k_len;
   if (args.causal && position + 1 < end) end = position + 1;
@@ -26,7 +28,8 @@ static inline Stretch keys_seen(const AttentionArgs<float>& args, int64_t positi
   return {begin, end > begin ? end : begin};
 }
 
-static inline void keys_of_rows(const AttentionArgs<float>& args, const QueryRows& q, int64_t chunk, Spans& spans) {
+template <class T>
+static inline void keys_of_rows(const AttentionArgs<T>& args, const QueryRows& q, int64_t chunk, Spans& spans) {
   for (int r = 0; r < q.count; ++r) {
     const Stretch seen = keys_seen(args, q.position + r, q.k_len);
     spans.begin[r] = (int)clamped(seen.begin - chunk, 0, kChunk);
@@ -34,7 +37,8 @@ static inline void keys_of_rows(const AttentionArgs<float>& args, const QueryRow
   }
 }
 
-static inline void rows_of_keys(const AttentionArgs<float>& args, const QueryRows& q, int64_t chunk, int keys, Spans& spans) {
+template <class T>
+static inline void rows_of_keys(const AttentionArgs<T>& args, const QueryRows& q, int64_t chunk, int keys, Spans& spans) {
   const int64_t window = window_of(args);
   for (int k = 0; k < keys; ++k) {
     const int64_t key = chunk + k - q.position;  // the row that stands at this key
@@ -50,7 +54,8 @@ static inline void rows_of_keys(const AttentionArgs<float>& args, const QueryRow
 }
 
 // Chunks that some of the rows see: [begin, end), begin a multiple of kChunk. Stretches only move forward with the row.
-static inline Stretch chunks_seen(const AttentionArgs<float>& args, const QueryRows& q) {
+template <class T>
+static inline Stretch chunks_seen(const AttentionArgs<T>& args, const QueryRows& q) {
   const Stretch last = keys_seen(args, q.position + q.count - 1, q.k_len);
   Stretch first = keys_seen(args, q.position, q.k_len);
   for (int r = 1; r < q.count && first.begin >= first.end; ++r) first = keys_seen(args, q.position + r, q.k_len);
@@ -63,7 +68,8 @@ struct ScoreRule {
   float scale, cap, inverse_cap, slope;
   bool capped, biased;
 };
-static inline ScoreRule score_rule(const AttentionArgs<float>& args, int64_t head) {
+template <class T>
+static inline ScoreRule score_rule(const AttentionArgs<T>& args, int64_t head) {
   ScoreRule rule;
   rule.scale = (float)args.scale;
   rule.capped = args.soft_cap > 0;

@@ -133,14 +133,25 @@ static inline void scores(const float* x, int64_t x_row, int64_t depth, const fl
 }
 
 #if defined(__AVX2__)
+static inline __m256 eight(const float* p) { return _mm256_loadu_ps(p); }
+static inline __m256 eight(const bf16* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+static inline __m256 first_of_eight(const float* p, int n) {
+  return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+}
+static inline __m256 first_of_eight(const bf16* p, int n) {
+  bf16 lanes[8] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = p[i];
+  return eight(lanes);
+}
 // A block of 8 x 8. kWhole: all of it is there; else `rows` rows of `cols`, missing rows read as zero.
-template <bool kWhole>
-static inline void transpose_block(const float* src, int64_t stride, int rows, int cols, float* dst) {
-  const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(cols), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+template <bool kWhole, class T>
+static inline void transpose_block(const T* src, int64_t stride, int rows, int cols, float* dst) {
   __m256 row[8], pair[8];
   for (int r = 0; r < 8; ++r) {
-    if (kWhole) row[r] = _mm256_loadu_ps(src + r * stride);
-    else row[r] = r < rows ? _mm256_maskload_ps(src + r * stride, mask) : _mm256_setzero_ps();
+    if (kWhole) row[r] = eight(src + r * stride);
+    else row[r] = r < rows ? first_of_eight(src + r * stride, cols) : _mm256_setzero_ps();
   }
   for (int r = 0; r < 8; r += 2) {
     pair[r] = _mm256_unpacklo_ps(row[r], row[r + 1]);
@@ -157,18 +168,19 @@ static inline void transpose_block(const float* src, int64_t stride, int rows, i
   }
 }
 #else
-template <bool kWhole>
-static inline void transpose_block(const float* src, int64_t stride, int rows, int cols, float* dst) {
+template <bool kWhole, class T>
+static inline void transpose_block(const T* src, int64_t stride, int rows, int cols, float* dst) {
   for (int i = 0; i < cols && i < 8; ++i)
-    for (int r = 0; r < 8; ++r) dst[i * kChunk + r] = r < rows ? src[r * stride + i] : 0.0f;
+    for (int r = 0; r < 8; ++r) dst[i * kChunk + r] = r < rows ? value_of(src[r * stride + i]) : 0.0f;
 }
 #endif
 
 // (keys, width) -> (width, kChunk), keys beyond the last as zeros up to a whole vector.
-static inline void transpose_chunk(const float* src, int64_t stride, int keys, int64_t width, float* dst) {
+template <class T>
+static inline void transpose_chunk(const T* src, int64_t stride, int keys, int64_t width, float* dst) {
   for (int k = 0; k < padded(keys); k += 8) {
     const int rows = at_most(8, at_least(0, keys - k));
-    const float* from = src + (rows ? k * stride : 0);
+    const T* from = src + (rows ? k * stride : 0);
     int64_t i = 0;
     for (; rows == 8 && i + 8 <= width; i += 8) transpose_block<true>(from + i, stride, 8, 8, dst + i * kChunk + k);
     for (; i < width; i += 8)
@@ -177,7 +189,8 @@ static inline void transpose_chunk(const float* src, int64_t stride, int keys, i
 }
 
 // Rows copied to a stride of whole vectors: a power-of-two stride between tokens would fight for the same cache sets.
-static inline void copy_rows(const float* src, int64_t stride, int rows, int64_t width, float* dst) {
+template <class T>
+static inline void copy_rows(const T* src, int64_t stride, int rows, int64_t width, float* dst) {
   const int64_t ld = padded(width);
   for (int r = 0; r < rows; ++r, src += stride, dst += ld) {
     int64_t i = 0;
@@ -187,7 +200,8 @@ static inline void copy_rows(const float* src, int64_t stride, int rows, int64_t
 }
 
 // dst (+)= factor[r] * src, from padded rows to rows of the caller; factor null is 1.
-static inline void write_rows(const float* src, int rows, int64_t width, const float* factor, float* dst, int64_t stride,
+template <class T>
+static inline void write_rows(const float* src, int rows, int64_t width, const float* factor, T* dst, int64_t stride,
                               bool accumulate) {
   const int64_t ld = padded(width);
   for (int r = 0; r < rows; ++r, src += ld, dst += stride) {

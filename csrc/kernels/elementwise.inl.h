@@ -18,7 +18,7 @@ template <class Body> static inline void with_act(Act act, const Body& body) {
 }
 
 // y (+)= act(x)
-void act(const ActArgs<float>& args, const Share& share) {
+template <class T> void act(const ActArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
@@ -28,7 +28,7 @@ void act(const ActArgs<float>& args, const Share& share) {
 }
 
 // dx (+)= dy * act'(x)
-void act_backward(const ActArgs<float>& args, const Share& share) {
+template <class T> void act_backward(const ActArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
@@ -39,7 +39,7 @@ void act_backward(const ActArgs<float>& args, const Share& share) {
 }
 
 // y = act(gate) * up
-void glu(const GluArgs<float>& args, const Share& share) {
+template <class T> void glu(const GluArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
@@ -50,7 +50,7 @@ void glu(const GluArgs<float>& args, const Share& share) {
 }
 
 // dgate (+)= dy * up * act'(gate), dup (+)= dy * act(gate); either may be null.
-void glu_backward(const GluArgs<float>& args, const Share& share) {
+template <class T> void glu_backward(const GluArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
@@ -64,7 +64,7 @@ void glu_backward(const GluArgs<float>& args, const Share& share) {
 }
 
 // y (+)= kept ? x / (1 - p) : 0. A dropped NaN or infinity is gone. kGrain is a multiple of four: shares start at word 0.
-void dropout(const DropoutArgs<float>& args, const Share& share) {
+template <class T> void dropout(const DropoutArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   const uint32_t threshold = dropout_threshold(args.p);
   const uint64_t high = dropout_high(args.stream, args.step[0]);
@@ -92,14 +92,14 @@ template <class Function> static inline Vec each_lane(Vec x, Function function) 
   return load(lanes);
 }
 
-template <class Map> static inline void map_range(const UnaryArgs<float>& args, const Share& share, const Map& map) {
+template <class T, class Map> static inline void map_range(const UnaryArgs<T>& args, const Share& share, const Map& map) {
   const Range range = range_of(share.index, args.n, kGrain);
   each_vec(range.begin, range.end,
            [&](int64_t i, auto part) { put(args.y + i, map(get(args.x + i, part)), part); });
 }
 
 // y = op(x). sin and cos go through libm, lane by lane: they only build tables.
-void unary(const UnaryArgs<float>& args, const Share& share) {
+template <class T> void unary(const UnaryArgs<T>& args, const Share& share) {
   const Vec one = set1(1.0f);
   switch (args.op) {
     case Unary::neg: return map_range(args, share, [](Vec x) { return negate(x); });
@@ -117,14 +117,14 @@ void unary(const UnaryArgs<float>& args, const Share& share) {
   }
 }
 
-void fill(const FillArgs<float>& args, const Share& share) {
+template <class T> void fill(const FillArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   const Vec value = set1((float)args.value);
   each_vec(range.begin, range.end, [&](int64_t i, auto part) { put(args.y + i, value, part); });
 }
 
 // y = alpha * x + beta * y
-void axpy(const AxpyArgs<float>& args, const Share& share) {
+template <class T> void axpy(const AxpyArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   const Vec alpha = set1((float)(args.alpha * (args.alpha_at ? (double)args.alpha_at[0] : 1.0)));
   const Vec beta = set1((float)args.beta);
@@ -132,6 +132,15 @@ void axpy(const AxpyArgs<float>& args, const Share& share) {
   each_vec(range.begin, range.end, [&](int64_t i, auto part) {
     const Vec x = get(args.x + i, part);
     put(args.y + i, overwrite ? mul(alpha, x) : fma(alpha, x, mul(beta, get(args.y + i, part))), part);
+  });
+}
+
+// Every bf16 is a float; the way back rounds.
+void cast(const CastArgs<bf16>& args, const Share& share) {
+  const Range range = range_of(share.index, args.n, kGrain);
+  each_vec(range.begin, range.end, [&](int64_t i, auto part) {
+    if (args.to_narrow) store_or_add(args.narrow + i, get(args.wide + i, part), args.accumulate, part);
+    else store_or_add(args.wide + i, get(args.narrow + i, part), args.accumulate, part);
   });
 }
 

@@ -3,30 +3,33 @@
 //
 // A share walks its block of C: for each strip of kGemmCols columns and each block of kGemmDepth k, tiles of rows over
 // panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used; A's tile is
-// packed [k][rows] when enough panels use it.
+// packed [k][rows] when enough panels use it. P says what a packed word is (gemm_tile.inl.h); bf16 is always packed, which
+// is where it is widened or paired.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
 // Copies `count` <= kWidth columns of a transposed source, column c, row k at src[c * ld + k], to dst[k * dst_step + c];
 // zeros in the columns up to kWidth.
-static inline void gemm_pack_columns(const float* src, int64_t ld, int64_t count, int64_t depth, float* dst,
+template <class P>
+static inline void gemm_pack_columns(const typename P::Element* src, int64_t ld, int64_t count, int64_t depth, float* dst,
                                      int64_t dst_step) {
-  int64_t k = 0;
-  for (; k + kWidth <= depth; k += kWidth) {
+  int64_t k = 0;  // elements; k / kPer words
+  for (; k + kWidth * P::kPer <= depth; k += kWidth * P::kPer) {
     Vec block[kWidth];
     if (count == kWidth) {
 #pragma GCC unroll 16
-      for (int c = 0; c < kWidth; ++c) block[c] = load(src + c * ld + k);
+      for (int c = 0; c < kWidth; ++c) block[c] = P::along(src + c * ld + k);
     } else {
 #pragma GCC unroll 16
-      for (int c = 0; c < kWidth; ++c) block[c] = c < count ? load(src + c * ld + k) : zero();
+      for (int c = 0; c < kWidth; ++c) block[c] = c < count ? P::along(src + c * ld + k) : zero();
     }
     gemm_transpose(block);
 #pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i) store(dst + (k + i) * dst_step, block[i]);
+    for (int i = 0; i < kWidth; ++i) store(dst + (k / P::kPer + i) * dst_step, block[i]);
   }
-  for (; k < depth; ++k) {
-    for (int64_t c = 0; c < kWidth; ++c) dst[k * dst_step + c] = c < count ? src[c * ld + k] : 0.0f;
+  for (; k < depth; k += P::kPer) {
+    float* row = dst + k / P::kPer * dst_step;
+    for (int64_t c = 0; c < kWidth; ++c) row[c] = c < count ? P::word(src + c * ld + k, 1, k + 1 < depth) : 0.0f;
   }
 }
 
@@ -35,26 +38,33 @@ constexpr int64_t kGemmAhead = 8;
 
 // Packs `cols` columns of B into panels of kGemmTileCols (the last one kWidth wide if that is enough); panel p starts at
 // dst + p * kGemmTileCols * depth. Row-major B is read row after row, whole rows at a time.
-static inline void gemm_pack_panels(const float* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth, float* dst) {
+template <class P>
+static inline void gemm_pack_panels(const typename P::Element* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth,
+                                    float* dst) {
+  constexpr int64_t kPer = P::kPer;
+  const int64_t words = (depth + kPer - 1) / kPer;
   if (!transposed && cols <= kGemmTileCols) {  // one panel: short rows, known trip counts
     const int64_t step = cols <= kWidth ? kWidth : kGemmTileCols, last = cols - (step - kWidth);
-    for (int64_t k = 0; k < depth; ++k) {
-      if (step > kWidth) store(dst + k * step, load(b + k * ldb));
-      store(dst + (k + 1) * step - kWidth, load_n(b + k * ldb + step - kWidth, last));
+    for (int64_t k = 0; k < words; ++k) {
+      const typename P::Element* row = b + k * kPer * ldb;
+      const bool more = k * kPer + 1 < depth;
+      if (step > kWidth) store(dst + k * step, P::across(row, ldb, more, kWidth));
+      store(dst + (k + 1) * step - kWidth, P::across(row + step - kWidth, ldb, more, last));
     }
     return;
   }
-  for (int64_t k = 0; k < (transposed ? 1 : depth); ++k) {
-    const float* ahead = b + (k + kGemmAhead < depth ? k + kGemmAhead : k) * ldb;
+  for (int64_t k = 0; k < (transposed ? 1 : words); ++k) {
+    const typename P::Element* row = b + k * kPer * ldb;
+    const typename P::Element* ahead = k * kPer + kGemmAhead < depth ? row + kGemmAhead * ldb : row;
     for (int64_t col = 0; col < cols; col += kWidth) {
       const int64_t panel = col / kGemmTileCols * kGemmTileCols, count = cols - col < kWidth ? cols - col : kWidth;
       const int64_t step = cols - panel <= kWidth ? kWidth : kGemmTileCols;
-      float* out = dst + panel * depth + (col - panel);
+      float* out = dst + panel * words + (col - panel);
       if (transposed) {
-        gemm_pack_columns(b + col * ldb, ldb, count, depth, out, step);
+        gemm_pack_columns<P>(b + col * ldb, ldb, count, depth, out, step);
       } else {
         __builtin_prefetch(ahead + col);
-        store(out + k * step, count == kWidth ? load(b + k * ldb + col) : load_n(b + k * ldb + col, count));
+        store(out + k * step, P::across(row + col, ldb, k * kPer + 1 < depth, count));
       }
     }
   }
@@ -68,17 +78,20 @@ constexpr int64_t kGemmPackTiles = kGemmPackTileRows / kGemmPackedRows;
 
 // `tiles` tiles are left, `left` rows, the first `longer` of them one row higher than `rows`. What lies behind a tile's rows
 // in its packed row is never used, so whole vectors are copied where A has them.
-static inline void gemm_pack_tiles(const float* a, int64_t lda, int64_t left, int64_t tiles, int64_t rows, int64_t longer,
-                                   int64_t depth, float* dst) {
+template <class P>
+static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, int64_t left, int64_t tiles, int64_t rows,
+                                   int64_t longer, int64_t depth, float* dst) {
+  constexpr int64_t kPer = P::kPer;
+  const int64_t words = (depth + kPer - 1) / kPer;
   if (tiles > kGemmPackTiles) tiles = kGemmPackTiles;
-  for (int64_t k = 0; k < depth; ++k) {
-    const float* row = a + k * lda;
-    const float* ahead = a + (k + kGemmAhead < depth ? k + kGemmAhead : k) * lda;
+  for (int64_t k = 0; k < words; ++k) {
+    const typename P::Element* row = a + k * kPer * lda;
+    const typename P::Element* ahead = k * kPer + kGemmAhead < depth ? row + kGemmAhead * lda : row;
     for (int64_t i = 0; i < tiles * rows; i += 16) __builtin_prefetch(ahead + i);
     int64_t at = 0;
     for (int64_t i = 0; i < tiles; ++i) {
-      const Vec x = left - at >= kWidth ? load(row + at) : load_n(row + at, left - at);
-      store(dst + (i * depth + k) * kGemmPackedRows, x);
+      const Vec x = P::across(row + at, lda, k * kPer + 1 < depth, left - at < kWidth ? left - at : kWidth);
+      store(dst + (i * words + k) * kGemmPackedRows, x);
       at += rows + (i < longer);
     }
   }
@@ -88,75 +101,88 @@ static inline void gemm_pack_tiles(const float* a, int64_t lda, int64_t left, in
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
 
-static void gemm_block_product(const GemmArgs<float>& args, const GemmBlock& block, int64_t batch, const GemmGrid& grid,
-                               float* scratch) {
-  const GemmScratch sizes = gemm_scratch(grid, args.k, args.residual != nullptr);
+template <class P>
+static void gemm_block_product(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch,
+                               const GemmGrid& grid, float* scratch) {
+  using T = typename P::Element;
+  using Step = typename P::Step;
+  const GemmScratch sizes = gemm_scratch(grid, args.k, gemm_sums_aside(args));
   float *panels = scratch, *packed = panels + sizes.panels;
   float* partial = sizes.partial ? packed + sizes.tile : nullptr;
-  const float *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
-  float* c = args.c + batch * args.stride_c;
-  const GemmEpilogue epilogue = gemm_epilogue(args, batch);
+  const T *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
+  const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   const int64_t rows = block.row_end - block.row_begin, depth = gemm_depth(args.k);
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
-  const bool b_in_place = !args.trans_b && (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats);
+  const bool b_in_place = !kNarrow<T> && !args.trans_b && (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats);
   alignas(64) float finished[kGemmTileRows * kGemmTileCols];
 
   for (int64_t strip = block.col_begin; strip < block.col_end; strip += kGemmCols) {
     const int64_t strip_cols = block.col_end - strip < kGemmCols ? block.col_end - strip : kGemmCols;
-    const bool pack_a = strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
+    const bool pack_a = kNarrow<T> || strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
     int64_t k = 0;
     do {  // once even if K is 0: the epilogue of nothing
-      const int64_t now = args.k - k < depth ? args.k - k : depth;
+      const int64_t now = args.k - k < depth ? args.k - k : depth, words = (now + P::kPer - 1) / P::kPer;
       const bool first = k == 0, last = k + now == args.k;
       int64_t row = block.row_begin;
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t height = tile_rows + (i < longer);
-        const float* a_tile = args.trans_a ? a + k * args.lda + row : a + row * args.lda + k;
-        int64_t a_step = args.lda;
-        bool in_place = !args.trans_a;
+        const T* a_tile = args.trans_a ? a + k * args.lda + row : a + row * args.lda + k;
+        GemmTile t;
+        bool in_place = false;
+        t.a_step = kGemmPackedRows;
         if (pack_a) {
-          float* tile = packed + i % kGemmPackTiles * now * kGemmPackedRows;
+          float* tile = packed + i % kGemmPackTiles * words * kGemmPackedRows;
           if (!args.trans_a) {
-            gemm_pack_columns(a_tile, args.lda, height, now, tile, kGemmPackedRows);
+            gemm_pack_columns<P>(a_tile, args.lda, height, now, tile, kGemmPackedRows);
           } else if (i % kGemmPackTiles == 0) {
-            gemm_pack_tiles(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
+            gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
           }
-          a_tile = tile;
-          a_step = kGemmPackedRows;
-          in_place = false;
+          t.a = tile;
+        } else if constexpr (!kNarrow<T>) {
+          t.a = a_tile;
+          t.a_step = args.lda;
+          in_place = !args.trans_a;
         }
         for (int64_t col = 0; col < strip_cols; col += kGemmTileCols) {
           const int64_t cols = strip_cols - col < kGemmTileCols ? strip_cols - col : kGemmTileCols;
-          const float* source = b + (args.trans_b ? (strip + col) * args.ldb + k : k * args.ldb + strip + col);
-          GemmTile t;
-          t.a = a_tile;
-          t.a_step = a_step;
-          t.b = source;
-          t.b_step = args.ldb;
+          const T* source = b + (args.trans_b ? (strip + col) * args.ldb + k : k * args.ldb + strip + col);
           if (!b_in_place || (!kGemmMaskedColumns && cols != kWidth && cols != kGemmTileCols)) {
-            float* panel = panels + (tiles == 1 ? 0 : col * now);  // a panel used once stays in L1
+            float* panel = panels + (tiles == 1 ? 0 : col * words);  // a panel used once stays in L1
             if (i == 0 && (b_in_place || args.trans_b)) {
-              gemm_pack_panels(source, args.ldb, args.trans_b, cols, now, panel);
-            } else if (i == 0 && col == 0) {
-              gemm_pack_panels(source, args.ldb, false, strip_cols, now, panel);
+              gemm_pack_panels<P>(source, args.ldb, args.trans_b, cols, now, panel);
+            } else if (i == 0 && (col == 0 || tiles == 1)) {
+              gemm_pack_panels<P>(source, args.ldb, false, tiles == 1 ? cols : strip_cols, now, panel);
             }
             t.b = panel;
             t.b_step = cols <= kWidth ? kWidth : kGemmTileCols;
+          } else if constexpr (!kNarrow<T>) {
+            t.b = source;
+            t.b_step = args.ldb;
           }
-          t.depth = now;
+          t.depth = words;
           t.cols = cols;
-          float* at = c + row * args.ldc + strip + col;
-          // The partial sums wait in C, or aside when a residual must survive in it.
-          float* aside = partial ? partial + (row - block.row_begin) * sizes.partial_step + col : at;
+          const int64_t at = row * args.ldc + strip + col;
+          float* sums = epilogue.sums ? epilogue.sums + at : nullptr;
+          // The partial sums wait in C, or aside when a residual must survive in it or it is narrower.
+          float* aside = partial ? partial + (row - block.row_begin) * sizes.partial_step + col : sums;
           const int64_t aside_step = partial ? sizes.partial_step : args.ldc;
-          t.start = first ? (args.accumulate ? at : nullptr) : aside;
+          t.start = first ? (args.accumulate ? sums : nullptr) : aside;
           t.start_step = first ? args.ldc : aside_step;
+          if (first && args.accumulate && !sums) {
+            gemm_widen(epilogue.c + at, args.ldc, height, cols, finished, kGemmTileCols);
+            t.start = finished;
+            t.start_step = kGemmTileCols;
+          }
           const bool finish = last && epilogue.any;
-          t.out = finish ? finished : last ? at : aside;
+          t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
-          if (cols > kWidth) (in_place ? gemm_tile_of<2, true>(height) : gemm_tile_of<2, false>(height))(t);
-          else (in_place ? gemm_tile_of<1, true>(height) : gemm_tile_of<1, false>(height))(t);
+          if constexpr (kNarrow<T>) {
+            (cols > kWidth ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 1, false>(height))(t);
+          } else {
+            if (cols > kWidth) (in_place ? gemm_tile_of<Step, 2, true>(height) : gemm_tile_of<Step, 2, false>(height))(t);
+            else (in_place ? gemm_tile_of<Step, 1, true>(height) : gemm_tile_of<Step, 1, false>(height))(t);
+          }
           if (finish) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }
         row += height;
@@ -166,14 +192,22 @@ static void gemm_block_product(const GemmArgs<float>& args, const GemmBlock& blo
   }
 }
 
-static void gemm(const GemmArgs<float>& args, const Share& share) {
+template <class P> static void gemm_of(const GemmArgs<typename P::Element>& args, const Share& share) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
   const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
   const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) {
     const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-    if (args.trans_b && rows <= kGemmVectorRows) gemm_vectors(args, block, p);
-    else if (!args.trans_b && gemm_is_wide(args, rows, cols)) gemm_wide(args, block, p);
-    else gemm_block_product(args, block, p, grid, (float*)share.scratch);
+    if (args.trans_b && rows <= kGemmVectorRows) {
+      gemm_vectors<P>(args, block, p);
+      continue;
+    }
+    if constexpr (!kNarrow<typename P::Element>) {  // narrow rows are widened once, by packing
+      if (!args.trans_b && gemm_is_wide(args, rows, cols)) {
+        gemm_wide(args, block, p);
+        continue;
+      }
+    }
+    gemm_block_product<P>(args, block, p, grid, (float*)share.scratch);
   }
 }

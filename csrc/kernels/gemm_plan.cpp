@@ -7,12 +7,13 @@ namespace {
 template <class T> Plan plan(const GemmArgs<T>& args) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return {0, 0};
   const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
-  const GemmScratch scratch = gemm_scratch(grid, args.k, args.residual != nullptr);
-  return {gemm_shares(grid), sizeof(T) * (size_t)(scratch.panels + scratch.tile + scratch.partial)};
+  const GemmScratch scratch = gemm_scratch(grid, args.k, gemm_sums_aside(args));
+  return {gemm_shares(grid), sizeof(Wide<T>) * (size_t)(scratch.panels + scratch.tile + scratch.partial)};
 }
 }  // namespace
 
 Plan plan_gemm(const GemmArgs<float>& args) { return plan(args); }
 Plan plan_gemm(const GemmArgs<double>& args) { return plan(args); }
+Plan plan_gemm(const GemmArgs<bf16>& args) { return plan(args); }
 
 }  // namespace mg

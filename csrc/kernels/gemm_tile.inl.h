@@ -11,10 +11,26 @@ constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWid
 // 16th register, and a masked load there is a blend: it packs the last columns instead.
 constexpr bool kGemmMaskedColumns = kWidth == 16;
 
+// Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
+// bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
+// two and there is `more`), `word` one by itself, and Step::step is what a tile does with a word of A and a vector of B.
+struct FmaStep {
+  static inline Vec step(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
+};
+template <class T> struct FloatWords {
+  using Element = T;
+  using Step = FmaStep;
+  static constexpr int kPer = 1;
+  static inline Vec along(const T* p) { return load(p); }
+  static inline Vec along_n(const T* p, int64_t n) { return load_n(p, n); }
+  static inline Vec across(const T* row, int64_t, bool, int64_t n) { return n == kWidth ? load(row) : load_n(row, n); }
+  static inline float word(const T* p, int64_t, bool) { return value_of(*p); }
+};
+
 struct GemmTile {
   const float *a, *b;
   int64_t a_step, b_step;  // A: from one row to the next when rows lie in place, else from one k to the next
-  int64_t depth;
+  int64_t depth;           // in words
   const float* start;      // sums start from here, or from zero when null
   int64_t start_step;
   float* out;
@@ -23,7 +39,7 @@ struct GemmTile {
 
 // One tile of R rows and V vectors. kInPlace: A is row-major (element r, k at a[r * a_step + k]); otherwise the rows of
 // a column lie side by side (a[k * a_step + r]): packed, or transposed as stored.
-template <int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) {
+template <class Step, int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) {
   const float *a = t.a, *b = t.b, *start = t.start;
   float* out = t.out;
   const int64_t a_step = t.a_step, b_step = t.b_step, start_step = t.start_step, out_step = t.out_step;
@@ -55,7 +71,7 @@ template <int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) 
     for (int r = 0; r < R; ++r) {
       const Vec x = set1(kInPlace ? a[r * a_step] : a[r]);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] = fma(x, column[v], sum[r][v]);
+      for (int v = 0; v < V; ++v) sum[r][v] = Step::step(x, column[v], sum[r][v]);
     }
     a += kInPlace ? 1 : a_step;
     b += b_step;
@@ -73,8 +89,8 @@ template <int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) 
 using GemmTileFn = void (*)(const GemmTile&);
 
 // Every height has its own instance, so that a short last tile costs what its rows cost.
-template <int V, bool kInPlace> static inline GemmTileFn gemm_tile_of(int64_t rows) {
-#define MG_ROWS(r) &gemm_tile<(r < kGemmTileRows ? r : kGemmTileRows), V, kInPlace>
+template <class Step, int V, bool kInPlace> static inline GemmTileFn gemm_tile_of(int64_t rows) {
+#define MG_ROWS(r) &gemm_tile<Step, (r < kGemmTileRows ? r : kGemmTileRows), V, kInPlace>
   static constexpr GemmTileFn table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
                                            MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
 #undef MG_ROWS

@@ -3,6 +3,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "core/args.h"
+
 namespace mg {
 
 // Depth of a block. The tile of A in hand is at most 16 x 384 floats = 24 KiB of L1; the panels of B (384 x 256 floats,
@@ -92,15 +94,20 @@ static inline int64_t gemm_depth(int64_t k) {
   return ((k + blocks - 1) / blocks + 15) / 16 * 16;
 }
 
-// Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut and a residual is
-// added (it may be C itself, which must then stay whole until the last block).
+// Partial sums wait in C, unless a residual is added (it may be C itself, which must then stay whole until the last block)
+// or C is narrower than they are.
+template <class T> static inline bool gemm_sums_aside(const GemmArgs<T>& args) {
+  return args.residual || (kNarrow<T> && !args.wide_c);
+}
+
+// Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut.
 struct GemmScratch {
   int64_t panels, tile, partial, partial_step;
 };
-static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool residual) {
+static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool aside) {
   const int64_t depth = gemm_depth(k), cols = grid.cols < kGemmCols ? grid.cols : kGemmCols;
   const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep;
-  return {depth * padded, depth * kGemmPackTileRows, residual && k > depth ? grid.rows * padded : 0, padded};
+  return {depth * padded, depth * kGemmPackTileRows, aside && k > depth ? grid.rows * padded : 0, padded};
 }
 
 }  // namespace mg

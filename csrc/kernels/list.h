@@ -2,8 +2,9 @@
 #pragma once
 #include "core/args.h"
 
-// X(name, Args): void name(const Args<T>&, const Share&)
-#define MG_KERNELS(X)                                  \
+// X(name, Args): void name(const Args<T>&, const Share&). These exist for every element type; what follows a float32 or
+// float64 master copy, losses and norms, only for those; the conversion only for bf16.
+#define MG_STORED_KERNELS(X)                           \
   X(gemm, GemmArgs)                                    \
   X(embedding, EmbeddingArgs)                          \
   X(embedding_backward, EmbeddingBackwardArgs)         \
@@ -20,25 +21,35 @@
   X(attention, AttentionArgs)                          \
   X(attention_backward, AttentionBackwardArgs)         \
   X(cross_entropy, CrossEntropyArgs)                   \
-  X(count_targets, CountArgs)                          \
   X(dropout, DropoutArgs)                              \
   X(unary, UnaryArgs)                                  \
   X(binary, BinaryArgs)                                \
   X(copy, CopyArgs)                                    \
   X(reduce, ReduceArgs)                                \
   X(fill, FillArgs)                                    \
-  X(axpy, AxpyArgs)                                    \
+  X(axpy, AxpyArgs)
+#define MG_KERNELS(X)                                  \
+  MG_STORED_KERNELS(X)                                 \
+  X(count_targets, CountArgs)                          \
   X(sum_squares, SumSquaresArgs)                       \
   X(clip, ClipArgs)                                    \
   X(adamw, AdamWArgs)                                  \
   X(sgd, SgdArgs)
+#define MG_BF16_KERNELS(X)                             \
+  MG_STORED_KERNELS(X)                                 \
+  X(cast, CastArgs)
 
 namespace mg {
 
-template <class T> struct KernelTable {
 #define X(name, Args) void (*name)(const Args<T>&, const Share&);
+template <class T> struct KernelTable {
   MG_KERNELS(X)
-#undef X
 };
+#undef X
+#define X(name, Args) void (*name)(const Args<bf16>&, const Share&);
+template <> struct KernelTable<bf16> {
+  MG_BF16_KERNELS(X)
+};
+#undef X
 
 }  // namespace mg

@@ -6,17 +6,17 @@ struct Part {
   int64_t n;
 };
 alignas(64) constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-static inline Vec get(const float* p, Full) { return load(p); }
-static inline Vec get(const float* p, Part part) { return load_n(p, part.n); }
-static inline void put(float* p, Vec a, Full) { store(p, a); }
-static inline void put(float* p, Vec a, Part part) { store_n(p, a, part.n); }
+template <class T> static inline Vec get(const T* p, Full) { return load(p); }
+template <class T> static inline Vec get(const T* p, Part part) { return load_n(p, part.n); }
+template <class T> static inline void put(T* p, Vec a, Full) { store(p, a); }
+template <class T> static inline void put(T* p, Vec a, Part part) { store_n(p, a, part.n); }
 // Lanes past the end become `rest`: 0 before a sum, -infinity before a maximum.
 static inline Vec lanes_or(Vec a, Full, float) { return a; }
 static inline Vec lanes_or(Vec a, Part part, float rest) {
   return select(lt(zero(), load_n(kOnes, part.n)), a, set1(rest));
 }
-static inline void store_or_add(float* p, Vec a, bool accumulate, Full) { store(p, accumulate ? add(load(p), a) : a); }
-static inline void store_or_add(float* p, Vec a, bool accumulate, Part part) {
+template <class T> static inline void store_or_add(T* p, Vec a, bool accumulate, Full) { store(p, accumulate ? add(load(p), a) : a); }
+template <class T> static inline void store_or_add(T* p, Vec a, bool accumulate, Part part) {
   store_n(p, accumulate ? add(load_n(p, part.n), a) : a, part.n);
 }
 

@@ -2,11 +2,11 @@
 
 // One row; gives rstd. The mean is kept in two parts, high and the average of x - high, which the pass over the squares
 // yields as well: y then has no error from a mean far larger than the spread, nor from one outlier.
-template <bool kCenter> static inline float norm_row(const NormArgs<float>& args, int64_t row) {
+template <bool kCenter, class T> static inline float norm_row(const NormArgs<T>& args, int64_t row) {
   const int64_t cols = args.cols;
   const double count = (double)cols;
-  const float* x = args.x + row * cols;
-  float* y = args.y + row * cols;
+  const T* x = args.x + row * cols;
+  T* y = args.y + row * cols;
   Vec high = zero(), low = zero();
   double variance;
   if constexpr (kCenter) {
@@ -37,7 +37,7 @@ template <bool kCenter> static inline float norm_row(const NormArgs<float>& args
 }
 
 // y = (x - mean) * rstd * weight + bias. C >= 1; y may alias x.
-void norm(const NormArgs<float>& args, const Share& share) {
+template <class T> void norm(const NormArgs<T>& args, const Share& share) {
   const Range rows = range_of(share.index, args.rows, rows_per_share(args.cols));
   for (int64_t row = rows.begin; row < rows.end; ++row)
     args.rstd[row] = args.center ? norm_row<true>(args, row) : norm_row<false>(args, row);
@@ -45,11 +45,11 @@ void norm(const NormArgs<float>& args, const Share& share) {
 
 // With g = dy * weight and xhat = (x - mean) * rstd: dx (+)= rstd * (g - avg(g) - xhat * avg(g * xhat)); RMSNorm has no
 // avg(g). dx may alias dy.
-void norm_backward(const NormBackwardArgs<float>& args, const Share& share) {
+template <class T> void norm_backward(const NormBackwardArgs<T>& args, const Share& share) {
   const int64_t cols = args.cols;
   const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float *x = args.x + row * cols, *dy = args.dy + row * cols;
+    const T *x = args.x + row * cols, *dy = args.dy + row * cols;
     const Vec rstd = set1(args.rstd[row]), mean = set1(args.center ? args.mean[row] : 0.0f);
     const auto gradient = [&](int64_t i, auto part) {
       const Vec g = get(dy + i, part);
@@ -70,8 +70,8 @@ void norm_backward(const NormBackwardArgs<float>& args, const Share& share) {
 }
 
 // kCount vectors of columns, rows in order: dweight (+)= sum of dy * xhat, dbias (+)= sum of dy.
-template <int kCount, class Lanes>
-static inline void norm_weight_columns(const NormBackwardArgs<float>& args, int64_t column, Lanes part) {
+template <int kCount, class T, class Lanes>
+static inline void norm_weight_columns(const NormBackwardArgs<T>& args, int64_t column, Lanes part) {
   Vec weight[kCount], bias[kCount];
   for (int v = 0; v < kCount; ++v) weight[v] = bias[v] = zero();
   for (int64_t row = 0; row < args.rows; ++row) {
@@ -92,7 +92,7 @@ static inline void norm_weight_columns(const NormBackwardArgs<float>& args, int6
 }
 
 // Shares: kColumnBlock columns.
-void norm_backward_weight(const NormBackwardArgs<float>& args, const Share& share) {
+template <class T> void norm_backward_weight(const NormBackwardArgs<T>& args, const Share& share) {
   const Range columns = range_of(share.index, args.cols, kColumnBlock);
   int64_t i = columns.begin;
   for (; i + 4 * kWidth <= columns.end; i += 4 * kWidth) norm_weight_columns<4>(args, i, Full{});
@@ -100,41 +100,50 @@ void norm_backward_weight(const NormBackwardArgs<float>& args, const Share& shar
 }
 
 // Largest scale * x of a row.
-static inline float scaled_max(const float* x, int64_t n, Vec scale) {
+template <class T> static inline float scaled_max(const T* x, int64_t n, Vec scale) {
   return row_max(n, [&](int64_t i, auto part) { return lanes_or(mul(get(x + i, part), scale), part, -INFINITY); });
 }
 
-// y = exp(scale * x - top); gives the sum. y may alias x.
-static inline double store_exp(const float* x, float* y, int64_t n, Vec scale, float top) {
+// Sum of exp(scale * x - top). The exponentials wait in y, which may alias x, for scale_exp; a narrow y would round them,
+// so that there they are taken again.
+template <class T> static inline double store_exp(const T* x, T* y, int64_t n, Vec scale, float top) {
   const Vec shift = set1(-top);
   return blocked_sum(n, [&](int64_t i, auto part) {
     const Vec e = exp(fma(get(x + i, part), scale, shift));
-    put(y + i, e, part);
+    if constexpr (!kNarrow<T>) put(y + i, e, part);
     return lanes_or(e, part, 0.0f);
+  });
+}
+// y = factor * exp(scale * x - top) - less, after store_exp.
+template <class T>
+static inline void scale_exp(const T* x, T* y, int64_t n, Vec scale, float top, float factor, float less) {
+  const Vec by = set1(factor), minus = set1(less), shift = set1(-top);
+  each_vec(0, n, [&](int64_t i, auto part) {
+    const Vec e = kNarrow<T> ? exp(fma(get(x + i, part), scale, shift)) : get(y + i, part);
+    put(y + i, sub(mul(e, by), minus), part);
   });
 }
 
 // y = softmax(scale * x). A row that is all -inf, or holds +inf or NaN, gives NaN, as in torch. y may alias x.
-void softmax(const SoftmaxArgs<float>& args, const Share& share) {
+template <class T> void softmax(const SoftmaxArgs<T>& args, const Share& share) {
   const int64_t cols = args.cols;
   const Vec scale = set1((float)args.scale);
   const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* x = args.x + row * cols;
-    float* y = args.y + row * cols;
-    const double sum = store_exp(x, y, cols, scale, scaled_max(x, cols, scale));
-    const Vec inverse = set1((float)(1.0 / sum));
-    each_vec(0, cols, [&](int64_t i, auto part) { put(y + i, mul(get(y + i, part), inverse), part); });
+    const T* x = args.x + row * cols;
+    T* y = args.y + row * cols;
+    const float top = scaled_max(x, cols, scale);
+    scale_exp(x, y, cols, scale, top, (float)(1.0 / store_exp(x, y, cols, scale, top)), 0.0f);
   }
 }
 
 // dx (+)= scale * y * (dy - sum(dy * y)). dx may alias dy.
-void softmax_backward(const SoftmaxArgs<float>& args, const Share& share) {
+template <class T> void softmax_backward(const SoftmaxArgs<T>& args, const Share& share) {
   const int64_t cols = args.cols;
   const Vec scale = set1((float)args.scale);
   const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float *y = args.x + row * cols, *dy = args.dy + row * cols;
+    const T *y = args.x + row * cols, *dy = args.dy + row * cols;
     const Vec dot = set1((float)blocked_sum(cols, [&](int64_t i, auto part) {
       return mul(get(dy + i, part), get(y + i, part));
     }));

@@ -57,7 +57,9 @@ void adamw(const AdamWArgs<float>& args, const Share& share) {
     const Vec p = mul(get(args.param + i, part), keep);
     put(args.m + i, m, part);
     put(args.v + i, v, part);
-    put(args.param + i, fma(rate, div(m, fma(sqrt(v), root, eps)), p), part);
+    const Vec next = fma(rate, div(m, fma(sqrt(v), root, eps)), p);
+    put(args.param + i, next, part);
+    if (args.rounded) put(args.rounded + i, next, part);
   });
 }
 
@@ -76,6 +78,8 @@ void sgd(const SgdArgs<float>& args, const Share& share) {
       put(args.buf + i, buf, part);
       g = args.nesterov ? fma(momentum, buf, g) : buf;
     }
-    put(args.param + i, fnma(rate, g, p), part);
+    const Vec next = fnma(rate, g, p);
+    put(args.param + i, next, part);
+    if (args.rounded) put(args.rounded + i, next, part);
   });
 }

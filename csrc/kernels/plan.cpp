@@ -14,9 +14,12 @@ template <class T> int64_t product(const T& args) {
 int64_t row_shares(int64_t rows, int64_t cols) { return shares_of(rows, rows_per_share(cols)); }
 }  // namespace
 
-#define MG_PLAN(name, Args, shares)                                       \
+#define MG_WIDE_PLAN(name, Args, shares)                              \
   Plan plan_##name(const Args<float>& args) { return {(shares), 0}; } \
   Plan plan_##name(const Args<double>&) { return {1, 0}; }
+#define MG_PLAN(name, Args, shares) \
+  MG_WIDE_PLAN(name, Args, shares)  \
+  Plan plan_##name(const Args<bf16>& args) { return {(shares), 0}; }
 
 MG_PLAN(embedding, EmbeddingArgs, row_shares(args.tokens, args.width))
 MG_PLAN(embedding_backward, EmbeddingBackwardArgs, shares_of(args.width, kColumnBlock))
@@ -38,10 +41,13 @@ MG_PLAN(copy, CopyArgs, shares_of(product(args), kGrain))
 MG_PLAN(reduce, ReduceArgs, shares_of(args.outer * args.inner, reduce_outputs(args.axis, args.inner)))
 MG_PLAN(fill, FillArgs, shares_of(args.n, kGrain))
 MG_PLAN(axpy, AxpyArgs, shares_of(args.n, kGrain))
-MG_PLAN(sum_squares, SumSquaresArgs, shares_of(args.n, kNormChunk))
-MG_PLAN(adamw, AdamWArgs, shares_of(args.n, kGrain))
-MG_PLAN(sgd, SgdArgs, shares_of(args.n, kGrain))
+MG_WIDE_PLAN(sum_squares, SumSquaresArgs, shares_of(args.n, kNormChunk))
+MG_WIDE_PLAN(adamw, AdamWArgs, shares_of(args.n, kGrain))
+MG_WIDE_PLAN(sgd, SgdArgs, shares_of(args.n, kGrain))
 #undef MG_PLAN
+#undef MG_WIDE_PLAN
+
+Plan plan_cast(const CastArgs<bf16>& args) { return {shares_of(args.n, kGrain), 0}; }
 
 // Scalars out of short arrays: one share.
 Plan plan_count_targets(const CountArgs<float>&) { return {1, 0}; }

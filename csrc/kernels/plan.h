@@ -18,5 +18,8 @@ struct Plan {
   Plan plan_##name(const Args<double>& args);
 MG_KERNELS(X)
 #undef X
+#define X(name, Args) Plan plan_##name(const Args<bf16>& args);
+MG_BF16_KERNELS(X)
+#undef X
 
 }  // namespace mg

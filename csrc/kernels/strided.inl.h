@@ -65,20 +65,21 @@ template <class Body> static inline void each_run(const Walk& walk, Range range,
 
 static inline int64_t lane_count(Full) { return kWidth; }
 static inline int64_t lane_count(Part part) { return part.n; }
-template <class Lanes> static inline Vec load_strided(const float* p, int64_t stride, Lanes part) {
+template <class T, class Lanes> static inline Vec load_strided(const T* p, int64_t stride, Lanes part) {
   if (stride == 1) return get(p, part);
-  if (stride == 0) return set1(p[0]);
+  if (stride == 0) return set1(value_of(p[0]));
   float lanes[kWidth] = {};
-  for (int64_t i = 0; i < lane_count(part); ++i) lanes[i] = p[i * stride];
+  for (int64_t i = 0; i < lane_count(part); ++i) lanes[i] = value_of(p[i * stride]);
   return load(lanes);
 }
 
-template <class Map> static inline void map_pairs(const BinaryArgs<float>& args, const Share& share, const Map& map) {
+template <class T, class Map>
+static inline void map_pairs(const BinaryArgs<T>& args, const Share& share, const Map& map) {
   const Walk walk = collapse(args.shape, args.stride_a, args.stride_b, args.dims);
   const int64_t step_a = walk.a[walk.dims - 1], step_b = walk.b[walk.dims - 1];
   each_run(walk, range_of(share.index, walk.size, kGrain), [&](int64_t flat, int64_t at_a, int64_t at_b, int64_t n) {
-    const float *a = args.a + at_a, *b = args.b + at_b;
-    float* y = args.y + flat;
+    const T *a = args.a + at_a, *b = args.b + at_b;
+    T* y = args.y + flat;
     if (step_a == 1 && step_b == 1) {
       each_vec(0, n, [&](int64_t i, auto part) { put(y + i, map(get(a + i, part), get(b + i, part)), part); });
     } else {
@@ -90,7 +91,7 @@ template <class Map> static inline void map_pairs(const BinaryArgs<float>& args,
 }
 
 // y = a op b. max and min give NaN if either is NaN; comparisons give 1 or 0.
-void binary(const BinaryArgs<float>& args, const Share& share) {
+template <class T> void binary(const BinaryArgs<T>& args, const Share& share) {
   const Vec one = set1(1.0f);
   switch (args.op) {
     case Binary::add: return map_pairs(args, share, [](Vec a, Vec b) { return add(a, b); });
@@ -106,22 +107,24 @@ void binary(const BinaryArgs<float>& args, const Share& share) {
 }
 
 // One run of a copy: to[i * to_step] (+)= from[i * from_step].
-static inline void copy_run(float* to, int64_t to_step, const float* from, int64_t from_step, int64_t n, bool accumulate) {
+template <class T>
+static inline void copy_run(T* to, int64_t to_step, const T* from, int64_t from_step, int64_t n, bool accumulate) {
   if (to_step == 1) {
     each_vec(0, n, [&](int64_t i, auto part) {
       store_or_add(to + i, load_strided(from + i * from_step, from_step, part), accumulate, part);
     });
   } else {
-    for (int64_t i = 0; i < n; ++i) to[i * to_step] = from[i * from_step] + (accumulate ? to[i * to_step] : 0.0f);
+    for (int64_t i = 0; i < n; ++i)
+      assign(to[i * to_step], value_of(from[i * from_step]) + (accumulate ? value_of(to[i * to_step]) : 0.0f));
   }
 }
 
 // Shares: stretches of the contiguous side, whichever way the copy goes.
-void copy(const CopyArgs<float>& args, const Share& share) {
+template <class T> void copy(const CopyArgs<T>& args, const Share& share) {
   const Walk walk = collapse(args.shape, args.stride, args.stride, args.dims);
   const int64_t step = walk.a[walk.dims - 1];
   each_run(walk, range_of(share.index, walk.size, kGrain), [&](int64_t flat, int64_t at, int64_t, int64_t n) {
-    float *x = args.x + at, *y = args.y + flat;
+    T *x = args.x + at, *y = args.y + flat;
     if (args.to_x)
       copy_run(x, step, y, 1, n, args.accumulate);
     else
@@ -129,15 +132,15 @@ void copy(const CopyArgs<float>& args, const Share& share) {
   });
 }
 
-static inline float reduce_row(Reduce op, const float* x, int64_t n) {
+template <class T> static inline float reduce_row(Reduce op, const T* x, int64_t n) {
   if (op == Reduce::sum) return (float)blocked_sum(n, [&](int64_t i, auto part) { return get(x + i, part); });
   return row_max(n, [&](int64_t i, auto part) { return lanes_or(get(x + i, part), part, -INFINITY); });
 }
 
 // kCount vectors of columns side by side, down the axis in order: y[j] = x[0][j] op x[1][j] op ... The order of each
 // column does not depend on kCount, which only hides latency.
-template <int kCount, class Lanes>
-static inline void reduce_columns(const ReduceArgs<float>& args, const float* x, float* y, Lanes part) {
+template <int kCount, class T, class Y, class Lanes>
+static inline void reduce_columns(const ReduceArgs<T>& args, const T* x, Y* y, Lanes part) {
   Vec r[kCount];
   for (Vec& v : r) v = set1(args.op == Reduce::sum ? 0.0f : -INFINITY);
   for (int64_t k = 0; k < args.axis; ++k, x += args.inner)
@@ -149,22 +152,30 @@ static inline void reduce_columns(const ReduceArgs<float>& args, const float* x,
 }
 
 // Shares: reduce_outputs(axis, inner) outputs each. An empty axis gives 0 or -inf.
-void reduce(const ReduceArgs<float>& args, const Share& share) {
+template <class T, class Y> static inline void reduce_to(Y* out, const ReduceArgs<T>& args, const Share& share) {
   const int64_t outputs = args.outer * args.inner;
   const Range range = range_of(share.index, outputs, reduce_outputs(args.axis, args.inner));
   if (args.inner == 1) {
     for (int64_t row = range.begin; row < range.end; ++row)
-      args.y[row] = reduce_row(args.op, args.x + row * args.axis, args.axis) + (args.accumulate ? args.y[row] : 0.0f);
+      assign(out[row], reduce_row(args.op, args.x + row * args.axis, args.axis) +
+                           (args.accumulate ? value_of(out[row]) : 0.0f));
     return;
   }
   for (int64_t at = range.begin; at < range.end;) {
     const int64_t outer = at / args.inner, column = at % args.inner;
     const int64_t left = args.inner - column, n = left < range.end - at ? left : range.end - at;
-    const float* x = args.x + outer * args.axis * args.inner + column;
-    float* y = args.y + at;
+    const T* x = args.x + outer * args.axis * args.inner + column;
+    Y* y = out + at;
     int64_t j = 0;
     for (; j + 4 * kWidth <= n; j += 4 * kWidth) reduce_columns<4>(args, x + j, y + j, Full{});
     each_vec(j, n, [&](int64_t i, auto part) { reduce_columns<1>(args, x + i, y + i, part); });
     at += n;
   }
+}
+
+template <class T> void reduce(const ReduceArgs<T>& args, const Share& share) {
+  if constexpr (kNarrow<T>) {
+    if (args.wide_y) return reduce_to(args.wide_y, args, share);
+  }
+  reduce_to(args.y, args, share);
 }

@@ -1,26 +1,26 @@
 // Kernels that look something up for each token: embeddings, rotary positions, cross-entropy.
 
 // y[t] (+)= table[ids[t]]. Shares: rows_per_share(width) tokens.
-void embedding(const EmbeddingArgs<float>& args, const Share& share) {
+template <class T> void embedding(const EmbeddingArgs<T>& args, const Share& share) {
   const int64_t width = args.width;
   const Range tokens = range_of(share.index, args.tokens, rows_per_share(width));
   for (int64_t t = tokens.begin; t < tokens.end; ++t) {
-    const float* row = args.table + args.ids[t] * width;
-    float* y = args.y + t * width;
+    const T* row = args.table + args.ids[t] * width;
+    T* y = args.y + t * width;
     each_vec(0, width, [&](int64_t i, auto part) { store_or_add(y + i, get(row + i, part), args.accumulate, part); });
   }
 }
 
 // dtable[ids[t]] += dy[t], in the order of t. Shares: kColumnBlock columns of the table, so that no two write one number.
-void embedding_backward(const EmbeddingBackwardArgs<float>& args, const Share& share) {
+template <class T> void embedding_backward(const EmbeddingBackwardArgs<T>& args, const Share& share) {
   const int64_t width = args.width;
   const Range columns = range_of(share.index, width, kColumnBlock);
   const int64_t count = columns.end - columns.begin;
   if (!args.accumulate)
-    for (int64_t v = 0; v < args.vocab; ++v) memset(args.dtable + v * width + columns.begin, 0, (size_t)count * sizeof(float));
+    for (int64_t v = 0; v < args.vocab; ++v) memset(args.dtable + v * width + columns.begin, 0, (size_t)count * sizeof(Wide<T>));
   for (int64_t t = 0; t < args.tokens; ++t) {
-    const float* dy = args.dy + t * width;
-    float* row = args.dtable + args.ids[t] * width;
+    const T* dy = args.dy + t * width;
+    Wide<T>* row = args.dtable + args.ids[t] * width;
     each_vec(columns.begin, columns.end, [&](int64_t i, auto part) {
       put(row + i, add(get(row + i, part), get(dy + i, part)), part);
     });
@@ -28,7 +28,8 @@ void embedding_backward(const EmbeddingBackwardArgs<float>& args, const Share& s
 }
 
 // One head, pairs (i, i + half). `turn` is 1, or -1 to rotate back.
-static inline void rope_halves(const RopeArgs<float>& args, const float* x, const float* cos, const float* sin, float turn, float* y) {
+template <class T>
+static inline void rope_halves(const RopeArgs<T>& args, const T* x, const float* cos, const float* sin, float turn, T* y) {
   const int64_t half = args.half;
   each_vec(0, half, [&](int64_t i, auto part) {
     const Vec a = get(x + i, part), b = get(x + half + i, part);
@@ -39,17 +40,18 @@ static inline void rope_halves(const RopeArgs<float>& args, const float* x, cons
 }
 
 // One head, pairs (2i, 2i + 1).
-static inline void rope_pairs(const RopeArgs<float>& args, const float* x, const float* cos, const float* sin, float turn, float* y) {
+template <class T>
+static inline void rope_pairs(const RopeArgs<T>& args, const T* x, const float* cos, const float* sin, float turn, T* y) {
   for (int64_t i = 0; i < args.half; ++i) {
-    const float a = x[2 * i], b = x[2 * i + 1], c = cos[i], s = sin[i] * turn;
+    const float a = value_of(x[2 * i]), b = value_of(x[2 * i + 1]), c = cos[i], s = sin[i] * turn;
     const float first = a * c - b * s, second = b * c + a * s;
-    y[2 * i] = args.accumulate ? y[2 * i] + first : first;
-    y[2 * i + 1] = args.accumulate ? y[2 * i + 1] + second : second;
+    assign(y[2 * i], args.accumulate ? value_of(y[2 * i]) + first : first);
+    assign(y[2 * i + 1], args.accumulate ? value_of(y[2 * i + 1]) + second : second);
   }
 }
 
 // y (+)= rotated x; components from 2 * half on are copied. Shares: rows_per_share(heads * head_dim) tokens.
-void rope(const RopeArgs<float>& args, const Share& share) {
+template <class T> void rope(const RopeArgs<T>& args, const Share& share) {
   const float turn = args.inverse ? -1.0f : 1.0f;
   const Range tokens = range_of(share.index, args.tokens, rows_per_share(args.heads * args.head_dim));
   for (int64_t t = tokens.begin; t < tokens.end; ++t) {
@@ -57,9 +59,9 @@ void rope(const RopeArgs<float>& args, const Share& share) {
     const float* sin = args.sin + args.positions[t] * args.half;
     for (int64_t h = 0; h < args.heads; ++h) {
       const int64_t at = (t * args.heads + h) * args.head_dim;
-      const float* x = args.x + at;
-      float* y = args.y + at;
-      (args.interleaved ? rope_pairs : rope_halves)(args, x, cos, sin, turn, y);
+      const T* x = args.x + at;
+      T* y = args.y + at;
+      (args.interleaved ? rope_pairs<T> : rope_halves<T>)(args, x, cos, sin, turn, y);
       each_vec(2 * args.half, args.head_dim,
                [&](int64_t i, auto part) { store_or_add(y + i, get(x + i, part), args.accumulate, part); });
     }
@@ -67,37 +69,50 @@ void rope(const RopeArgs<float>& args, const Share& share) {
 }
 
 // Sum of exp(x - top) of a row, without keeping the exponentials.
-static inline double sum_exp(const float* x, int64_t n, float top) {
+template <class T> static inline double sum_exp(const T* x, int64_t n, float top) {
   const Vec shift = set1(-top);
   return blocked_sum(n, [&](int64_t i, auto part) { return lanes_or(exp(add(get(x + i, part), shift)), part, 0.0f); });
 }
 
 // losses[r] = log(sum exp(x)) - x[target], 0 where target < 0; dlogits = (softmax - onehot) * inv_count[0]. dlogits may
 // alias logits: it holds the exponentials between the two passes. Shares: rows_per_share(vocab) rows.
-void cross_entropy(const CrossEntropyArgs<float>& args, const Share& share) {
+// With smoothing e and z: loss = log sum - (1 - e) (x[target] - top) - e mean(x - top) + z lse^2, and
+// dlogits = (softmax * (1 + 2 z lse) - (1 - e) onehot - e / V) * inv_count[0].
+template <class T> void cross_entropy(const CrossEntropyArgs<T>& args, const Share& share) {
   const int64_t vocab = args.vocab;
   const double inv_count = args.inv_count ? args.inv_count[0] : 1.0;
   const Range rows = range_of(share.index, args.rows, rows_per_share(vocab));
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const float* x = args.logits + row * vocab;
-    float* dx = args.dlogits ? args.dlogits + row * vocab : nullptr;
+    const T* x = args.logits + row * vocab;
+    T* dx = args.dlogits ? args.dlogits + row * vocab : nullptr;
     const int32_t target = args.targets[row];
     if (target < 0) {
       args.losses[row] = 0.0f;
-      if (dx) memset(dx, 0, (size_t)vocab * sizeof(float));
+      if (dx) memset(dx, 0, (size_t)vocab * sizeof(T));
       continue;
     }
     const Vec one = set1(1.0f);
     const float top = scaled_max(x, vocab, one);
-    const double chosen = x[target];
+    const double below = (double)top - (double)value_of(x[target]), smoothing = args.label_smoothing;
+    double average = 0.0;  // of x - top, read before dx may overwrite x
+    if (smoothing > 0.0) {
+      const Vec shift = set1(-top);
+      average = blocked_sum(vocab, [&](int64_t i, auto part) { return lanes_or(add(get(x + i, part), shift), part, 0.0f); });
+      average /= (double)vocab;
+    }
     const double sum = dx ? store_exp(x, dx, vocab, one, top) : sum_exp(x, vocab, top);
-    args.losses[row] = (float)(::log(sum) + ((double)top - chosen));
+    const double log_sum = ::log(sum), lse = log_sum + (double)top;
+    double loss = log_sum + below;
+    if (smoothing > 0.0) loss -= smoothing * (below + average);
+    if (args.z_loss > 0.0) loss += args.z_loss * lse * lse;
+    args.losses[row] = (float)loss;
     if (!dx) continue;
-    const double factor = inv_count / sum;
-    const float gradient = (float)((dx[target] - sum) * factor);
-    const Vec scale = set1((float)factor);
-    each_vec(0, vocab, [&](int64_t i, auto part) { put(dx + i, mul(get(dx + i, part), scale), part); });
-    dx[target] = gradient;
+    const double weight = args.z_loss > 0.0 ? 1.0 + 2.0 * args.z_loss * lse : 1.0;
+    const double flat = smoothing / (double)vocab, factor = inv_count / sum;
+    const double chosen = kNarrow<T> ? ::exp(-below) : (double)value_of(dx[target]);
+    const float gradient = (float)((chosen * weight - sum * (1.0 - smoothing + flat)) * factor);
+    scale_exp(x, dx, vocab, one, top, (float)(factor * weight), (float)(flat * inv_count));
+    assign(dx[target], gradient);
   }
 }
 

@@ -32,6 +32,7 @@ void adamw(const AdamWArgs<double>& args, const Share&) {
     args.m[i] += (1.0 - args.beta1) * (g - args.m[i]);
     args.v[i] = args.beta2 * args.v[i] + (1.0 - args.beta2) * g * g;
     args.param[i] -= lr / correction1 * (args.m[i] / (std::sqrt(args.v[i]) / std::sqrt(correction2) + args.eps));
+    if (args.rounded) assign(args.rounded[i], (float)args.param[i]);
   }
 }
 
@@ -45,6 +46,7 @@ void sgd(const SgdArgs<double>& args, const Share&) {
       g = args.nesterov ? g + args.momentum * args.buf[i] : args.buf[i];
     }
     args.param[i] -= lr * g;
+    if (args.rounded) assign(args.rounded[i], (float)args.param[i]);
   }
 }
 

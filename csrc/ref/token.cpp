@@ -47,11 +47,17 @@ void cross_entropy(const CrossEntropyArgs<double>& args, const Share&) {
     double top = -INFINITY, sum = 0.0;
     for (int64_t i = 0; i < args.vocab; ++i) top = std::fmax(top, x[i]);
     for (int64_t i = 0; i < args.vocab; ++i) sum += std::exp(x[i] - top);
-    args.losses[row] = target < 0 ? 0.0 : std::log(sum) + top - x[target];
+    const double lse = std::log(sum) + top, flat = args.label_smoothing / (double)args.vocab;
+    const auto wanted = [&](int64_t i) { return (i == target ? 1.0 - args.label_smoothing : 0.0) + flat; };
+    double loss = args.z_loss > 0.0 ? args.z_loss * lse * lse : 0.0;
+    for (int64_t i = 0; i < args.vocab; ++i)
+      if (wanted(i) > 0.0) loss += wanted(i) * (lse - x[i]);
+    args.losses[row] = target < 0 ? 0.0 : loss;
     if (!args.dlogits) continue;
+    const double weight = args.z_loss > 0.0 ? 1.0 + 2.0 * args.z_loss * lse : 1.0;
     for (int64_t i = 0; i < args.vocab; ++i) {
       const double probability = std::exp(x[i] - top) / sum;
-      args.dlogits[row * args.vocab + i] = target < 0 ? 0.0 : (probability - (i == target)) * scale;
+      args.dlogits[row * args.vocab + i] = target < 0 ? 0.0 : (probability * weight - wanted(i)) * scale;
     }
   }
 }

@@ -13,6 +13,29 @@ static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
 static inline Vec load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lanes_below(n))}; }
 static inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, lanes_below(n), a.v); }
+static inline Vec widen(__m128i halves) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16))};
+}
+static inline __m128i narrowed(Vec a) {
+  const __m256i bits = _mm256_castps_si256(a.v), high = _mm256_srli_epi32(bits, 16);
+  const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  const __m256i kept = _mm256_blendv_epi8(rounded, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(kept, kept), 0x08));
+}
+static inline Vec load(const bf16* p) { return widen(_mm_loadu_si128((const __m128i*)p)); }
+static inline void store(bf16* p, Vec a) { _mm_storeu_si128((__m128i*)p, narrowed(a)); }
+static inline Vec load_n(const bf16* p, int64_t n) {
+  bf16 lanes[8] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+static inline void store_n(bf16* p, Vec a, int64_t n) {
+  bf16 lanes[8];
+  store(lanes, a);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
 static inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
 static inline Vec zero() { return {_mm256_setzero_ps()}; }
 static inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }

@@ -11,6 +11,21 @@ static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(lanes_below(n), p)}; }
 static inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, lanes_below(n), a.v); }
+static inline Vec widen(__m256i halves) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+}
+// To nearest even, NaN kept: not VCVTNEPS2BF16, which reads denormals as zero.
+static inline __m256i narrowed(Vec a) {
+  const __m512i bits = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(bits, 16);
+  const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+}
+static inline Vec load(const bf16* p) { return widen(_mm256_loadu_si256((const __m256i*)p)); }
+static inline void store(bf16* p, Vec a) { _mm256_storeu_si256((__m256i*)p, narrowed(a)); }
+static inline Vec load_n(const bf16* p, int64_t n) { return widen(_mm256_maskz_loadu_epi16(lanes_below(n), p)); }
+static inline void store_n(bf16* p, Vec a, int64_t n) { _mm256_mask_storeu_epi16(p, lanes_below(n), narrowed(a)); }
 static inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec zero() { return {_mm512_setzero_ps()}; }
 static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }

@@ -11,6 +11,10 @@ static inline Vec load(const float* p) { Vec r; MG_LANES r.v[i] = p[i]; return r
 static inline void store(float* p, Vec a) { MG_LANES p[i] = a.v[i]; }
 static inline Vec load_n(const float* p, int64_t n) { Vec r; MG_LANES r.v[i] = i < n ? p[i] : 0.0f; return r; }
 static inline void store_n(float* p, Vec a, int64_t n) { for (int i = 0; i < n; ++i) p[i] = a.v[i]; }
+static inline Vec load(const bf16* p) { Vec r; MG_LANES r.v[i] = value_of(p[i]); return r; }
+static inline void store(bf16* p, Vec a) { MG_LANES assign(p[i], a.v[i]); }
+static inline Vec load_n(const bf16* p, int64_t n) { Vec r; MG_LANES r.v[i] = i < n ? value_of(p[i]) : 0.0f; return r; }
+static inline void store_n(bf16* p, Vec a, int64_t n) { for (int i = 0; i < n; ++i) assign(p[i], a.v[i]); }
 static inline Vec set1(float x) { Vec r; MG_LANES r.v[i] = x; return r; }
 static inline Vec zero() { return set1(0.0f); }
 static inline Vec add(Vec a, Vec b) { MG_LANES a.v[i] += b.v[i]; return a; }

@@ -8,13 +8,18 @@ namespace {
 #include "kernels/optim.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/attention.inl.h"
+
+static void gemm(const GemmArgs<float>& args, const Share& share) { gemm_of<FloatWords<float>>(args, share); }
+static void gemm(const GemmArgs<bf16>& args, const Share& share) { gemm_of<FloatWords<bf16>>(args, share); }
 }  // namespace
 
-const KernelTable<float>* table() {
-  static const KernelTable<float> kernels = {
 #define X(name, Args) &name,
-      MG_KERNELS(X)
-#undef X
-  };
+const KernelTable<float>* table() {
+  static const KernelTable<float> kernels = {MG_KERNELS(X)};
   return &kernels;
 }
+const KernelTable<bf16>* table_bf16() {
+  static const KernelTable<bf16> kernels = {MG_BF16_KERNELS(X)};
+  return &kernels;
+}
+#undef X

@@ -41,13 +41,16 @@ const std::vector<Target>& targets() {
     const CpuFeatures& cpu = cpu_features();
     (void)cpu;
     std::vector<Target> all;
+#ifdef MG_TARGET_AVX512BF16  // a bf16 matrix product of its own; the rest is avx512's
+    all.push_back({"avx512bf16", &avx512::table, &avx512bf16::table_bf16, cpu.avx512_bf16, true});
+#endif
 #ifdef MG_TARGET_AVX512
-    all.push_back({"avx512", &avx512::table, cpu.avx512});
+    all.push_back({"avx512", &avx512::table, &avx512::table_bf16, cpu.avx512});
 #endif
 #ifdef MG_TARGET_AVX2
-    all.push_back({"avx2", &avx2::table, cpu.avx2 && cpu.fma});
+    all.push_back({"avx2", &avx2::table, &avx2::table_bf16, cpu.avx2 && cpu.fma});
 #endif
-    all.push_back({"scalar", &scalar::table, true});
+    all.push_back({"scalar", &scalar::table, &scalar::table_bf16, true});
     return all;
   }();
   return list;

@@ -10,7 +10,9 @@ namespace mg {
 struct Target {
   const char* name;
   const KernelTable<float>* (*table)();
-  bool supported;  // by this machine
+  const KernelTable<bf16>* (*table_bf16)();
+  bool supported;          // by this machine
+  bool fast_bf16 = false;  // multiplies pairs of bf16 in one instruction
 };
 
 const std::vector<Target>& targets();          // compiled into this build, best first
@@ -20,6 +22,7 @@ const KernelTable<double>& reference_table();  // float64
 
 template <class T> const KernelTable<T>& kernels();
 template <> inline const KernelTable<float>& kernels<float>() { return *current_target().table(); }
+template <> inline const KernelTable<bf16>& kernels<bf16>() { return *current_target().table_bf16(); }
 template <> inline const KernelTable<double>& kernels<double>() { return reference_table(); }
 
 }  // namespace mg

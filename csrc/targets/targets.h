@@ -1,4 +1,4 @@
-// The compiled targets: one table of kernels each. Declared only; dispatch.h chooses.
+// The compiled targets: one table of kernels for each element type. Declared only; dispatch.h chooses.
 #pragma once
 #include "kernels/list.h"
 
@@ -7,10 +7,12 @@ namespace mg {
 #define MG_DECLARE_TARGET(name) \
   namespace name {              \
   const KernelTable<float>* table(); \
+  const KernelTable<bf16>* table_bf16(); \
   }
 MG_DECLARE_TARGET(scalar)
 MG_DECLARE_TARGET(avx2)
 MG_DECLARE_TARGET(avx512)
+MG_DECLARE_TARGET(avx512bf16)
 #undef MG_DECLARE_TARGET
 
 }  // namespace mg

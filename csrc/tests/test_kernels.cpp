@@ -284,7 +284,7 @@ TEST_CASE("reduce") {
         if (op == Reduce::max && n > 100) x.set(n / 2, kNan), x.set(n / 3, kInf);
         const auto make = [&](auto t) {
           using T = decltype(t);
-          return ReduceArgs<T>{x.as<T>(), y.as<T>(), shape[0], shape[1], shape[2], op, accumulate};
+          return ReduceArgs<T>{x.as<T>(), y.as<T>(), nullptr, shape[0], shape[1], shape[2], op, accumulate};
         };
         // A chain of at most min(axis, 2048) additions: error <= links * u * (sum of |x| <= 2 axis); taken at 1/16, the
         // random walk being far inside its bound.

@@ -110,7 +110,7 @@ TEST_CASE("adamw: fifty steps") {
                       const auto make = [&](auto t) {
                         using T = decltype(t);
                         return AdamWArgs<T>{param.as<T>(), m.as<T>(), v.as<T>(), grad.as<T>(), hyper.as<T>(),
-                                            controlled ? control.as<T>() : nullptr, &step, n, beta1, beta2, 1e-8, 0.1, 0.5};
+                                            controlled ? control.as<T>() : nullptr, &step, n, beta1, beta2, 1e-8, 0.1, 0.5, nullptr};
                       };
                       ref::adamw(make(double()), Share{0, 1, nullptr});
                       run_shares(target.table()->adamw, make(float()), plan_adamw(make(float())), step % 2);
@@ -130,7 +130,7 @@ TEST_CASE("adamw is torch's formula") {
     v = 0.95 * v + 0.05 * grad * grad;
     const double step_size = 0.125 / (1.0 - std::pow(0.9, (double)step));
     p -= step_size * m / (std::sqrt(v) / std::sqrt(1.0 - std::pow(0.95, (double)step)) + 1e-8);
-    const AdamWArgs<float> args{&param, &first, &second, &grad, &hyper, nullptr, &step, 1, 0.9, 0.95, 1e-8, 0.01, 1.0};
+    const AdamWArgs<float> args{&param, &first, &second, &grad, &hyper, nullptr, &step, 1, 0.9, 0.95, 1e-8, 0.01, 1.0, nullptr};
     current_target().table()->adamw(args, Share{0, 1, nullptr});
     CHECK(std::fabs(param - p) <= 8 * 4 * kU);
   }
@@ -150,7 +150,7 @@ TEST_CASE("sgd") {
         const auto make = [&](auto t) {
           using T = decltype(t);
           return SgdArgs<T>{param.as<T>(), momentum ? buf.as<T>() : nullptr, grad.as<T>(), hyper.as<T>(),
-                            controlled ? control.as<T>() : nullptr, &step, n, momentum ? 0.9 : 0.0, 0.1, 2.0, nesterov};
+                            controlled ? control.as<T>() : nullptr, &step, n, momentum ? 0.9 : 0.0, 0.1, 2.0, nesterov, nullptr};
         };
         ref::sgd(make(double()), Share{0, 1, nullptr});
         run_shares(target.table()->sgd, make(float()), plan_sgd(make(float())), step % 2);

@@ -223,7 +223,8 @@ TEST_CASE("cross_entropy") {
         const auto make = [&](auto t) {
           using T = decltype(t);
           return CrossEntropyArgs<T>{in_place ? dlogits.as<T>() : logits.as<T>(), targets.data(), losses.as<T>(),
-                                     gradient ? dlogits.as<T>() : nullptr, in_place ? nullptr : inv_count.as<T>(), rows, vocab};
+                                     gradient ? dlogits.as<T>() : nullptr, in_place ? nullptr : inv_count.as<T>(), rows, vocab,
+                                     0.0, 0.0};
         };
         // x - top <= 16 is rounded once, exp and the sum add a few u: 24 u of each probability, and of sum.
         const Tolerance of_loss{2 * kU, 24 * kU}, of_gradient{28 * kU, 1e-37};
@@ -245,7 +246,7 @@ TEST_CASE("cross_entropy of unusual rows") {
   const std::vector<int32_t> targets = {3, 1, 2, 2, 7};  // the second has probability 0: loss +inf, gradient -1
   const auto make = [&](auto t) {
     using T = decltype(t);
-    return CrossEntropyArgs<T>{logits.as<T>(), targets.data(), losses.as<T>(), dlogits.as<T>(), nullptr, 5, vocab};
+    return CrossEntropyArgs<T>{logits.as<T>(), targets.data(), losses.as<T>(), dlogits.as<T>(), nullptr, 5, vocab, 0.0, 0.0};
   };
   CHECK_KERNEL(cross_entropy, make, (Tolerance{28 * kU, 1e-37}), &losses, &dlogits);
 }

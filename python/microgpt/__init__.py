@@ -20,6 +20,7 @@ _EXPORTS = {
     "train": "api",
     "info": "api",
     "LanguageModel": "api",
+    "Callback": "training.callback",
 }
 _MODULES = ("ops", "nn", "models", "optim", "data", "tokenizers", "io", "training", "engine", "errors", "api", "scalar")
 
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from .autograd import no_grad
     from .errors import MicrogptError
     from .tensor import Tensor, tensor
+    from .training.callback import Callback
 
-__all__ = ["LanguageModel", "MicrogptError", "Tensor", "info", "load", "no_grad", "tensor", "train"]
+__all__ = ["Callback", "LanguageModel", "MicrogptError", "Tensor", "info", "load", "no_grad", "tensor", "train"]
 
 
 def __getattr__(name: str) -> Any:

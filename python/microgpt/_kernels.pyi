@@ -21,6 +21,7 @@ __all__: list[str] = [
     "attention_backward",
     "axpy",
     "binary",
+    "cast",
     "check_ids",
     "clip",
     "copy",
@@ -33,6 +34,7 @@ __all__: list[str] = [
     "embedding_backward",
     "empty",
     "empty_like",
+    "fast_bf16",
     "fill",
     "from_numpy",
     "gemm",
@@ -131,6 +133,7 @@ def adamw(
     weight_decay: typing.SupportsFloat | typing.SupportsIndex,
     lr_scale: typing.SupportsFloat | typing.SupportsIndex = 1.0,
     control: Array | None = None,
+    rounded: Array | None = None,
 ) -> None: ...
 def attention(
     q: Array,
@@ -197,6 +200,11 @@ def binary(
     stride_b: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
     op: typing.SupportsInt | typing.SupportsIndex,
 ) -> None: ...
+def cast(x: Array, y: Array, accumulate: bool = False) -> None:
+    """
+    y (+)= x, between float32 and bfloat16, rounded to nearest even.
+    """
+
 def check_ids(
     ids: Array,
     low: typing.SupportsInt | typing.SupportsIndex,
@@ -230,6 +238,8 @@ def cross_entropy(
     vocab: typing.SupportsInt | typing.SupportsIndex,
     dlogits: Array | None = None,
     inv_count: Array | None = None,
+    label_smoothing: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    z_loss: typing.SupportsFloat | typing.SupportsIndex = 0.0,
 ) -> None: ...
 def dropout(
     x: Array,
@@ -252,6 +262,11 @@ def empty(shape: typing.Any, dtype: str = "float32") -> Array:
     """
 
 def empty_like(array: Array) -> Array: ...
+def fast_bf16() -> bool:
+    """
+    Whether the instruction set in use multiplies bfloat16 faster than float32.
+    """
+
 def fill(y: Array, value: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
 def from_numpy(values: typing.Any) -> Array:
     """
@@ -362,6 +377,7 @@ def sgd(
     nesterov: bool = False,
     buffer: Array | None = None,
     control: Array | None = None,
+    rounded: Array | None = None,
 ) -> None: ...
 def softmax(
     x: Array,

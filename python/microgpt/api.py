@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,9 @@ import numpy.typing as npt
 from . import __version__
 from . import _kernels as k
 from .autograd import no_grad
-from .engine.generate import generate_ids
-from .engine.sampler import Sampling
+from .engine.config import GenerationConfig, GenerationOptions, shows_options
+from .engine.sampler import whole
+from .engine.text import write
 from .errors import ConfigError, ShapeError, TokenizerError
 from .io import files, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
@@ -27,19 +28,23 @@ from .models.decoder import Decoder
 from .models.pretrained import load_decoder, save_decoder
 from .nn.context import Ctx, Layout
 from .tokenizers.base import Tokenizer
-from .tokenizers.stream import StreamDecoder
+from .training.callback import Callback
 from .training.config import TrainConfig, check_names
 from .training.objective import whole_text_loss
-from .training.pretrain import Run, pretrain, resume_config
+from .training.pretrain import Run, pretrain
+from .training.resume import changed, run_config
+from .training.settings import read_settings, with_file
 
 AT_ONCE = 256  # sequences that generate_many advances together; bounds the memory of their states
-# settings that the weights of a run are made for
-OF_THE_MODEL = ("model", "layers", "heads", "width", "block_size", "dropout")
+MOST = 1_000_000  # sequences of one call; their texts are one list in memory
 
 
 @dataclass(frozen=True)
 class Generation:
-    """`text` and `ids` after the prompt; `finish_reason` stop (end token) or length; `usage` counts tokens."""
+    """`text` and `ids` after the prompt; `finish_reason` stop (end token or stop string) or length; `usage` in tokens.
+
+    `ids` are all that were drawn but the end token: after a stop string they hold what spells it, `text` does not.
+    """
 
     text: str
     ids: list[int]
@@ -84,81 +89,63 @@ class LanguageModel:
         with self._lock, no_grad():
             return whole_text_loss(self.decoder, array).item()
 
-    def generate(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 64,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Generation:
-        """Continue `prompt`. The same seed gives the same text. Raises TokenizerError, ShapeError, ConfigError."""
-        return self.generate_many(
-            prompt, 1, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
-        )[0]
+    @shows_options
+    def generate(self, prompt: str = "", **options: Unpack[GenerationOptions]) -> Generation:
+        """Continue `prompt`; the options are explained at GenerationConfig. The same seed gives the same text.
 
-    def generate_many(
-        self,
-        prompt: str,
-        count: int,
-        *,
-        max_tokens: int = 64,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> list[Generation]:
+        A text ends before the first of the strings `stop`, also where that begins in the prompt.
+        Raises TokenizerError, ShapeError, ConfigError; NonFiniteError where the model's scores are not finite.
+
+            model.generate("Once upon a time", temperature=0.8, min_p=0.05, stop=["The end"]).text
+        """
+        return self.generate_many(prompt, 1, **options)[0]
+
+    @shows_options
+    def generate_many(self, prompt: str, count: int, **options: Unpack[GenerationOptions]) -> list[Generation]:
         """`count` continuations of one prompt, computed together; the first is what generate() gives."""
-        if count < 1:
-            raise ConfigError(f"num_samples: expected at least 1, got {count}")
+        config = GenerationConfig.of(options)
+        count = whole("num_samples", count, lambda n: 1 <= n <= MOST, f"1 to {MOST}")
         prompt_ids = self._prompt(prompt)
-        sampling = Sampling(temperature, top_k, top_p, seed)
         ids: list[list[int]] = [[] for _ in range(count)]
+        texts: list[list[str]] = [[] for _ in range(count)]
         reasons = [""] * count
         with self._lock:
             for first in range(0, count, AT_ONCE):
-                prompts = [prompt_ids] * min(AT_ONCE, count - first)
-                for event in generate_ids(self.decoder, prompts, sampling, max_tokens, self._stops(), first):
-                    row = first + event.row
-                    if event.finish_reason:
-                        reasons[row] = event.finish_reason
-                    if event.finish_reason != "stop":
-                        ids[row].append(event.token)
+                rows = min(AT_ONCE, count - first)
+                for piece in write(self.decoder, self.tokenizer, prompt, prompt_ids, rows, config, first):
+                    row = first + piece.row
+                    texts[row].append(piece.text)
+                    if piece.token is not None:
+                        ids[row].append(piece.token)
+                    reasons[row] = piece.finish_reason or ""
         return [
             Generation(
-                self.tokenizer.decode(each),
+                "".join(text),
                 each,
                 reason,
                 {"prompt_tokens": len(prompt_ids), "completion_tokens": len(each)},
             )
-            for each, reason in zip(ids, reasons, strict=True)
+            for text, each, reason in zip(texts, ids, reasons, strict=True)
         ]
 
-    def stream(
-        self,
-        prompt: str = "",
-        *,
-        max_tokens: int = 64,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> Iterator[str]:
-        """generate() piece by piece; the pieces joined are its text, and no piece ends in half a character."""
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        events = generate_ids(self.decoder, [self._prompt(prompt)], sampling, max_tokens, self._stops())
-        decoder = StreamDecoder(self.tokenizer)
+    @shows_options
+    def stream(self, prompt: str = "", **options: Unpack[GenerationOptions]) -> Iterator[str]:
+        """generate() piece by piece; the pieces joined are its text.
+
+        No piece ends in half a character or in what may become a stop string.
+        """
+        config = GenerationConfig.of(options)
+        return self._stream(prompt, self._prompt(prompt), config)
+
+    def _stream(self, prompt: str, prompt_ids: list[int], config: GenerationConfig) -> Iterator[str]:
+        pieces = write(self.decoder, self.tokenizer, prompt, prompt_ids, 1, config)
         while True:
             with self._lock:
-                event = next(events, None)
-            if event is None:
-                break
-            if event.finish_reason != "stop" and (piece := decoder.push(event.token)):
-                yield piece
-        if rest := decoder.finish():
-            yield rest
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            if piece.text:
+                yield piece.text
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the Hugging Face layout into `folder` (made if needed); transformers loads families it knows.
@@ -198,13 +185,12 @@ class LanguageModel:
             raise ShapeError(f"ids: expected at most {context} tokens (the model's context), got {tokens}")
 
     def _prompt(self, prompt: str) -> list[int]:
+        if not isinstance(prompt, str):
+            raise TokenizerError(f"prompt: expected a string, got {type(prompt).__name__}")
         ids = self.tokenizer.encode(prompt, add_bos=self.tokenizer.bos_id is not None)
         if not ids:
             raise ShapeError("the prompt is empty and the tokenizer has no token to begin with")
         return ids
-
-    def _stops(self) -> tuple[int, ...]:
-        return () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
 
 
 def load(path: str | os.PathLike[str] | None = None, dtype: str | None = None) -> LanguageModel:
@@ -227,30 +213,49 @@ def train(
     *,
     out: str | os.PathLike[str] | None = None,
     resume: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[Callback] = (),
     show: bool = False,
     say: Callable[[str], None] | None = None,
+    handle_signals: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a model; settings are the fields of TrainConfig and the options of `microgpt train`.
 
     `out`: run folder (None does not save). `resume`: go on with a run folder; settings given then replace its own.
-    Raises ConfigError for unknown or impossible settings, DataError, LockError, StorageError, NonFiniteError.
+    `config`: a TOML or YAML file of settings, which those given here precede. `handle_signals`: SIGINT and SIGTERM
+    finish the step, save a checkpoint and return. Raises ConfigError for unknown or impossible settings, DataError,
+    LockError, StorageError, NonFiniteError, CheckpointError, MissingExtraError.
 
         run = microgpt.train(data="names", steps=1000)
     """
     check_names(settings)
+    if config is not None:
+        settings = with_file(read_settings(Path(config)), settings)
     if resume is not None:
         if out is not None:
             raise ConfigError("give out or resume, not both")
-        config = resume_config(Path(resume))
-        for name in OF_THE_MODEL:
-            if settings.get(name, was := getattr(config, name)) != was:
-                raise ConfigError(f"{name}: the run that is resumed has {was}, got {settings[name]}")
-        if "steps" in settings or "epochs" in settings:
-            settings = {"steps": None, "epochs": None, **settings}
-        config = TrainConfig.from_dict({**config.to_dict(), **settings})
-        return pretrain(config, resume=Path(resume), show=show, say=say)
-    return pretrain(TrainConfig(**settings), None if out is None else Path(out), show=show, say=say)
+        chosen, lines = changed(run_config(Path(resume)), settings)
+        if say is not None:
+            for line in lines:
+                say(line)
+    else:
+        chosen = TrainConfig(**settings)
+    return pretrain(
+        chosen,
+        None if out is None else Path(out),
+        None if resume is None else Path(resume),
+        show=show,
+        say=say,
+        callbacks=callbacks,
+        sampler=_sample,
+        handle_signals=handle_signals,
+    )
+
+
+def _sample(decoder: Decoder, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
+    """The text of `sample_every`."""
+    return LanguageModel(decoder, tokenizer).generate(prompt, temperature=0.8, seed=seed % 2**64).text
 
 
 def info() -> dict[str, Any]:

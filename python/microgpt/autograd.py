@@ -65,16 +65,30 @@ class Slot:
         self.filled = False
         self.entry: Entry | None = None  # the op that made the tensor; None for leaves
 
-    def target(self) -> tuple[Array, bool]:
-        """The array to write the gradient to, and whether to add to what it holds."""
+    def target(self, dtype: str | None = None) -> tuple[Array, bool]:
+        """The array to write the gradient to, and whether to add to what it holds.
+
+        With `dtype`, what the kernel writes: where that is not the slot's, an array to be given to settle() afterwards.
+        """
+        if dtype is not None and dtype != self.dtype:
+            return k.empty(self.shape, dtype), False
         if self.array is None:
             self.array = k.empty(self.shape, self.dtype)
         accumulate, self.filled = self.filled, True
         return self.array, accumulate
 
+    def settle(self, array: Array) -> None:
+        """After a kernel wrote to target(dtype)'s array: converts it if it is not the slot's own."""
+        if array.dtype != self.dtype:
+            self.take(array)
+
     def take(self, gradient: Array) -> None:
         """Hand over an array that nobody else will write to or read from again."""
-        if self.array is None:
+        if gradient.dtype != self.dtype:
+            if self.array is None:
+                self.array = k.empty(self.shape, self.dtype)
+            k.cast(gradient, self.array, self.filled)
+        elif self.array is None:
             self.array = gradient if gradient.shape == self.shape else gradient.view(self.shape)
         else:
             k.axpy(gradient, self.array, 1.0, 1.0 if self.filled else 0.0)
@@ -82,6 +96,10 @@ class Slot:
 
     def add(self, gradient: Array, scale: float = 1.0) -> None:
         """Add (a multiple of) an array that stays the caller's."""
+        if gradient.dtype != self.dtype:
+            wide = k.empty(gradient.shape, self.dtype)
+            k.cast(gradient, wide)
+            gradient = wide
         array, accumulate = self.target()
         k.axpy(gradient, array, scale, 1.0 if accumulate else 0.0)
 

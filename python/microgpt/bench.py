@@ -18,9 +18,9 @@ from .engine.generate import generate_ids
 from .engine.sampler import Sampling
 from .optim import Schedule
 from .tokenizers.char import CharTokenizer
+from .training.build import make_model, make_optimizer
 from .training.config import TrainConfig
 from .training.objective import LanguageModeling
-from .training.pretrain import make_model, make_optimizer
 from .training.trainer import Limits, Trainer
 
 # (rows, columns, inner): square, and the products of a small and a GPT-2 layer on 1,024 tokens, and of one token
@@ -87,7 +87,7 @@ def _data(config: TrainConfig) -> tuple[CharTokenizer, Batches]:
         documents = ["\n".join(documents)]
     tokenizer = CharTokenizer.train(documents)
     ids = tokenizer.encode_many(documents, add_bos=True, add_eos=True)
-    return tokenizer, Batches(ids, config.block_size, config.batch_size, config.seed)
+    return tokenizer, Batches(ids, config.block_size, config.batch_size, config.seed, packing=False)
 
 
 def training(config: TrainConfig, budget: float) -> dict[str, Any]:

@@ -19,11 +19,26 @@ Array = k.Array
 Scalar: TypeAlias = int | float
 
 
+def wide(dtype: str) -> str:
+    """The type of what is summed up beside elements of `dtype`: float32 for bfloat16, else the same."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
+def numpy_dtype(dtype: str) -> np.dtype[Any]:
+    """NumPy's type of a name; bfloat16 is ml_dtypes'."""
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(dtype)
+
+
 class Tensor:
     """Numbers of shape `shape`, and optionally the gradient of a loss with respect to them.
 
-    `data` is an Array, a NumPy array (copied; float64, float32 and integer types are kept) or a list of numbers
-    (float32). Raises DTypeError for types that the kernels do not have.
+    `data` is an Array, a NumPy array (copied; float64, float32, ml_dtypes' bfloat16 and integer types are kept) or a
+    list of numbers (float32). The gradient of a bfloat16 tensor that is not an op's result is float32: it is summed up.
+    Raises DTypeError for types that the kernels do not have.
     """
 
     __slots__ = ("__weakref__", "data", "requires_grad", "slot")
@@ -31,8 +46,8 @@ class Tensor:
     def __init__(self, data: Array | npt.NDArray[Any] | Sequence[Any] | Scalar, *, requires_grad: bool = False) -> None:
         self.data = data if isinstance(data, Array) else as_array(data)
         self.requires_grad = requires_grad
-        self.slot: Slot | None = Slot(self.data.shape, self.data.dtype) if requires_grad else None
-        if requires_grad and self.data.dtype not in ("float32", "float64"):
+        self.slot: Slot | None = Slot(self.data.shape, wide(self.data.dtype)) if requires_grad else None
+        if requires_grad and self.data.dtype not in ("float32", "float64", "bfloat16"):
             raise DTypeError(f"only floating-point tensors can require gradients, got {self.data.dtype}")
 
     # -- what it is ----------------------------------------------------------------------------------------------

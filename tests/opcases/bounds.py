@@ -1,7 +1,7 @@
 """How far two roundings of the same real number may lie apart: the pieces that the tables' tolerances are made of.
 
-u is the unit roundoff (2^-24 for float32, 2^-53 for float64). A bound is an array of the output's shape: the worst that
-the rounding errors of a sensible evaluation can add up to, to first order in u. No bound is tuned: where a constant
+u is the unit roundoff (2^-8 for bfloat16, 2^-24 for float32, 2^-53 for float64). A bound is an array of the output's
+shape: the worst that the rounding errors of a sensible evaluation can add up to, to first order in u. No bound is tuned: where a constant
 stands it counts roundings, or doubles (1 ulp <= 2u) an error in ulp stated in csrc/simd/math.h.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[Any]
 
-U32, U64 = 2.0**-24, 2.0**-53
+U16, U32, U64 = 2.0**-8, 2.0**-24, 2.0**-53
 # One elementary function: at most 2.4 ulp (sigmoid), so 5u, and one rounding of its argument or its result.
 ELEMENTARY = 6.0
 # exp(-90) is 0 in float32 (csrc/simd/math.h), and products of small numbers underflow.
@@ -25,7 +25,11 @@ UNDERFLOW = 2.0**-120
 def gamma(n: float, u: float) -> float:
     """Relative error of a sum of n products in any order: n u (Higham 2002, theorem 3.1), or what a random walk of n
     roundings reaches, 8 sqrt(n) u at eight standard deviations, where that is less (inputs here are random).
+
+    bfloat16 is summed in float32: what is rounded to bfloat16 is a factor that was stored before, and the result.
     """
+    if u == U16:
+        return gamma(n, U32) + 2 * U16
     return min(float(n), 8.0 * math.sqrt(max(n, 0.0))) * u
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from microgpt import _kernels as k
 from microgpt.ops import OPS
-from microgpt.tensor import Tensor
+from microgpt.tensor import Tensor, numpy_dtype, wide
 
 from .bounds import U32, UNDERFLOW
 
@@ -22,7 +22,7 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an op. `make` gives its arguments by name: float64 arrays are rounded to float32 (so that both types
+    """One call of an op. `make` gives its arguments by name: float64 arrays are rounded to `stored` (so that both types
     see the same numbers) and cast to the type under test, integer arrays stay. `small`: central differences are
     affordable. `shares`: the work is cut into several shares, so threads can get it wrong.
     """
@@ -33,6 +33,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     small: bool = False
     shares: bool = False
+    stored: str = "float32"
 
     def __str__(self) -> str:
         return f"{self.op}-{self.label}"
@@ -41,13 +42,20 @@ class Case:
         """The arguments, the same in every run."""
         made = self.make(np.random.default_rng(zlib.crc32(str(self).encode())))
         return {
-            name: [_round(v) for v in value] if isinstance(value, list) else _round(value)
+            name: [self._round(v) for v in value] if isinstance(value, list) else self._round(value)
             for name, value in made.items()
         }
 
     def gradient(self, shape: tuple[int, ...]) -> Numbers:
         """dy for an output of this shape."""
-        return _round(np.random.default_rng(len(str(self))).standard_normal(shape))
+        return self._round(np.random.default_rng(len(str(self))).standard_normal(shape))
+
+    def _round(self, value: Any) -> Any:
+        array = np.asarray(value)
+        if array.dtype != np.float64:
+            return array
+        # By way of float32, as values reach bfloat16 everywhere.
+        return array.astype(np.float32).astype(numpy_dtype(self.stored)).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,8 @@ class Rule:
     reference: Callable[..., Numbers] | None = None
 
 
-def _round(value: Any) -> Any:
-    array = np.asarray(value)
-    return array.astype(np.float32).astype(np.float64) if array.dtype == np.float64 else array
-
-
 def _cast(value: Numbers, dtype: str) -> k.Array:
-    return k.from_numpy(value.astype(dtype) if value.dtype == np.float64 else value)
+    return k.from_numpy(value.astype(numpy_dtype(dtype)) if value.dtype == np.float64 else value)
 
 
 def place(
@@ -101,7 +104,7 @@ def place(
 
     for name, value in inputs.items():
         if name not in OPS.get(case.op).tensors:
-            placed[name] = _cast(value, dtype)
+            placed[name] = _cast(value, wide(dtype))  # tables, slopes
         elif isinstance(value, list):
             placed[name] = [leaf(f"{name}[{i}]", each) for i, each in enumerate(value)]
         else:
@@ -118,7 +121,7 @@ def run(
     gradients: bool = True,
     wanted: set[str] | None = None,
 ) -> tuple[Numbers, dict[str, Numbers]]:
-    """The output and every gradient, as NumPy arrays of `dtype`."""
+    """The output and every gradient, as NumPy arrays of `dtype` (gradients of bfloat16 are float32)."""
     op = OPS.get(case.op)
     placed, leaves = place(case, inputs, dtype, wanted)
     function = op.composed_fn if composed else op
@@ -126,8 +129,8 @@ def run(
     y = function(**placed, **case.options)
     if not gradients or y.slot is None:
         return y.numpy(), {}
-    y.backward(case.gradient(y.shape).astype(dtype))
-    return y.numpy(), {name: np.zeros(t.shape, dtype) if t.grad is None else t.grad for name, t in leaves.items()}
+    y.backward(case.gradient(y.shape).astype(numpy_dtype(y.dtype)))
+    return y.numpy(), {name: np.zeros(t.shape, wide(dtype)) if t.grad is None else t.grad for name, t in leaves.items()}
 
 
 def flat(inputs: Inputs) -> dict[str, Numbers]:

@@ -37,8 +37,11 @@ def _projected(rows: int, vocab: int, width: int, ignored: float = 0.2) -> Calla
     }
 
 
-def _row_errors(logits: Numbers, error: Numbers | float, targets: Numbers, u: float) -> Numbers:
-    """Error of lse - logit[target] for each row: the logits' own, exp's arguments, its sum, log, and the two sums."""
+def _row_errors(logits: Numbers, error: Numbers | float, targets: Numbers, options: Any, u: float) -> Numbers:
+    """Error of lse - logit[target] for each row: the logits' own, exp's arguments, its sum, log, and the two sums.
+
+    Smoothing adds the mean of logit - top; the z term squares lse, whose derivative by the logits is 2 z lse softmax.
+    """
     if logits.size == 0:
         return np.zeros(len(targets))
     top = logits.max(1)
@@ -47,7 +50,11 @@ def _row_errors(logits: Numbers, error: Numbers | float, targets: Numbers, u: fl
     summed = relative.sum(1) / p.sum(1) + gamma(logits.shape[1] + 1, u)
     lse = top + np.log(p.sum(1))
     own = summed + (ELEMENTARY + 1) * u * np.log(p.sum(1)) + 2 * u * (np.abs(lse) + np.abs(logits).max(1))
-    return np.where(targets >= 0, own + 2 * np.max(error + 0 * logits, axis=1), 0.0)
+    below = np.abs(logits - top[:, None]).mean(1)
+    own = own + options.get("label_smoothing", 0.0) * (gamma(logits.shape[1] + 1, u) + 2 * u) * below
+    z = options.get("z_loss", 0.0)
+    own = own + z * (2 * np.abs(lse) * summed + 2 * u * lse * lse)
+    return np.where(targets >= 0, own + (2 + 2 * z * np.abs(lse)) * np.max(error + 0 * logits, axis=1), 0.0)
 
 
 def _mean_or_none(row_bound: Numbers, y: Numbers, targets: Numbers, options: Any, u: float) -> Numbers:
@@ -67,13 +74,20 @@ def _dlogits(
     if logits.size == 0:
         return np.zeros_like(logits), np.zeros_like(logits)
     weight = np.abs(dy).reshape(-1, 1) / count * (targets >= 0)[:, None]
-    p = np.exp(logits - logits.max(1, keepdims=True))
+    top = logits.max(1, keepdims=True)
+    p = np.exp(logits - top)
+    lse = top + np.log(p.sum(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    hot = np.zeros_like(p)
+    smoothing, z = options.get("label_smoothing", 0.0), options.get("z_loss", 0.0)
+    wanted = np.full_like(p, smoothing / p.shape[1])
     valid = np.flatnonzero(targets >= 0)
-    hot[valid, targets[valid]] = 1.0
+    wanted[valid, targets[valid]] += 1.0 - smoothing
     relative = softmax_relative(logits, error, u)
-    return np.abs(p - hot) * weight, (p * (relative + u) + 5 * u * np.abs(p - hot)) * weight
+    bend = 1 + 2 * z * lse  # softmax's factor; lse is off by what the row's sum and the logits are off
+    off = 2 * z * (np.max(relative, 1, keepdims=True) + np.max(error + 0 * logits, 1, keepdims=True))
+    size = np.abs(p * bend - wanted)
+    own = p * (np.abs(bend) * (relative + 2 * u) + off) + 2 * u * np.where(smoothing > 0, wanted, 0.0)
+    return size * weight, (own + 5 * u * size) * weight
 
 
 def _ce_gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> dict[str, Numbers]:
@@ -87,7 +101,7 @@ def _projection(i: Inputs, u: float) -> tuple[Numbers, Numbers]:
 
 def _linear_forward(i: Inputs, o: Any, y: Numbers, u: float) -> Numbers:
     logits, error = _projection(i, u)
-    return _mean_or_none(_row_errors(logits, error, i["targets"], u), y, i["targets"], o, u)
+    return _mean_or_none(_row_errors(logits, error, i["targets"], o, u), y, i["targets"], o, u)
 
 
 def _linear_gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> dict[str, Numbers]:
@@ -111,6 +125,28 @@ CASES: list[Case] = [
     *(Case("cross_entropy", f"vocab{n}", _logits(3, n)) for n in (15, 16, 17, 31, 63, 127, 129, 1031)),
     Case("cross_entropy", "shares", _logits(131, 263), {"reduction": "none"}, shares=True),
     Case("cross_entropy", "shares-mean", _logits(131, 263), shares=True),
+    Case("cross_entropy", "smooth", _logits(5, 6), {"label_smoothing": 0.1}, small=True),
+    Case("cross_entropy", "uniform", _logits(4, 6), {"label_smoothing": 1.0, "reduction": "none"}, small=True),
+    Case("cross_entropy", "z", _logits(5, 6), {"z_loss": 0.01}, small=True),
+    Case(
+        "cross_entropy",
+        "smooth-z",
+        _logits(4, 6),
+        {"label_smoothing": 0.2, "z_loss": 0.1, "reduction": "none"},
+        small=True,
+    ),
+    Case("cross_entropy", "smooth-z-large", _logits(5, 65, spread=50.0), {"label_smoothing": 0.1, "z_loss": 1e-4}),
+    Case("cross_entropy", "smooth-z-ignored", _logits(4, 6, 1.1), {"label_smoothing": 0.1, "z_loss": 1e-4}),
+    Case("cross_entropy", "smooth-z-vocab1", _logits(3, 1), {"label_smoothing": 0.1, "z_loss": 1e-4}),
+    Case("cross_entropy", "smooth-z-shares", _logits(131, 263), {"label_smoothing": 0.1, "z_loss": 1e-4}, shares=True),
+    Case("linear_cross_entropy", "smooth-z", _projected(5, 4, 3), {"label_smoothing": 0.1, "z_loss": 0.1}, small=True),
+    Case(
+        "linear_cross_entropy",
+        "smooth-z-shares",
+        _projected(131, 519, 67),
+        {"label_smoothing": 0.1, "z_loss": 1e-3},
+        shares=True,
+    ),
     Case("linear_cross_entropy", "3x5x2", _projected(3, 5, 2, 0.0), small=True),
     Case("linear_cross_entropy", "ignored", _projected(5, 4, 3, 0.5), small=True),
     Case("linear_cross_entropy", "all-ignored", _projected(5, 4, 3, 1.1)),
@@ -121,7 +157,7 @@ CASES: list[Case] = [
 ]
 RULES = {
     "cross_entropy": Rule(
-        lambda i, o, y, u: _mean_or_none(_row_errors(i["logits"], 0.0, i["targets"], u), y, i["targets"], o, u),
+        lambda i, o, y, u: _mean_or_none(_row_errors(i["logits"], 0.0, i["targets"], o, u), y, i["targets"], o, u),
         _ce_gradients,
     ),
     "linear_cross_entropy": Rule(_linear_forward, _linear_gradients),
@@ -174,6 +210,22 @@ ERRORS: list[ErrorCase] = [
             rf"{name}: `reduction` .*got sum",
         )
         for name in _TWO
+    ),
+    *(
+        ErrorCase(
+            name,
+            f"{option}-{value}",
+            lambda n=name, o=option, v=value: _call(n, int32_array(0, 1), **{o: v}),
+            ShapeError,
+            rf"{name}: `{option}` expected a .*number.*, got {value}",
+        )
+        for name in _TWO
+        for option, value in (
+            ("label_smoothing", -0.1),
+            ("label_smoothing", 1.5),
+            ("z_loss", -1.0),
+            ("z_loss", float("nan")),
+        )
     ),
     ErrorCase(
         "cross_entropy",

@@ -11,7 +11,7 @@ from microgpt import ops
 from microgpt.errors import DTypeError, ShapeError
 from microgpt.tensor import Tensor
 
-from .bounds import ELEMENTARY, Numbers, erf, gamma, sigmoid, sum_to, terms
+from .bounds import ELEMENTARY, U16, U32, Numbers, erf, gamma, sigmoid, sum_to, terms
 from .case import Case, ErrorCase, Inputs, Rule, array
 
 CASES: list[Case] = []
@@ -359,4 +359,45 @@ ERRORS += [
         "matmul", "mixed", lambda: ops.matmul(array((2, 3)), array((3, 2), "float64")), DTypeError, r"matmul: `b`"
     ),
     ErrorCase("matmul", "missing", lambda: ops.matmul(array((2, 3))), TypeError, r"matmul: .*`b`"),
+]
+
+
+# -- element type ------------------------------------------------------------------------------------------------------
+def _cast_bound(o: Any, x: Numbers, u: float) -> Numbers:
+    """Exact, except for float32 on its way to bfloat16 (and its gradient, which comes from there)."""
+    return U16 * np.abs(x) if u == U32 and o["dtype"] == "bfloat16" else 0 * x
+
+
+CASES += [
+    *(
+        Case(
+            "cast",
+            f"{dtype}-{label}",
+            normal(x=shape),
+            {"dtype": dtype},
+            small=label == "3x5",
+            shares=label == "shares",
+        )
+        for dtype in ("float32", "bfloat16")
+        for label, shape in (("3x5", (3, 5)), ("17", (17,)), ("0d", ()), ("empty", (0, 3)), ("shares", (41, 1009)))
+    )
+]
+RULES["cast"] = Rule(
+    lambda i, o, y, u: _cast_bound(o, y, u), lambda i, o, y, dy, u: {"x": _cast_bound(o, dy, u)}, lambda x, dtype: x
+)
+ERRORS += [
+    ErrorCase(
+        "cast",
+        "half",
+        lambda: ops.cast(array((2,)), "float16"),
+        DTypeError,
+        "cast: `dtype` expected float32 or bfloat16",
+    ),
+    ErrorCase(
+        "cast",
+        "int",
+        lambda: ops.cast(array((2,), "int32"), "float32"),
+        DTypeError,
+        "cast: `x` expected float32.*int32",
+    ),
 ]

@@ -30,6 +30,9 @@ LIBRARIES = {
     "click": None,
     "tqdm": None,
     "transformers": "parity",
+    "tensorboardX": "track",
+    "matplotlib": "plot",
+    "pyyaml": "yaml",
     "pytest": "test",
     "hypothesis": "test",
 }

@@ -5,42 +5,47 @@ from __future__ import annotations
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DataError
 from .common import Command, Option, say
 
 RULE = "---"  # between samples that have several lines
+PROMPT_LIMIT = 16 << 20  # bytes of a prompt file; far more than any context, and an endless file ends somewhere
 
 EXAMPLES = """\
 microgpt generate --num-samples 10
 microgpt generate --model runs/names-1 --prompt Em --num-samples 5 --seed 1
 microgpt generate --model my-model --prompt "Once upon a time" --max-tokens 500 --stream
+microgpt generate --model my-model --min-p 0.05 --repetition-penalty 1.1 --stop "The end"
+microgpt generate --model my-model --prompt-file story.txt
+echo "Once upon a time" | microgpt generate --model my-model --prompt-file -
 microgpt generate --temperature 0"""
 
 
 def _run(
     model: Path | None,
-    prompt: str,
+    prompt: str | None,
+    prompt_file: str | None,
     num_samples: int,
-    max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
     seed: int | None,
     stream: bool | None,
+    **options: Any,
 ) -> None:
     from .. import api
-    from ..engine.sampler import Sampling
+    from ..engine.config import GenerationConfig
 
+    if prompt is not None and prompt_file is not None:
+        raise ConfigError("give --prompt or --prompt-file, not both")
     if stream and num_samples != 1:
         raise ConfigError(f"--stream shows one sample as it is written, got --num-samples {num_samples}")
-    chosen = secrets.randbelow(2**32) if seed is None else seed
-    if num_samples < 1 or max_tokens < 1:
-        name, value = ("num-samples", num_samples) if num_samples < 1 else ("max-tokens", max_tokens)
-        raise ConfigError(f"--{name}: expected at least 1, got {value}")
-    Sampling(temperature, top_k, top_p, chosen)  # impossible values are told before the model is read
+    if not 1 <= num_samples <= api.MOST:
+        raise ConfigError(f"--num-samples: expected 1 to {api.MOST}, got {num_samples}")
+    options["seed"] = secrets.randbelow(2**32) if seed is None else seed
+    config = GenerationConfig(**options)  # impossible values are told before the model is read
+    start = (prompt or "") if prompt_file is None else _read(prompt_file)
     try:
         language_model = api.load(model)
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
@@ -48,23 +53,37 @@ def _run(
     if stream is None:
         stream = num_samples == 1 and sys.stdout.isatty()
     if stream:
-        pieces = language_model.stream(
-            prompt, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=chosen
-        )
+        pieces = language_model.stream(start, **options)
         first = next(pieces, "")  # what is wrong with the prompt is told before anything is shown
-        _tell(seed, chosen, temperature)
-        click.echo(prompt + first, nl=False)
+        _tell(seed, config.seed, config.temperature)
+        click.echo(start + first, nl=False)
         for piece in pieces:
             click.echo(piece, nl=False)
         click.echo()
         return
-    samples = language_model.generate_many(
-        prompt, num_samples, max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=chosen
-    )
-    texts = [prompt + each.text for each in samples]
-    _tell(seed, chosen, temperature)
+    samples = language_model.generate_many(start, num_samples, **options)
+    texts = [start + each.text for each in samples]
+    _tell(seed, config.seed, config.temperature)
     separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
     click.echo(separator.join(texts))
+
+
+def _read(name: str) -> str:
+    """The prompt in a file or, of "-", on stdin, without a byte order mark and the line end that `echo` writes."""
+    place = "stdin" if name == "-" else name
+    if name == "-" and sys.stdin is None:
+        raise DataError("stdin: expected a prompt, but it is closed")
+    with click.open_file(name, "rb") as file:
+        content: bytes = file.read(PROMPT_LIMIT + 1)
+    if len(content) > PROMPT_LIMIT:
+        raise DataError(f"{place}: expected a prompt of at most {PROMPT_LIMIT} bytes, got more")
+    try:
+        text = content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{place}: expected UTF-8, got byte 0x{content[error.start]:02x} at byte offset {error.start}"
+        ) from error
+    return text.removesuffix("\r\n" if text.endswith("\r\n") else "\n")
 
 
 def _tell(seed: int | None, chosen: int, temperature: float) -> None:
@@ -72,28 +91,45 @@ def _tell(seed: int | None, chosen: int, temperature: float) -> None:
         say(f"seed {chosen} (--seed {chosen} writes the same again)")
 
 
+TOKEN, END = "Which token", "Where a text ends"
+
 command = Command(
     "generate",
     callback=_run,
     params=[
         Option(["--model"], type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER",
                help="Model or run folder. [default: the newest run below ./runs]"),
-        Option(["--prompt"], default="", metavar="TEXT", help="What the samples begin with; it is printed too."),
+        Option(["--prompt"], metavar="TEXT", help="What the samples begin with; it is printed too."),
+        Option(["--prompt-file"], type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="FILE",
+               help="Read the prompt from a UTF-8 file, - is stdin; one line end at its end is left out."),
         Option(["--num-samples"], type=int, default=1, metavar="N",
                help="Samples to write. [default: 1]"),
-        Option(["--max-tokens"], type=int, default=256, metavar="N",
-               help="Most tokens of a sample; it ends earlier at the end token and at the model's context. "
-               "[default: 256]"),
-        Option(["--temperature"], type=float, default=0.8, metavar="X",
-               help="0 always takes the likeliest token, 1 samples what the model says, more is wilder. "
-               "[default: 0.8, a little safer than the model's own]"),
-        Option(["--top-k"], type=int, default=0, metavar="N", help="Sample among the N likeliest; 0 among all."),
-        Option(["--top-p"], type=float, default=1.0, metavar="P",
-               help="Sample among the likeliest tokens that make up this probability. [default: 1]"),
-        Option(["--seed"], type=int, metavar="N",
-               help="The same seed writes the same text. [default: a fresh one, told on stderr]"),
         Option(["--stream/--no-stream"], default=None,
                help="Show text as it is written. [default: one sample on a terminal]"),
+        Option(["--temperature"], type=float, default=0.8, metavar="X", section=TOKEN,
+               help="0 always takes the likeliest token, 1 samples what the model says, more is wilder. "
+               "[default: 0.8, a little safer than the model's own]"),
+        Option(["--top-k"], type=int, default=0, metavar="N", section=TOKEN,
+               help="Sample among the N likeliest; 0 among all."),
+        Option(["--top-p"], type=float, default=1.0, metavar="P", section=TOKEN,
+               help="Sample among the likeliest tokens that make up this probability. [default: 1]"),
+        Option(["--min-p"], type=float, default=0.0, metavar="P", section=TOKEN,
+               help="Sample among tokens at least P times as likely as the likeliest, say 0.05. [default: 0, off]"),
+        Option(["--repetition-penalty"], type=float, default=1.0, metavar="X", section=TOKEN,
+               help="Above 1 makes tokens of the prompt and the text less likely to come again, say 1.1. "
+               "[default: 1, off]"),
+        Option(["--presence-penalty"], type=float, default=0.0, metavar="X", section=TOKEN,
+               help="Taken from the score of each token written so far, -2 to 2. [default: 0]"),
+        Option(["--frequency-penalty"], type=float, default=0.0, metavar="X", section=TOKEN,
+               help="The same for each time that it was written. [default: 0]"),
+        Option(["--seed"], type=int, metavar="N", section=TOKEN,
+               help="The same seed writes the same text. [default: a fresh one, told on stderr]"),
+        Option(["--max-tokens"], type=int, default=256, metavar="N", section=END,
+               help="Most tokens of a sample; it ends earlier at the end token and at the model's context. "
+               "[default: 256]"),
+        Option(["--stop"], multiple=True, metavar="TEXT", section=END,
+               help="End before this text; may be given several times. It may begin in the prompt."),
+        Option(["--ignore-eos"], is_flag=True, section=END, help="Go on behind the end token."),
     ],
     examples=EXAMPLES,
     help="Write text with a trained model.\n\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from .sampler import Sampling, draw
 
 @dataclass(frozen=True)
 class Event:
-    """A new token of sequence `row`; `finish_reason` is set with its last one ("stop": the end token, "length")."""
+    """A new token of sequence `row`; `finish_reason` is set with its last one: "stop" or "length"."""
 
     row: int
     token: int
@@ -33,9 +33,11 @@ def generate_ids(
     max_tokens: int,
     stop_ids: Sequence[int] = (),
     first_row: int = 0,
+    ends: Callable[[int, int], bool] | None = None,
 ) -> Iterator[Event]:
     """Continue each prompt (at least one id) by up to `max_tokens`, or to the end of the model's context.
 
+    A row stops with an id of `stop_ids`, or where `ends(row, token)`, asked about every other token, says so.
     Rows draw their random numbers as number first_row, first_row + 1, ... Raises ShapeError for a prompt that is empty
     or longer than the context, ConfigError for max_tokens below 1.
     """
@@ -48,19 +50,19 @@ def generate_ids(
     longest = max((len(p) for p in prompts), default=0)
     states = ContiguousStates(model.state_specs(), len(prompts), min(context, longest + max_tokens))
     fresh: list[list[int]] = [list(p) for p in prompts]
-    produced = [0] * len(prompts)
+    written: list[list[int]] = [[] for _ in prompts]
     while any(fresh):
         active = [row for row, ids in enumerate(fresh) if ids]
         logits = forward_cached(model, fresh, states)
         lengths = states.lengths
         following: list[list[int]] = [[] for _ in prompts]
         for place, row in enumerate(active):
-            token = draw(logits[place], sampling, first_row + row, produced[row])
-            produced[row] += 1
+            token = draw(logits[place], sampling, first_row + row, len(written[row]), prompts[row], written[row])
+            written[row].append(token)
             reason = None
-            if token in stop_ids:
+            if token in stop_ids or (ends is not None and ends(row, token)):
                 reason = "stop"
-            elif produced[row] == max_tokens or lengths[row] == context:
+            elif len(written[row]) == max_tokens or lengths[row] == context:
                 reason = "length"
             else:
                 following[row] = [token]

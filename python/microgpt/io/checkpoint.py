@@ -23,7 +23,7 @@ from microgpt.io.files import preflight
 __all__ = ["RunFolder", "find_newest_run", "preflight", "verify"]
 
 _STEP = re.compile(r"step-(0|[1-9][0-9]{0,17})")
-_TEMP = re.compile(r"(step-[0-9]+|latest|best)\.(tmp|old)\.([0-9]{1,10})\.[0-9a-f]+")
+_TEMP = re.compile(r"(step-[0-9]+|latest|best|config\.toml)\.(tmp|old)\.([0-9]{1,10})\.[0-9a-f]+")
 
 
 def verify(folder: Path | str) -> dict[str, Any]:

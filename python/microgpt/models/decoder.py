@@ -20,7 +20,10 @@ Array = k.Array
 
 
 class Decoder(Module):
-    """A decoder-only language model over packed tokens. `dtype` is float32, or float64 for gradient checks."""
+    """A decoder-only language model over packed tokens. `dtype` is float32, bfloat16, or float64 for gradient checks.
+
+    A bfloat16 model sums in float32, and its losses, logits and parameter gradients are float32.
+    """
 
     def __init__(self, config: ModelConfig, dtype: str = "float32", seed: int = 0) -> None:
         self.config = config
@@ -64,16 +67,19 @@ class Decoder(Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(T, D) -> (T, V)."""
-        y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias)
+        y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias, wide_out=True)
         return y
 
-    def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean") -> Tensor:
-        """Next-token cross-entropy in nats; targets (T) int32, negative ones are ignored."""
+    def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean", **options: float) -> Tensor:
+        """Next-token cross-entropy in nats; targets (T) int32, negative ones are ignored.
+
+        `options`: label_smoothing and z_loss of ops.cross_entropy.
+        """
         hidden = self.hidden(tokens, ctx)
         if self.head_bias is not None:
-            y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction)
+            y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction, **options)
         else:
-            y = ops.linear_cross_entropy(hidden, self.head_weight, targets, reduction=reduction)
+            y = ops.linear_cross_entropy(hidden, self.head_weight, targets, reduction=reduction, **options)
         return y
 
     def flops_per_token(self, context: int) -> int:

@@ -90,7 +90,8 @@ def load_decoder(folder: Path, dtype: str | None = None) -> Decoder:
     if family.rules is not None:
         arrays = from_file(family.rules(config), arrays, str(path), family.optional(config))
     stored = {str(array.dtype) for array in arrays.values()}
-    chosen = dtype or ("float64" if stored == {"float64"} else "float32")
+    kept = stored.pop() if len(stored) == 1 else "float32"
+    chosen = dtype or (kept if kept in ("float64", "bfloat16") else "float32")
     model = Decoder(config, dtype=chosen)
     try:
         model.load_arrays(arrays)

@@ -13,13 +13,16 @@ import numpy.typing as npt
 from .. import _kernels as k
 from ..errors import ConfigError
 from ..filters import Filter, matches
-from ..tensor import Tensor
+from ..tensor import Tensor, numpy_dtype, wide
 
 M = TypeVar("M", bound="Module")
 
 
 class Parameter(Tensor):
-    """A tensor that training changes. `std` is the spread of its normal initial values, `fill` a constant instead."""
+    """A tensor that training changes. `std` is the spread of its normal initial values, `fill` a constant instead.
+
+    The gradient of a bfloat16 parameter is float32.
+    """
 
     __slots__ = ("fill", "std")
 
@@ -91,17 +94,21 @@ class Module:
             parts += [f"wrong shapes: {'; '.join(wrong)}"] * bool(wrong)
             raise ConfigError("weights do not fit the model: " + "; ".join(parts))
         for name, parameter in own.items():
-            value = np.ascontiguousarray(arrays[name], dtype=parameter.dtype)
+            value = np.ascontiguousarray(arrays[name], dtype=numpy_dtype(parameter.dtype))
             parameter.data.copy_from(value)
 
     def initialize(self, seed: int) -> None:
-        """Draw initial values: each parameter from its own stream, keyed by the seed and its name."""
+        """Draw initial values: each parameter from its own stream, keyed by the seed and its name.
+
+        Values of bfloat16 are those of float32, rounded.
+        """
         for name, parameter in self.named_parameters():
             if parameter.std is None:
                 k.fill(parameter.data, parameter.fill)
             else:
                 values = normal(parameter.size, seed, name) * parameter.std
-                parameter.data.copy_from(values.astype(parameter.dtype).reshape(parameter.shape))
+                values = values.astype(wide(parameter.dtype)).astype(numpy_dtype(parameter.dtype))
+                parameter.data.copy_from(values.reshape(parameter.shape))
 
 
 def normal(count: int, seed: int, name: str) -> npt.NDArray[np.float64]:

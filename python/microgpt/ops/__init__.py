@@ -3,6 +3,7 @@
 from .attention import attention
 from .basic import (
     add,
+    cast,
     concat,
     cos,
     div,
@@ -41,6 +42,7 @@ __all__ = [
     "activation",
     "add",
     "attention",
+    "cast",
     "checkpoint",
     "concat",
     "cos",

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from .. import _kernels as k
-from ..tensor import Tensor
+from ..tensor import Tensor, wide
 from . import basic
 from .layers import composed_softmax
-from .op import Cost, check, check_float, check_int32, elements_bytes, op
+from .op import Cost, check, check_float, check_int32, check_wide, elements_bytes, item_bytes, op
 
 Array = k.Array
 Needs = list[bool] | None
@@ -39,7 +39,8 @@ def attention(
     `scale` defaults to 1/sqrt(K). `window` keeps keys nearer than that many positions. `soft_cap` bounds scores by
     cap * tanh(score / cap) (Gemma 2). `alibi` (H) are slopes of the distance (Press et al. 2022, arXiv:2108.12409).
     """
-    check_float("attention", q=q, k=keys, v=values, alibi=alibi)
+    check_float("attention", q=q, k=keys, v=values)
+    check_wide("attention", q, alibi=alibi)
     check_int32("attention", q_start=q_start, k_start=k_start, k_len=k_len)
     check(q.ndim == 3, "attention", "q", "three axes (tokens, heads, width)", q.shape)
     check(keys.ndim == 3 and keys.shape[2] == q.shape[2], "attention", "k", f"(keys, heads, {q.shape[2]})", keys.shape)
@@ -69,7 +70,7 @@ def attention(
         "alibi": alibi,
     }
     o = k.empty((q.shape[0], heads, values.shape[2]), q.dtype)
-    lse = k.empty((heads, q.shape[0]), q.dtype) if needs else None
+    lse = k.empty((heads, q.shape[0]), wide(q.dtype)) if needs else None
     k.attention(q, keys, values, o, lse=lse, **settings)
     return o, (q, keys, values, o, lse, settings)
 
@@ -79,13 +80,17 @@ def _(saved: Any, dy: Array, dq: Any, dk: Any, dv: Any) -> None:
     q, keys, values, o, lse, settings = saved
     # The kernel computes the three together; a gradient that nobody asked for goes to a scratch array.
     outputs: dict[str, Any] = {}
-    for name, slot, like in (("dq", dq, q), ("dk", dk, keys), ("dv", dv, values)):
-        array, add_to = (k.empty_like(like), False) if slot is None else slot.target()
+    slots = (("dq", dq, q), ("dk", dk, keys), ("dv", dv, values))
+    for name, slot, like in slots:
+        array, add_to = (k.empty_like(like), False) if slot is None else slot.target(q.dtype)
         if slot is not None and not add_to and name != "dq":
             k.fill(array, 0.0)  # keys outside every sequence have gradient zero
         outputs[name] = array
         outputs[f"accumulate_{name}"] = add_to
     k.attention_backward(q, keys, values, o, lse, dy, **outputs, **settings)
+    for name, slot, _like in slots:
+        if slot is not None:
+            slot.settle(outputs[name])
 
 
 @attention.cost
@@ -95,7 +100,7 @@ def _(q: Any, keys: Any, values: Any, q_start: Any, k_start: Any, k_len: Any, sc
     rows, heads, width = q.shape
     seen = min(keys.shape[0], window or keys.shape[0])
     pairs = rows * seen // (2 if causal and window is None and rows == keys.shape[0] else 1)
-    item = 8 if q.dtype == "float64" else 4
+    item = item_bytes(q.dtype)
     flops = 2 * heads * pairs * (width + values.shape[2])
     return Cost(flops, elements_bytes(q, keys, values) + rows * heads * values.shape[2] * item)
 

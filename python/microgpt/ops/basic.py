@@ -7,12 +7,35 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import _kernels as k
-from ..errors import ShapeError
+from ..errors import DTypeError, ShapeError
 from . import raw
-from .op import Cost, Op, check, check_float, elements_bytes, op
+from .op import Cost, Op, check, check_float, elements_bytes, item_bytes, op
 
 Array = k.Array
 Needs = list[bool] | None
+
+
+# -- element type ---------------------------------------------------------------------------------------------------
+@op("x")
+def cast(x: Array, dtype: str, needs: Needs = None) -> Any:
+    """x as `dtype`, float32 or bfloat16 (rounded to nearest even); its gradient is converted back.
+
+    float64, which is for checks, stays as it is. Raises DTypeError for other types.
+    """
+    check_float("cast", x=x)
+    if dtype not in ("float32", "bfloat16"):
+        raise DTypeError(f"cast: `dtype` expected float32 or bfloat16, got {dtype}")
+    return (x if x.dtype in (dtype, "float64") else raw.cast(x, dtype)), x.dtype
+
+
+@cast.backward
+def _(saved: Any, dy: Array, dx: Any) -> None:
+    dx.take(dy if dy.dtype == saved or dx.dtype != saved else raw.cast(dy, saved))
+
+
+@cast.cost
+def _(x: Any, dtype: str) -> Cost:
+    return Cost(0, x.size * (item_bytes(x.dtype) + item_bytes(dtype)))
 
 
 # -- element-wise of two ---------------------------------------------------------------------------------------------
@@ -161,7 +184,7 @@ for _op in (add, sub, mul, div, maximum, minimum):
         n = 1
         for size in raw.broadcast_shape("cost", a.shape, b.shape):
             n *= size
-        return Cost(n, elements_bytes(a, b) + n * (8 if a.dtype == "float64" else 4))
+        return Cost(n, elements_bytes(a, b) + n * item_bytes(a.dtype))
 
 
 # -- reductions --------------------------------------------------------------------------------------------------------
@@ -308,11 +331,12 @@ def slice(x: Array, index: Any, needs: Needs = None) -> Any:
 @slice.backward
 def _(saved: Any, dy: Array, dx: Any) -> None:
     _, shape, stride, offset = saved
-    array, accumulate = dx.target()
+    array, accumulate = dx.target(dy.dtype)
     if not accumulate:
         k.fill(array, 0.0)
     if dy.size:
         k.copy(array, dy, shape, stride, offset, to_x=True, accumulate=True)
+    dx.settle(array)
 
 
 @op("parts")
@@ -409,5 +433,5 @@ def _(saved: Any, dy: Array, da: Any, db: Any) -> None:
 @matmul.cost
 def _(a: Any, b: Any) -> Cost:
     batch, m, n, inner, _ = _matmul_sizes(a, b)
-    width = 8 if a.dtype == "float64" else 4
+    width = item_bytes(a.dtype)
     return Cost(2 * batch * m * n * inner, elements_bytes(a, b) + batch * m * n * width)

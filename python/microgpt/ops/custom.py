@@ -118,8 +118,8 @@ class _Leaf(Slot):
         super().__init__(real.shape, real.dtype)
         self.real = real
 
-    def target(self) -> tuple[Array, bool]:
-        return self.real.target()
+    def target(self, dtype: str | None = None) -> tuple[Array, bool]:
+        return self.real.target(dtype)
 
     def take(self, gradient: Array) -> None:
         self.real.take(gradient)

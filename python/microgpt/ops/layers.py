@@ -10,9 +10,9 @@ from typing import Any
 from .. import _kernels as k
 from ..autograd import Slot
 from ..errors import ConfigError, nearest
-from ..tensor import Tensor, full
+from ..tensor import Tensor, full, wide
 from . import basic, raw
-from .op import Cost, check, check_float, check_int32, elements_bytes, op
+from .op import Cost, check, check_float, check_int32, check_wide, elements_bytes, item_bytes, op
 
 Array = k.Array
 Needs = list[bool] | None
@@ -35,11 +35,13 @@ def linear(
     bias: Array | None = None,
     residual: Array | None = None,
     act: str = "none",
+    wide_out: bool = False,
     needs: Needs = None,
 ) -> Any:
     """residual + act(x @ weight.T + bias) in one pass over the output.
 
     x (..., K), weight (N, K), bias (N), residual and result (..., N). `act`: none, gelu, gelu_tanh, relu, relu2, silu.
+    `wide_out`: the result of bfloat16 is float32, as it was summed (for logits).
     """
     check_float("linear", x=x, weight=weight, bias=bias, residual=residual)
     check(weight.ndim == 2, "linear", "weight", "two axes (out, in)", weight.shape)
@@ -50,7 +52,7 @@ def linear(
     check(residual is None or residual.shape == shape, "linear", "residual", shape, residual and residual.shape)
     code = act_code(act)
     rows = y_rows(shape)
-    y = k.empty(shape, x.dtype)
+    y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
     pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
     k.gemm(x, weight, y, rows, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)
     return y, (x, weight, pre, code)
@@ -69,12 +71,14 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) 
     x, weight, pre, code = saved
     n, inner = weight.shape
     rows = y_rows(dy.shape)
+    if dy.dtype != x.dtype:
+        dy = raw.cast(dy, x.dtype)
     dz = dy
     if code and (dx is not None or dweight is not None or dbias is not None):
         dz = dy if dresidual is None else k.empty_like(dy)  # dy may be overwritten unless the residual takes it
         k.act_backward(pre, dy, dz, code)
     if dx is not None:
-        array, add_to = dx.target()
+        array, add_to = dx.target()  # products and sums write bfloat16 or float32, whichever the slot has
         k.gemm(dz, weight, array, rows, inner, n, accumulate=add_to)
     if dweight is not None:
         array, add_to = dweight.target()
@@ -87,16 +91,21 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) 
 
 
 @linear.cost
-def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "none") -> Cost:
+def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "none", wide_out: bool = False) -> Cost:
     n, inner = weight.shape
     rows = y_rows(x.shape)
-    width = 8 if x.dtype == "float64" else 4
+    width = item_bytes(wide(x.dtype) if wide_out else x.dtype)
     return Cost(2 * rows * n * inner, elements_bytes(x, weight, bias, residual) + rows * n * width)
 
 
 @linear.composed
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, act: str = "none"
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "none",
+    wide_out: bool = False,
 ) -> Tensor:
     y = x.reshape(y_rows(x.shape), x.shape[-1]) @ weight.permute(1, 0)
     y = y.reshape(*x.shape[:-1], weight.shape[0])
@@ -121,13 +130,14 @@ def embedding(table: Array, ids: Array, needs: Needs = None) -> Any:
 @embedding.backward
 def _(saved: Any, dy: Array, dtable: Any) -> None:
     ids, width = saved
-    array, add_to = dtable.target()
+    array, add_to = dtable.target(wide(dy.dtype))
     k.embedding_backward(dy, ids, array, width, accumulate=add_to)
+    dtable.settle(array)
 
 
 @embedding.cost
 def _(table: Any, ids: Any) -> Cost:
-    width = 8 if table.dtype == "float64" else 4
+    width = item_bytes(table.dtype)
     return Cost(0, 2 * ids.size * table.shape[1] * width + 4 * ids.size)
 
 
@@ -151,10 +161,15 @@ def _check_norm(name: str, x: Array, weight: Array | None, bias: Array | None) -
 def _norm_backward(saved: Any, dy: Array, dx: Slot | None, dweight: Slot | None, dbias: Slot | None) -> None:
     x, weight, mean, rstd, cols = saved
     outputs: dict[str, Any] = {}
-    for name, slot in (("dx", dx), ("dweight", dweight), ("dbias", dbias)):
+    slots = {"dx": dx, "dweight": dweight, "dbias": dbias}
+    for name, slot in slots.items():
         if slot is not None:
-            outputs[name], outputs[f"accumulate_{name}"] = slot.target()
+            dtype = x.dtype if name == "dx" else wide(x.dtype)
+            outputs[name], outputs[f"accumulate_{name}"] = slot.target(dtype)
     k.norm_backward(dy, x, rstd, cols, weight=weight, mean=mean, **outputs)
+    for name, slot in slots.items():
+        if slot is not None:
+            slot.settle(outputs[name])
 
 
 @op("x", "weight", "bias")
@@ -164,7 +179,7 @@ def layer_norm(
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
     cols = _check_norm("layer_norm", x, weight, bias)
     y, rows = k.empty_like(x), x.size // cols
-    mean, rstd = k.empty((rows,), x.dtype), k.empty((rows,), x.dtype)
+    mean, rstd = k.empty((rows,), wide(x.dtype)), k.empty((rows,), wide(x.dtype))
     k.norm(x, y, rstd, cols, eps, weight=weight, bias=bias, mean=mean)
     return y, (x, weight, mean, rstd, cols)
 
@@ -187,7 +202,7 @@ def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6, needs: Ne
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467)."""
     cols = _check_norm("rms_norm", x, weight, None)
     y = k.empty_like(x)
-    rstd = k.empty((x.size // cols,), x.dtype)
+    rstd = k.empty((x.size // cols,), wide(x.dtype))
     k.norm(x, y, rstd, cols, eps, weight=weight)
     return y, (x, weight, None, rstd, cols)
 
@@ -227,8 +242,9 @@ def activation(x: Array, act: str = "gelu", needs: Needs = None) -> Any:
 @activation.backward
 def _(saved: Any, dy: Array, dx: Any) -> None:
     x, code = saved
-    array, add_to = dx.target()
+    array, add_to = dx.target(x.dtype)
     k.act_backward(x, dy, array, code, accumulate=add_to)
+    dx.settle(array)
 
 
 @activation.cost
@@ -271,10 +287,14 @@ def glu(gate: Array, up: Array, act: str = "silu", needs: Needs = None) -> Any:
 def _(saved: Any, dy: Array, dgate: Any, dup: Any) -> None:
     gate, up, code = saved
     outputs: dict[str, Any] = {}
-    for name, slot in (("dgate", dgate), ("dup", dup)):
+    slots = {"dgate": dgate, "dup": dup}
+    for name, slot in slots.items():
         if slot is not None:
-            outputs[name], outputs[f"accumulate_{name}"] = slot.target()
+            outputs[name], outputs[f"accumulate_{name}"] = slot.target(gate.dtype)
     k.glu_backward(gate, up, dy, code, **outputs)
+    for name, slot in slots.items():
+        if slot is not None:
+            slot.settle(outputs[name])
 
 
 @glu.cost
@@ -297,9 +317,11 @@ def rope(
 ) -> Any:
     """Rotate x (T, H, K) by the angles of cos, sin (P, half) at positions (T) int32; 2 * half <= K, the rest is copied.
 
-    Su et al. 2021, arXiv:2104.09864. `interleaved` pairs components (2i, 2i+1) instead of (i, i + half).
+    Su et al. 2021, arXiv:2104.09864. `interleaved` pairs components (2i, 2i+1) instead of (i, i + half). Beside
+    bfloat16 x the tables are float32.
     """
-    check_float("rope", x=x, cos=cos, sin=sin)
+    check_float("rope", x=x)
+    check_wide("rope", x, cos=cos, sin=sin)
     check_int32("rope", positions=positions)
     check(x.ndim == 3, "rope", "x", "three axes (tokens, heads, head width)", x.shape)
     check(positions.size == x.shape[0], "rope", "positions", f"{x.shape[0]} tokens", positions.size)
@@ -314,9 +336,10 @@ def rope(
 @rope.backward
 def _(saved: Any, dy: Array, dx: Any) -> None:
     positions, cos, sin, interleaved = saved
-    array, add_to = dx.target()
+    array, add_to = dx.target(dy.dtype)
     k.rope(dy, positions, cos, sin, array, dy.shape[1], dy.shape[2], cos.shape[1], interleaved,
            inverse=True, accumulate=add_to)  # fmt: skip
+    dx.settle(array)
 
 
 @rope.cost
@@ -363,8 +386,9 @@ def softmax(x: Array, scale: float = 1.0, needs: Needs = None) -> Any:
 @softmax.backward
 def _(saved: Any, dy: Array, dx: Any) -> None:
     y, scale = saved
-    array, add_to = dx.target()
+    array, add_to = dx.target(y.dtype)
     k.softmax_backward(y, dy, array, y.shape[-1], scale, accumulate=add_to)
+    dx.settle(array)
 
 
 @softmax.cost
@@ -397,8 +421,9 @@ def dropout(x: Array, p: float, step: Array, seed: int, stream: int = 0, needs: 
 @dropout.backward
 def _(saved: Any, dy: Array, dx: Any) -> None:
     p, step, seed, stream = saved
-    array, add_to = dx.target()
+    array, add_to = dx.target(dy.dtype)
     k.dropout(dy, array, step, p, seed, stream, accumulate=add_to)
+    dx.settle(array)
 
 
 @dropout.cost

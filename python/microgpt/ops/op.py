@@ -26,7 +26,7 @@ from .. import _kernels as k
 from ..autograd import Entry, Slot, is_grad_enabled
 from ..errors import DTypeError, ShapeError
 from ..registry import Registry
-from ..tensor import Tensor, as_array
+from ..tensor import Tensor, as_array, wide
 
 Array = k.Array
 
@@ -147,12 +147,20 @@ def check_float(name: str, **arrays: Array | None) -> None:
     for argument, array in arrays.items():
         if array is None:
             continue
-        if array.dtype not in ("float32", "float64"):
-            raise DTypeError(f"{name}: `{argument}` expected float32 or float64, got {array.dtype}")
+        if array.dtype not in ("float32", "float64", "bfloat16"):
+            raise DTypeError(f"{name}: `{argument}` expected float32, float64 or bfloat16, got {array.dtype}")
         if first is None:
             first = (argument, array.dtype)
         elif array.dtype != first[1]:
             raise DTypeError(f"{name}: `{argument}` expected {first[1]} like `{first[0]}`, got {array.dtype}")
+
+
+def check_wide(name: str, like: Array, **arrays: Array | None) -> None:
+    """All given arrays must be of the type that goes with `like`: float32 beside bfloat16, else the same."""
+    expected = wide(like.dtype)
+    for argument, array in arrays.items():
+        if array is not None and array.dtype != expected:
+            raise DTypeError(f"{name}: `{argument}` expected {expected} beside {like.dtype}, got {array.dtype}")
 
 
 def check_int32(name: str, **arrays: Array | None) -> None:
@@ -164,5 +172,9 @@ def check_int32(name: str, **arrays: Array | None) -> None:
 
 def elements_bytes(*arrays: Any) -> int:
     """Bytes of the given arrays or tensors, None counting nothing."""
-    width = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "uint8": 1}
-    return sum(a.size * width[a.dtype] for a in arrays if a is not None)
+    return sum(a.size * item_bytes(a.dtype) for a in arrays if a is not None)
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of one element."""
+    return {"float32": 4, "float64": 8, "bfloat16": 2, "int32": 4, "int64": 8, "uint8": 1}[dtype]

@@ -25,6 +25,13 @@ def unary(name: str, x: Array) -> Array:
     return y
 
 
+def cast(x: Array, dtype: str) -> Array:
+    """x as float32 or bfloat16, whichever it is not."""
+    y = k.empty(x.shape, dtype)
+    k.cast(x, y)
+    return y
+
+
 def strides(shape: Sequence[int]) -> list[int]:
     """Row-major strides in elements."""
     result = [1] * len(shape)

@@ -12,6 +12,7 @@ from .. import _kernels as k
 from ..errors import ConfigError
 from ..filters import Filter, matches
 from ..nn.module import Module, Parameter
+from ..tensor import wide
 
 Array = k.Array
 
@@ -48,13 +49,19 @@ class Arenas:
     """Moves a model's parameters into one array and points their gradient slots into another.
 
     Every parameter belongs to the first group that selects it; raises ConfigError for one that none selects.
+    Of bfloat16 parameters `params` holds float32 masters, which are updated, and `rounded` the bfloat16 copies that the
+    model computes with (Micikevicius et al. 2018, arXiv:1710.03740, section 3.1); otherwise `rounded` is None.
     """
 
     def __init__(self, model: Module, groups: Sequence[Group]) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not named:
             raise ConfigError("there is nothing to train: no parameter requires a gradient")
-        self.dtype = named[0][1].dtype
+        stored = named[0][1].dtype
+        for name, parameter in named:
+            if parameter.dtype != stored:
+                raise ConfigError(f"parameter {name!r}: expected {stored} like the others, got {parameter.dtype}")
+        self.dtype = wide(stored)
         buckets: list[list[tuple[str, Parameter]]] = [[] for _ in groups]
         for name, parameter in named:
             for bucket, group in zip(buckets, groups, strict=True):
@@ -75,21 +82,27 @@ class Arenas:
                 self.segments.append(Segment(group, start, offset))
         self.size = offset
         self.params = self.new()
+        self.rounded = None if stored == self.dtype else self.new(stored)
         self.grads = self.new()
         self.slots = []
         for bucket in buckets:
             for name, parameter in bucket:
                 place, shape = self.places[name]
                 view = self.params.view(shape, place)
-                k.axpy(parameter.data, view)
+                if self.rounded is None:
+                    k.axpy(parameter.data, view)
+                else:
+                    k.cast(parameter.data, view)
+                    view = self.rounded.view(shape, place)
+                    k.axpy(parameter.data, view)
                 parameter.data = view
                 assert parameter.slot is not None
                 parameter.slot.array = self.grads.view(shape, place)
                 self.slots.append(parameter.slot)
 
-    def new(self) -> Array:
+    def new(self, dtype: str | None = None) -> Array:
         """Another arena of the same layout, zeroed (the padding must stay finite)."""
-        array = k.empty((self.size,), self.dtype)
+        array = k.empty((self.size,), dtype or self.dtype)
         k.fill(array, 0.0)
         return array
 

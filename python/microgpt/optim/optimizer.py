@@ -22,7 +22,8 @@ class Optimizer:
     """Updates a model's parameters. `max_norm` clips the global gradient norm; 0 does not clip.
 
     A step is: feed(step, lr), the loss and its backward, launch(loss). launch() only launches kernels, so it can be
-    recorded. When the loss or the gradient norm is not finite nothing is updated; finite() tells.
+    recorded. When the loss or the gradient norm is not finite nothing is updated; finite() tells. Parameters of bfloat16
+    have float32 masters (see Arenas), which are part of the state.
     """
 
     def __init__(self, model: Module, rule: UpdateRule, groups: Sequence[Group], max_norm: float = 0.0) -> None:
@@ -54,7 +55,8 @@ class Optimizer:
             size, start = segment.stop - segment.start, segment.start
             param, grad = arenas.params.view((size,), start), arenas.grads.view((size,), start)
             state = {name: array.view((size,), start) for name, array in self.state.items()}
-            self.rule.apply(param, grad, state, segment.group, self._hyper, self.step, self._control)
+            rounded = None if arenas.rounded is None else arenas.rounded.view((size,), start)
+            self.rule.apply(param, grad, state, segment.group, self._hyper, self.step, self._control, rounded)
         arenas.forget_gradients()
 
     def finite(self) -> bool:
@@ -66,10 +68,11 @@ class Optimizer:
         return self._control.item(0)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The state by slot and parameter name, for checkpoints."""
+        """The state by slot and parameter name, for checkpoints; with the float32 masters as slot "master"."""
+        arenas = self.state if self.arenas.rounded is None else {**self.state, "master": self.arenas.params}
         return {
             f"{slot}.{name}": self.arenas.view(arena, name).numpy()
-            for slot, arena in self.state.items()
+            for slot, arena in arenas.items()
             for name in self.arenas.places
         }
 
@@ -83,3 +86,5 @@ class Optimizer:
             if view.shape != arrays[name].shape:
                 raise CheckpointError(f"optimizer state {name}: expected {view.shape}, got {arrays[name].shape}")
             view[...] = arrays[name]
+        if self.arenas.rounded is not None:
+            k.cast(self.arenas.params, self.arenas.rounded)

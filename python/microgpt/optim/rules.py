@@ -27,8 +27,12 @@ class UpdateRule(Protocol):
         hyper: Array,
         step: Array,
         control: Array,
+        rounded: Array | None = None,
     ) -> None:
-        """One step; reads the learning rate from hyper[0], the step number from step[0], clipping from control."""
+        """One step; reads the learning rate from hyper[0], the step number from step[0], clipping from control.
+
+        `rounded`, if given, receives a bfloat16 copy of the new parameters.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,11 @@ class AdamW:
         hyper: Array,
         step: Array,
         control: Array,
+        rounded: Array | None = None,
     ) -> None:
         """See UpdateRule."""
         k.adamw(param, grad, state["m"], state["v"], hyper, step, self.beta1, self.beta2, self.eps,
-                group.weight_decay, group.lr_scale, control)  # fmt: skip
+                group.weight_decay, group.lr_scale, control, rounded)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,11 @@ class Sgd:
         hyper: Array,
         step: Array,
         control: Array,
+        rounded: Array | None = None,
     ) -> None:
         """See UpdateRule."""
         k.sgd(param, grad, hyper, step, self.momentum, group.weight_decay, group.lr_scale, self.nesterov,
-              state["momentum"], control)  # fmt: skip
+              state["momentum"], control, rounded)  # fmt: skip
 
 
 RULES: Registry[type] = Registry("optimizer")

@@ -16,4 +16,4 @@ class KVSpec:
 
     def bytes_per_token(self) -> int:
         """Memory of one token."""
-        return self.kv_heads * (self.k_dim + self.v_dim) * (8 if self.dtype == "float64" else 4)
+        return self.kv_heads * (self.k_dim + self.v_dim) * {"float64": 8, "float32": 4, "bfloat16": 2}[self.dtype]

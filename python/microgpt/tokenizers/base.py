@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import operator
 import os
@@ -75,6 +76,12 @@ class Tokenizer(ABC):
                 checked.append(token)
         return self._decode(checked)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the vocabulary and of what begins and ends a document."""
+        content = self._files()["tokenizer.json"] + f"\n{self.bos_id} {self.eos_id}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
     def save(self, folder: Path | str) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, which transformers loads too;
         StorageError.
@@ -92,6 +99,8 @@ class Tokenizer(ABC):
     def load(folder: Path | str) -> Tokenizer:
         """The tokenizer of a model folder: ``tokenizer.json`` and, if there, ``tokenizer_config.json``.
 
+        A file is taken for the tokenizer.json.
+
         A character vocabulary needs no library; all others need `tokenizers` (MissingExtraError).
         Raises TokenizerError when a file is missing, truncated or inconsistent.
         """
@@ -99,7 +108,8 @@ class Tokenizer(ABC):
         from microgpt.tokenizers.hub import HubTokenizer
 
         folder = Path(folder)
-        path = folder / "tokenizer.json"
+        path = folder if folder.is_file() else folder / "tokenizer.json"
+        folder = path.parent
         text = _read(path)
         content = _parse(path, text)
         config_path = folder / "tokenizer_config.json"

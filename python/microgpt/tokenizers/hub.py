@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from microgpt.errors import MissingExtraError, TokenizerError
 from microgpt.tokenizers.base import Tokenizer, token_text
@@ -28,13 +30,13 @@ class HubTokenizer(Tokenizer):
                 f"{where}: this vocabulary needs the 'tokenizers' library; pip install tokenizers"
             ) from error
         self._text, self._config = text, config
-        self._library = _guard(f"{where}: broken", lambda: tokenizers.Tokenizer.from_str(text))
+        self._library = guard(f"{where}: broken", lambda: tokenizers.Tokenizer.from_str(text))
         # Truncation or padding asked for by the file would change text behind the caller's back.
         self._library.no_truncation()
         self._library.no_padding()
         # Text is content: "<|endoftext|>" typed by a user is not the control token.
         self._library.encode_special_tokens = True
-        vocab = _guard(f"{where}: broken", lambda: self._library.get_vocab(with_added_tokens=True))
+        vocab = guard(f"{where}: broken", lambda: self._library.get_vocab(with_added_tokens=True))
         last = max(vocab.values(), default=-1)
         if not 0 <= last < _VOCAB_LIMIT:
             raise TokenizerError(f"{where}: expected 1 to {_VOCAB_LIMIT} ids, found {last + 1}")
@@ -54,24 +56,38 @@ class HubTokenizer(Tokenizer):
         self.max_length = length if type(length) is int else None
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = _guard(
+        ids: list[int] = guard(
             "cannot encode this text", lambda: self._library.encode(text, add_special_tokens=False).ids
         )
         return ids
 
+    def encode_many(
+        self, texts: Sequence[str], add_bos: bool = False, add_eos: bool = False
+    ) -> list[np.ndarray[Any, np.dtype[np.int32]]]:
+        """The ids of each text as int32 arrays, by the library's threads; raises TokenizerError naming the text."""
+        bos, eos = self._edge("bos", add_bos), self._edge("eos", add_eos)
+        try:
+            found = guard("", lambda: self._library.encode_batch_fast(list(texts), add_special_tokens=False))
+        except TokenizerError:
+            return super().encode_many(texts, add_bos, add_eos)  # one by one, to find which it was
+        return [np.array([*bos, *each.ids, *eos], np.int32) for each in found]
+
     def _decode(self, ids: list[int]) -> str:
-        text: str = _guard("cannot decode", lambda: self._library.decode(ids, skip_special_tokens=False))
+        text: str = guard("cannot decode", lambda: self._library.decode(ids, skip_special_tokens=False))
         return text
 
     def _has(self, token: int) -> bool:
         return 0 <= token < self.vocab_size if self._present is None else token in self._present
 
     def _files(self) -> dict[str, str]:
-        config = json.dumps(self._config, ensure_ascii=False, indent=2) + "\n"
-        return {"tokenizer.json": self._text, "tokenizer_config.json": config}
+        config = self._config if self.max_length is None else {**self._config, "model_max_length": self.max_length}
+        return {
+            "tokenizer.json": self._text,
+            "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2) + "\n",
+        }
 
 
-def _guard(what: str, call: Callable[[], Any]) -> Any:
+def guard(what: str, call: Callable[[], Any]) -> Any:
     """Run a call into the library; whatever goes wrong there is a TokenizerError."""
     try:
         return call()

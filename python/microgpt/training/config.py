@@ -9,6 +9,13 @@ from typing import Any
 from ..errors import ConfigError, nearest
 from ..nn.spec import from_dict, number, require, whole
 
+# What may be typed, and what it means; auto is resolved when the run starts.
+DTYPES = {
+    "f32": "float32", "bf16": "bfloat16", "f64": "float64", "auto": "auto", "float32": "float32",
+    "bfloat16": "bfloat16", "float64": "float64",
+}  # fmt: skip
+MOST_EMA = 1.0 - 2.0**-24  # the largest decay that float32 tells from 1
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -16,6 +23,10 @@ class TrainConfig:
 
     Either `steps` or `epochs` is given; without both it is 1,000 steps. `lr` falls from its peak by `schedule` to
     `min_lr` (a part of the peak). A step is `accumulate` batches of `batch_size` sequences of `block_size` tokens.
+
+    `label_smoothing` and `z_loss` act in training only. `ema` above 0 averages the weights with that decay.
+    `patience` validations without a new best end the run. `groups`, the first that matches a parameter first:
+    {"where": filter, "weight_decay": x, "lr_scale": y}; the usual rule holds for what a group does not say.
     """
 
     data: str | tuple[str, ...] = "names"
@@ -68,11 +79,19 @@ class TrainConfig:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        for name in ("data", "weights", "groups"):  # JSON and TOML know lists only
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "dtype", DTYPES.get(self.dtype, self.dtype) if isinstance(self.dtype, str) else "")
+        require(self.dtype in DTYPES.values(), "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
         for name in ("layers", "heads", "width", "block_size", "batch_size", "accumulate", "log_every", "keep"):
             whole(name, getattr(self, name))
-        for name in ("warmup", "eval_every", "eval_batches", "save_every"):
+        for name in ("warmup", "eval_every", "eval_batches", "save_every", "patience", "sample_every"):
             whole(name, getattr(self, name), 0)
         whole("seed", self.seed, 0, 2**64 - 1)
+        if self.vocab_size is not None:
+            whole("vocab_size", self.vocab_size)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("give steps or epochs, not both")
         if self.steps is not None:
@@ -84,8 +103,26 @@ class TrainConfig:
         number("min_lr", self.min_lr, 0.0, 1.0)
         number("weight_decay", self.weight_decay, 0.0)
         number("clip", self.clip, 0.0)
+        number("label_smoothing", self.label_smoothing, 0.0, 0.999)
+        number("z_loss", self.z_loss, 0.0)
+        number("ema", self.ema, 0.0, MOST_EMA)
         number("val_fraction", self.val_fraction, 0.0, 0.9)
-        require(self.dtype in ("float32", "float64"), "dtype", "float32 or float64", self.dtype)
+        for name in ("dedup", "packing", "checkpointing", "tensorboard", "plot"):
+            require(isinstance(getattr(self, name), bool), name, "true or false", getattr(self, name))
+        if self.patience and not self.eval_every:
+            raise ConfigError(f"patience: expected eval_every above 0 with patience {self.patience}, got eval_every 0")
+        self._check_data()
+        for i, group in enumerate(self.groups):
+            check_group(f"groups[{i}]", group)
+
+    def _check_data(self) -> None:
+        paths = isinstance(self.data, tuple) and self.data and all(isinstance(each, str) for each in self.data)
+        require(paths or isinstance(self.data, str), "data", "a path or several", self.data)
+        if self.weights is not None:
+            count = len(self.data) if isinstance(self.data, tuple) else 1
+            require(len(self.weights) == count, "weights", f"one for each of the {count} data", self.weights)
+            for each in self.weights:
+                number("weights", each, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -95,6 +132,21 @@ class TrainConfig:
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
         """The inverse; raises ConfigError naming unknown keys and the nearest known one."""
         return from_dict(cls, values, "training configuration")
+
+
+def check_group(where: str, group: Any) -> None:
+    """Raise ConfigError unless `group` is {"where": filter} with weight_decay, lr_scale or both."""
+    known = ("where", "weight_decay", "lr_scale")
+    require(isinstance(group, dict) and "where" in group, where, "an object with a filter `where`", group)
+    filters = group["where"] if isinstance(group["where"], (list, tuple)) else [group["where"]]
+    text = bool(filters) and all(isinstance(each, str) for each in filters)
+    require(text, f"{where}.where", "a glob, re:PATTERN, or a list of them", group["where"])
+    for key in group:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest(str(key), known)}; known: {', '.join(known)}")
+    require(len(group) > 1, where, "weight_decay, lr_scale or both", group)
+    for key in group.keys() - {"where"}:
+        number(f"{where}.{key}", group[key], 0.0)
 
 
 def check_names(values: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ class Objective(Protocol):
     def loss(self, buffers: Any, step: Array | None) -> Tensor:
         """The mean loss of the batch; `step` counts steps for dropout, None in validation."""
 
+    def validation_record(self, loss: float) -> dict[str, float]:
+        """`val_loss` and whatever else the objective makes of it."""
+
 
 class LmBuffers:
     """One batch of packed tokens on its way into the kernels."""
@@ -39,10 +43,24 @@ class LmBuffers:
 
 
 class LanguageModeling:
-    """Next-token prediction: mean cross-entropy over the targets that are not padding."""
+    """Next-token prediction: mean cross-entropy over the targets that are not padding.
 
-    def __init__(self, model: Decoder, tokens: int, sequences: int, seed: int) -> None:
+    `options` are the loss's in training (label_smoothing, z_loss); validation has none. `bytes_per_token` of the
+    validation text gives bits per byte, which compare across tokenizers.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        tokens: int,
+        sequences: int,
+        seed: int,
+        options: dict[str, float] | None = None,
+        bytes_per_token: float | None = None,
+    ) -> None:
         self.model = model
+        self.options = options or {}
+        self.bytes_per_token = bytes_per_token
         self.tokens = tokens
         self.sequences = sequences
         self.seed = seed
@@ -63,7 +81,13 @@ class LanguageModeling:
         """See Objective."""
         seed = (self.seed + buffers.number * 0x9E3779B97F4A7C15) % 2**64
         dropout = None if step is None else Dropout(seed, step)
-        return self.model.loss(buffers.tokens, buffers.targets, Ctx(buffers.layout, dropout=dropout))
+        options: Any = {} if step is None else self.options
+        return self.model.loss(buffers.tokens, buffers.targets, Ctx(buffers.layout, dropout=dropout), **options)
+
+    def validation_record(self, loss: float) -> dict[str, float]:
+        """See Objective."""
+        bits = {"val_bits_per_byte": loss / math.log(2) / self.bytes_per_token} if self.bytes_per_token else {}
+        return {"val_loss": loss, **bits}
 
 
 def whole_text_loss(model: Decoder, ids: np.ndarray[Any, Any]) -> Tensor:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import __version__
-from ..data.batches import Batches
-from ..data.corpus import Corpus, read_documents
-from ..data.split import split
-from ..errors import CheckpointError, ConfigError, NonFiniteError
+from ..data.prepare import Prepared
+from ..errors import ConfigError, NonFiniteError, TokenizerError
 from ..io import safetensors
 from ..io.checkpoint import RunFolder, preflight
 from ..models.decoder import Decoder
-from ..models.pretrained import load_decoder, read_json, save_decoder, write_json
-from ..models.zoo import MODELS
-from ..optim import RULES, Optimizer, Schedule, decay_groups
+from ..models.pretrained import load_decoder, save_decoder, write_json
+from ..optim import Schedule
 from ..tokenizers.base import Tokenizer
-from ..tokenizers.char import CharTokenizer
+from .build import loss_options, make_data, make_model, make_optimizer, resolve_dtype, total_steps
+from .callback import Callback
 from .config import TrainConfig
-from .logger import Callback, JsonLines, Progress
+from .curves import check_plot, read_curve, save_picture
+from .ema import Ema
+from .logger import JsonLines, Progress, Samples, TensorBoard
 from .objective import LanguageModeling
+from .probe import TRAINING, Meter
+from .settings import save_settings
+from .signals import Signals
 from .trainer import Limits, Trainer, checkpoint_bytes, read_state
+
+# (model, tokenizer, prompt, seed) -> text; this layer cannot generate by itself.
+Sampler: TypeAlias = Callable[[Decoder, Tokenizer, str, int], str]
 
 
 @dataclass
 class Run:
-    """A finished training run: `path` of its folder (None when not saved), the model, and what was measured."""
+    """A finished training run: `path` of its folder (None when not saved), the model, and what was measured.
+
+    `model` has the averaged weights where `ema` is on. `stopped` says why the run ended early, None when it did not;
+    `signal` is the number of the signal that ended it, or 0.
+    """
 
     path: Path | None
     model: Decoder
@@ -43,48 +55,20 @@ class Run:
     val_loss: float | None
     seconds: float
     losses: list[float] = field(default_factory=list)
+    best: float | None = None
+    stopped: str | None = None
+    signal: int = 0
 
 
-def make_data(config: TrainConfig, tokenizer: Tokenizer | None) -> tuple[Corpus, Tokenizer, Batches, Batches | None]:
-    """Read and split the corpus, train a character tokenizer on all of it unless one is given, cut batches."""
-    corpus = read_documents(config.data, config.documents)
-    if tokenizer is None:
-        tokenizer = CharTokenizer.train(corpus.documents)
-    train, validation = split(corpus.documents, config.val_fraction, config.seed)
+@dataclass
+class Tools:
+    """What pretrain() is given besides settings; the fields mean what its arguments say."""
 
-    def batches(documents: Sequence[str], shuffle: bool) -> Batches:
-        ids = tokenizer.encode_many(documents, add_bos=True, add_eos=True)
-        return Batches(ids, config.block_size, config.batch_size, config.seed, shuffle, vocab_size=tokenizer.vocab_size)
-
-    return corpus, tokenizer, batches(train, True), batches(validation, False) if validation else None
-
-
-def make_model(config: TrainConfig, vocab_size: int) -> Decoder:
-    """The model that the configuration describes, with initial weights."""
-    spec = MODELS.get(config.model)(
-        vocab_size, config.width, config.layers, config.heads, config.block_size, config.dropout
-    )
-    model = Decoder(spec, dtype=config.dtype, seed=config.seed)
-    model.remat = config.checkpointing
-    return model
-
-
-def make_optimizer(config: TrainConfig, model: Decoder) -> Optimizer:
-    """The optimizer that the configuration describes."""
-    cls = RULES.get(config.optimizer)
-    settings = (
-        {"beta1": config.beta1, "beta2": config.beta2, "eps": config.eps}
-        if config.optimizer == "adamw"
-        else {"momentum": config.momentum}
-    )
-    return Optimizer(model, cls(**settings), decay_groups(config.weight_decay), config.clip)
-
-
-def total_steps(config: TrainConfig, train: Batches) -> int:
-    """Steps from `steps`, or from `epochs` rounded up; 1,000 without either."""
-    if config.epochs is not None:
-        return max(1, math.ceil(config.epochs * train.windows / (config.batch_size * config.accumulate)))
-    return config.steps or 1000
+    show: bool = False
+    say: Callable[[str], None] = lambda line: None
+    callbacks: Sequence[Callback] = ()
+    sampler: Sampler | None = None
+    signals: Signals | None = None
 
 
 def pretrain(
@@ -94,82 +78,157 @@ def pretrain(
     show: bool = False,
     say: Callable[[str], None] | None = None,
     callbacks: Sequence[Callback] = (),
+    sampler: Sampler | None = None,
+    handle_signals: bool = False,
 ) -> Run:
     """Train from scratch, or go on with run folder `resume` (whose configuration is then `config`).
 
-    `out` is the run folder, None trains without saving; `say` gets a line for each thing worth telling.
-    Raises ConfigError, DataError, LockError, StorageError, NonFiniteError, CheckpointError.
+    `out` is the run folder, None trains without saving; `say` gets a line for each thing worth telling; `sampler`
+    writes the samples of `sample_every`. With `handle_signals`, SIGINT and SIGTERM finish the step, save and stop.
+    Raises ConfigError, DataError, LockError, StorageError, NonFiniteError, CheckpointError, MissingExtraError.
     """
-    say = say or (lambda line: None)
     started = time.perf_counter()
+    config = dataclasses.replace(config, dtype=resolve_dtype(config.dtype))
+    if config.plot:
+        check_plot()
+        if not (out or resume):
+            raise ConfigError("plot: expected a run folder (out) to draw in")
+    if config.sample_every and sampler is None:
+        raise ConfigError("sample_every: expected 0 where nothing writes samples; microgpt.train does")
     place = resume or out
     folder = RunFolder(place, __version__) if place else None
-    if folder is not None:
-        folder.lock()
-        for name in folder.clean():
-            say(f"removed {name}, left by a run that was killed")
-    try:
-        return _pretrain(config, folder, resume is not None, show, say, callbacks, started)
-    finally:
+    with contextlib.ExitStack() as stack:
+        tools = Tools(show, say or (lambda line: None), callbacks, sampler)
+        if handle_signals:
+            tools.signals = stack.enter_context(Signals())
         if folder is not None:
-            folder.close()
+            stack.callback(folder.close)
+            folder.lock()
+            for name in folder.clean():
+                tools.say(f"removed {name}, left by a run that was killed")
+        return _pretrain(config, folder, resume is not None, tools, started)
 
 
-def _pretrain(
-    config: TrainConfig,
-    folder: RunFolder | None,
-    resuming: bool,
-    show: bool,
-    say: Callable[[str], None],
-    callbacks: Sequence[Callback],
-    started: float,
-) -> Run:
-    checkpoint: Path | None = None
-    if resuming:
-        assert folder is not None
-        checkpoint, problems = folder.latest()
-        for line in problems:
-            say(line)
-    elif folder is not None and folder.checkpoints():
-        raise ConfigError(f"{folder.path} already holds a run; resume it, or choose another folder")
+def _pretrain(config: TrainConfig, folder: RunFolder | None, resuming: bool, tools: Tools, started: float) -> Run:
+    checkpoint = _checkpoint(folder, resuming, tools.say)
     tokenizer = Tokenizer.load(checkpoint) if checkpoint else None
-    corpus, tokenizer, train, validation = make_data(config, tokenizer)
+    data = make_data(config, tokenizer, folder.path if folder else None, tools.say, tools.show)
+    tokenizer = data.tokenizer
     model = load_decoder(checkpoint, config.dtype) if checkpoint else make_model(config, tokenizer.vocab_size)
     model.remat = config.checkpointing
-    optimizer = make_optimizer(config, model)
-    steps = total_steps(config, train)
-    schedule = Schedule(config.schedule, steps, min(config.warmup, steps // 2), config.min_lr)
-    sequences = config.batch_size + 1  # the last one holds the padding
-    objective = LanguageModeling(model, config.batch_size * config.block_size, sequences, config.seed)
-    limits = Limits(
-        steps, config.accumulate, config.log_every, config.eval_every, config.eval_batches, config.save_every
-    )
-    say(
-        f"{len(corpus.documents):,} documents from {corpus.source} (one per {corpus.kind}), "
-        f"{train.targets_per_epoch:,} training tokens, vocabulary {tokenizer.vocab_size}"
-    )
-    say(f"{config.model}: {model.num_parameters():,} parameters, {steps:,} steps of "
-        f"{config.batch_size * config.accumulate} sequences of up to {config.block_size} tokens")  # fmt: skip
+    if config.sample_every:
+        _check_prompt(config.sample_prompt, tokenizer, model)
+    trainer = make_trainer(config, model, data)
+    for line in data.summary:
+        tools.say(line)
+    tools.say(f"{config.model}: {model.num_parameters():,} parameters, {trainer.limits.steps:,} steps of "
+              f"{config.batch_size * config.accumulate} sequences of up to {config.block_size} tokens")  # fmt: skip
     if folder is not None:
         # A new checkpoint is written beside the old one before that is removed.
-        preflight(folder.path, 2 * checkpoint_bytes(optimizer))
-    trainer = Trainer(objective, train, optimizer, schedule, limits, config.lr, validation)
-    if folder is not None:
+        preflight(folder.path, 2 * checkpoint_bytes(trainer, tokenizer.vocab_size))
         trainer.save = _saver(folder, config, trainer, model, tokenizer)
     if checkpoint is not None:
-        optimizer.load_arrays(safetensors.load(checkpoint / "optimizer.safetensors"))
-        trainer.restore(read_state(checkpoint).get("trainer", {}))
-        say(f"going on after step {trainer.step} of {checkpoint}")
-    first = trainer.step
+        _restore(trainer, model, checkpoint)
+        tools.say(f"going on after step {trainer.step} of {checkpoint}")
     if folder is not None:
-        trainer.callbacks.append(JsonLines(folder.path / "metrics.jsonl", first))
-    trainer.callbacks += [Progress(first, steps, show), *callbacks]
+        save_settings(config, folder.path / "config.toml")
+    _attach(trainer, model, tokenizer, config, folder, tools)
+    if tools.signals is not None:
+        tools.signals.attach(lambda name: trainer.request_stop(name, hurry=True))
     trainer.run()
-    value = trainer.evaluate() if validation else None
-    loss = trainer.losses[-1] if trainer.losses else math.nan
-    seconds = time.perf_counter() - started
-    return Run(folder.path if folder else None, model, tokenizer, config, trainer.step, loss, value, seconds,
-               trainer.losses)  # fmt: skip
+    if tools.signals is not None:
+        tools.signals.attach(None)
+    value = trainer.val_loss[1] if trainer.val_loss and trainer.val_loss[0] == trainer.step else None
+    if value is None and data.validation is not None and not trainer.hurry:
+        value = trainer.evaluate()
+    if trainer.ema is not None:
+        trainer.ema.keep()
+    if config.plot and folder is not None:
+        save_picture([read_curve(folder.path)], folder.path / "loss.png")
+    return Run(
+        path=folder.path if folder else None,
+        model=model,
+        tokenizer=tokenizer,
+        config=config,
+        steps=trainer.step,
+        loss=trainer.losses[-1] if trainer.losses else math.nan,
+        val_loss=value,
+        seconds=time.perf_counter() - started,
+        losses=trainer.losses,
+        best=None if math.isinf(trainer.best) else trainer.best,
+        stopped=trainer.stopping,
+        signal=tools.signals.received if tools.signals else 0,
+    )
+
+
+def make_trainer(config: TrainConfig, model: Decoder, data: Prepared) -> Trainer:
+    """The trainer that a configuration describes, for a model and its data; it saves and reports nothing yet."""
+    optimizer = make_optimizer(config, model)
+    steps = total_steps(config, data.train)
+    schedule = Schedule(config.schedule, steps, min(config.warmup, steps // 2), config.min_lr)
+    objective = LanguageModeling(model, config.batch_size * config.block_size, data.train.sequences, config.seed,
+                                 loss_options(config), data.val_bytes_per_token)  # fmt: skip
+    limits = Limits(
+        steps, config.accumulate, config.log_every, config.eval_every, config.eval_batches, config.save_every,
+        config.sample_every, config.patience,
+    )  # fmt: skip
+    ema = Ema(model, optimizer.arenas, config.ema) if config.ema else None
+    return Trainer(objective, data.train, optimizer, schedule, limits, config.lr, data.validation, ema)
+
+
+def _checkpoint(folder: RunFolder | None, resuming: bool, say: Callable[[str], None]) -> Path | None:
+    if folder is None:
+        return None
+    if resuming:
+        found, problems = folder.latest()
+        for line in problems:
+            say(line)
+        return found
+    if folder.checkpoints():
+        raise ConfigError(f"{folder.path} already holds a run; resume it, or choose another folder")
+    return None
+
+
+def _check_prompt(prompt: str, tokenizer: Tokenizer, model: Decoder) -> None:
+    """What would otherwise fail at the first sample, hours later."""
+    ids = tokenizer.encode(prompt, add_bos=tokenizer.bos_id is not None)
+    if not 0 < len(ids) < model.config.max_positions:
+        raise TokenizerError(
+            f"sample_prompt: expected 1 to {model.config.max_positions - 1} tokens, got {len(ids)} from {prompt!r}"
+        )
+
+
+def _attach(
+    trainer: Trainer, model: Decoder, tokenizer: Tokenizer, config: TrainConfig, folder: RunFolder | None, tools: Tools
+) -> None:
+    """Callbacks, measurements and samples."""
+    first = trainer.step
+    progress = Progress(first, trainer.limits.steps, tools.show)
+    flops = TRAINING * model.flops_per_token((config.block_size + 1) // 2)  # a causal row sees half of the others
+    before = 0.0
+    if folder is not None:
+        if config.tensorboard:
+            trainer.callbacks.append(TensorBoard(folder.path / "tensorboard", first))
+        lines = JsonLines(folder.path / "metrics.jsonl", first)
+        before = lines.elapsed
+        trainer.callbacks.append(lines)
+    elif config.tensorboard:
+        raise ConfigError("tensorboard: expected a run folder (out) to write to")
+    trainer.callbacks += [progress, *tools.callbacks]
+    trainer.measure = Meter(flops, config.dtype, before)
+    if tools.sampler is not None and config.sample_every:
+        sampler = tools.sampler
+        samples = Samples(folder.path / "samples.jsonl" if folder is not None else None, first)
+        trainer.callbacks.append(samples)
+
+        def sample(step: int) -> None:
+            with trainer.averaged():
+                text = sampler(model, tokenizer, config.sample_prompt, config.seed + step)
+            line = f"step {step}: {config.sample_prompt}{text}"
+            progress.write(line) if tools.show else tools.say(line)
+            samples.write(step, config.sample_prompt, text)
+
+        trainer.sample = sample
 
 
 def _saver(
@@ -182,7 +241,10 @@ def _saver(
             raise NonFiniteError(f"step {step}: weights are no longer finite and were not saved; try a lower lr")
 
         def write(place: Path) -> dict[str, Any]:
-            save_decoder(model, place, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+            with trainer.averaged():
+                save_decoder(model, place, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+            if trainer.ema is not None:
+                safetensors.save(place / RAW, model.arrays(), {})
             tokenizer.save(place)
             safetensors.save(place / "optimizer.safetensors", trainer.optimizer.arrays(), {})
             write_json(place / "trainer_state.json", {"trainer": trainer.state(), "config": config.to_dict()})
@@ -193,13 +255,17 @@ def _saver(
     return save
 
 
-def resume_config(run: Path) -> TrainConfig:
-    """The configuration that a run folder was trained with. Raises CheckpointError when there is none."""
-    place, _ = RunFolder(run).latest()
-    values = read_json(place / "trainer_state.json")
-    if not isinstance(values.get("config"), dict):
-        raise CheckpointError(f"{place}: trainer_state.json holds no configuration")
-    return TrainConfig.from_dict(values["config"])
+# With ema, model.safetensors (what `load` and transformers open) holds the average, and this file what is trained.
+RAW = "weights.safetensors"
 
 
-__all__ = ["Run", "make_data", "make_model", "make_optimizer", "pretrain", "resume_config", "total_steps"]
+def _restore(trainer: Trainer, model: Decoder, checkpoint: Path) -> None:
+    """Weights (the average is already the model's), optimizer and position of a checkpoint."""
+    raw = checkpoint / RAW
+    if raw.exists():
+        model.load_arrays(safetensors.load(raw))
+    trainer.optimizer.load_arrays(safetensors.load(checkpoint / "optimizer.safetensors"))
+    trainer.restore(read_state(checkpoint).get("trainer", {}))
+
+
+__all__ = ["Run", "Sampler", "make_trainer", "pretrain"]

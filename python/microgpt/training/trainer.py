@@ -1,22 +1,25 @@
-"""Trainer: feeds batches to a recorded step, validates, reports, saves, resumes."""
+"""Trainer: feeds batches to a recorded step, validates, reports, saves, resumes. It knows no objective by name."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import _kernels as k
 from ..autograd import no_grad
-from ..data.batches import BatchBlock, Batches
+from ..data.batches import BatchBlock, Batches, Stream
 from ..errors import CheckpointError, NonFiniteError
+from ..models.pretrained import read_json
 from ..optim import Optimizer, Schedule
 from ..program import Program
 from ..tensor import Tensor
-from .logger import Callback
+from .callback import Callback
+from .ema import Ema
 from .objective import Objective
 
 AHEAD = 256  # micro-batches prepared at a time: NumPy's cost per batch falls to about a microsecond
@@ -32,26 +35,29 @@ class Limits:
     eval_every: int = 0
     eval_batches: int = 50
     save_every: int = 0
+    sample_every: int = 0
+    patience: int = 0  # validations without a new best before the run ends
 
 
 class Trainer:
-    """Trains what the objective knows on `train` batches. `save(step, best)` is called when a checkpoint is due.
+    """Trains what the objective knows on `train` batches.
 
-    A step is `accumulate` micro-batches, their mean loss and gradient, clipping and the update; it is recorded once
-    and replayed. A loss or gradient that is not finite raises NonFiniteError and leaves the weights as they were.
+    A step is `accumulate` micro-batches, their mean loss and gradient, clipping, the update, and `ema` where there is
+    one; it is recorded once and replayed. A loss or gradient that is not finite raises NonFiniteError and leaves the
+    weights as they were. Set `save(step, best)`, `sample(step)` and `measure(tokens_per_second)` to have checkpoints,
+    samples and more figures in the records.
     """
 
     def __init__(
         self,
         objective: Objective,
-        train: Batches,
+        train: Stream,
         optimizer: Optimizer,
         schedule: Schedule,
         limits: Limits,
         lr: float,
         validation: Batches | None = None,
-        callbacks: Sequence[Callback] = (),
-        save: Callable[[int, bool], None] | None = None,
+        ema: Ema | None = None,
     ) -> None:
         self.objective = objective
         self.train = train
@@ -60,19 +66,42 @@ class Trainer:
         self.limits = limits
         self.lr = lr
         self.validation = validation
-        self.callbacks = list(callbacks)
-        self.save = save
+        self.ema = ema
+        self.callbacks: list[Callback] = []
+        self.save: Callable[[int, bool], None] | None = None
+        self.sample: Callable[[int], None] | None = None
+        self.measure: Callable[[float], dict[str, float]] | None = None
         self.step = 0
         self.tokens = 0  # targets seen
         self.best = math.inf
+        self.waited = 0  # validations since the best one
+        self.val_loss: tuple[int, float] | None = None  # of the newest validation, and its step
         self.losses: list[float] = []  # of the logged steps
+        self.stopping: str | None = None  # why the run ends before its last step
+        self.hurry = False  # whether the end must not wait for a validation
+        self._save_asked = False
+        self._saved = 0  # the step of the newest checkpoint
+        self._owed = False  # a validation that was cut short; a resumed run begins with it
+        self._aside = 0.0  # seconds spent on other things than steps since the last record
         self._buffers = [objective.buffers() for _ in range(limits.accumulate)]
         self._block: BatchBlock | None = None
         self._row = 0
+        self._first = 0  # sequence of this step
         self._data_state = train.state()
         self._program: Program[Tensor] = Program(self._step)
         self._eval_buffers: Any = None
         self._eval_program: Program[Tensor] | None = None
+
+    def request_stop(self, reason: str, hurry: bool = False) -> None:
+        """End after the present step, with a checkpoint.
+
+        In a `hurry` a validation is cut short; the run that is resumed makes up for it.
+        """
+        self.stopping, self.hurry = self.stopping or reason, self.hurry or hurry
+
+    def request_save(self) -> None:
+        """Save a checkpoint after the present step."""
+        self._save_asked = True
 
     # -- one step ------------------------------------------------------------------------------------------------
     def _step(self) -> Tensor:
@@ -91,11 +120,14 @@ class Trainer:
                 k.axpy(loss.data, total.data, share, 1.0)
         assert total is not None
         self.optimizer.launch(total)
+        if self.ema is not None:
+            self.ema.launch()
         return total
 
     def _next(self) -> int:
         """Feed the micro-batches of a step; returns how many targets they hold."""
         count = 0
+        self._first = self._consumed()
         for buffers in self._buffers:
             if self._block is None or self._row == len(self._block.tokens):
                 self._data_state = self.train.state()
@@ -106,38 +138,81 @@ class Trainer:
         return count
 
     def run(self) -> None:
-        """Train to the last step. Raises NonFiniteError naming step and batch; saves what is good before that."""
+        """Train to the last step, or until stopped. Raises NonFiniteError naming step and batch."""
         limits = self.limits
-        clock, clock_tokens = time.perf_counter(), self.tokens
+        stepping = [each for each in self.callbacks if type(each).step is not Callback.step]
+        pause = math.gcd(limits.eval_every, limits.sample_every, limits.save_every)  # one look a step is enough
+        clock, clock_tokens, self._aside = time.perf_counter(), self.tokens, 0.0
         try:
-            while self.step < limits.steps:
+            if self._owed and self._validate():
+                self._checkpoint(True)
+            self._out_of_patience()
+            while self.step < limits.steps and not self.stopping:
                 rate = self.lr * self.schedule(self.step)
-                self.tokens += self._next()
-                self.optimizer.feed(self.step + 1, rate)
-                loss = self._program()
-                if not self.optimizer.finite():
-                    self._stop_not_finite(loss.item())
-                self.step += 1
+                self._train(rate)
                 last = self.step == limits.steps
                 if self.step % limits.log_every == 0 or last:
                     now = time.perf_counter()
-                    speed = (self.tokens - clock_tokens) / max(now - clock, 1e-9)
-                    clock, clock_tokens = now, self.tokens
-                    self._log(loss.item(), rate, speed)
-                improved = False
-                if limits.eval_every and (self.step % limits.eval_every == 0 or last) and self.validation:
-                    improved = self._validate()
-                    clock = time.perf_counter()
-                if self.save and (last or (limits.save_every and self.step % limits.save_every == 0)):
-                    self.save(self.step, improved)
-                    clock = time.perf_counter()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"after step {self.step}") from None
+                    speed = (self.tokens - clock_tokens) / max(now - clock - self._aside, 1e-9)
+                    clock, clock_tokens, self._aside = now, self.tokens, 0.0
+                    self._log(rate, speed)
+                for callback in stepping:
+                    callback.step(self)
+                if last or self.stopping or self._save_asked or (pause and self.step % pause == 0):
+                    with self._apart():
+                        self._between(last)
+            if self.stopping and self._saved != self.step:  # asked just after the last step had looked
+                self._checkpoint(False)
+        except KeyboardInterrupt as interrupt:
+            if type(interrupt) is KeyboardInterrupt:
+                raise KeyboardInterrupt(f"after step {self.step}") from None
+            raise
         finally:
             for callback in self.callbacks:
                 callback.close()
 
-    def _log(self, loss: float, rate: float, speed: float) -> None:
+    def _train(self, rate: float) -> None:
+        """One step."""
+        self.tokens += self._next()
+        self.optimizer.feed(self.step + 1, rate)
+        if self.ema is not None:
+            self.ema.feed(self.step + 1)
+        self._loss = self._program()
+        if not self.optimizer.finite():
+            self._stop_not_finite(self._loss.item())
+        self.step += 1
+
+    def _due(self, every: int, last: bool = False) -> bool:
+        return every > 0 and (last or self.step % every == 0)
+
+    def _save_due(self, last: bool) -> bool:
+        return last or self._save_asked or self.stopping is not None or self._due(self.limits.save_every)
+
+    def _between(self, last: bool) -> None:
+        """What may follow a step: validation, a sample, a checkpoint."""
+        improved = False
+        if self._due(self.limits.eval_every, last) and self.validation:
+            improved = self._validate()
+        if self.sample and self._due(self.limits.sample_every) and not self.hurry:
+            self.sample(self.step)
+        if self._save_due(last):
+            self._checkpoint(improved)
+
+    def _checkpoint(self, improved: bool) -> None:
+        self._save_asked = False
+        if self.save:
+            self.save(self.step, improved)
+        self._saved = self.step
+
+    @contextlib.contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Time spent inside does not count as training."""
+        started = time.perf_counter()
+        yield
+        self._aside += time.perf_counter() - started
+
+    def _log(self, rate: float, speed: float) -> None:
+        loss = self._loss.item()
         self.losses.append(loss)
         self._report(
             {
@@ -148,6 +223,7 @@ class Trainer:
                 "tokens": self.tokens,
                 "tokens_per_second": round(speed, 1),
                 "epoch": round(self._consumed() / self.train.windows, 4),
+                **(self.measure(speed) if self.measure else {}),
             }
         )
 
@@ -158,47 +234,65 @@ class Trainer:
     def _stop_not_finite(self, loss: float) -> None:
         norm = self.optimizer.grad_norm()
         what = f"loss is {loss}" if not math.isfinite(loss) else f"gradient norm is {norm}"
-        first = self._consumed() - len(self._buffers) * self.train.batch_size
         raise NonFiniteError(
-            f"step {self.step + 1}: {what} (sequences {first} to {self._consumed() - 1} of the data order); the "
+            f"step {self.step + 1}: {what} (sequences {self._first} to {self._consumed() - 1} of the data order); the "
             "weights are those of the step before. Try a lower lr or clip, or look at that batch"
         )
 
     # -- validation ----------------------------------------------------------------------------------------------
-    def evaluate(self) -> float:
-        """Mean loss in nats over the validation batches (at most eval_batches), weighted by their targets."""
+    def evaluate(self) -> float | None:
+        """Mean loss in nats over the validation batches (at most eval_batches), weighted by their targets.
+
+        It is that of the averaged weights where there are some. None when the run must end in a hurry.
+        """
         assert self.validation is not None
-        if self._eval_program is None:
-            self._eval_buffers = self.objective.buffers()
-
-            def loss() -> Tensor:
-                with no_grad():
-                    return self.objective.loss(self._eval_buffers, None)
-
-            self._eval_program = Program(loss)
-        start = self.validation.state()
-        count = min(self.validation.steps_per_epoch, self.limits.eval_batches or self.validation.steps_per_epoch)
-        block = self.validation.next_many(count)
-        self.validation.restore(start)
         total, targets = 0.0, 0
-        for row in range(count):
-            self.objective.feed(self._eval_buffers, block, row)
-            seen = int(block.n_targets[row])
-            total += self._eval_program().item() * seen
-            targets += seen
+        with self.averaged():
+            if self._eval_program is None:
+                self._eval_buffers = self.objective.buffers()
+                self._eval_program = Program(self._eval_loss)
+            for block in self.validation.once(self.limits.eval_batches):
+                for row in range(len(block.tokens)):
+                    self.objective.feed(self._eval_buffers, block, row)
+                    seen = int(block.n_targets[row])
+                    total += self._eval_program().item() * seen
+                    targets += seen
+                    if self.hurry:
+                        return None
         return total / max(1, targets)
 
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the model has the weights that are validated, sampled from and published."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied()
+
+    def _eval_loss(self) -> Tensor:
+        with no_grad():
+            return self.objective.loss(self._eval_buffers, None)
+
     def _validate(self) -> bool:
+        """Whether the loss is the best so far."""
         value = self.evaluate()
+        self._owed = value is None
+        if value is None:
+            return False
         improved = value < self.best
         self.best = min(self.best, value)
-        self._report({"step": self.step, "val_loss": value})
+        self.waited = 0 if improved else self.waited + 1
+        self.val_loss = (self.step, value)
+        self._report({"step": self.step, **self.objective.validation_record(value)})
+        self._out_of_patience()
         return improved
+
+    def _out_of_patience(self) -> None:
+        if 0 < self.limits.patience <= self.waited:
+            self.request_stop(f"no better validation loss than {self.best:.4f} in {self.waited} validations")
 
     # -- resume --------------------------------------------------------------------------------------------------
     def _consumed(self) -> int:
         """Sequences trained on so far; those prepared ahead do not count."""
-        return int(self._data_state["consumed"]) + self._row * self.train.batch_size
+        if self._block is None or not self._row:
+            return int(self._data_state["consumed"])
+        return int(self._block.consumed[self._row - 1])
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides weights and optimizer state, JSON-able."""
@@ -206,7 +300,9 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "best": None if math.isinf(self.best) else self.best,
-            "data": {**self._data_state, "consumed": self._consumed()},
+            "waited": self.waited,
+            "owed": self._owed,
+            "data": {**self._data_state, "skip": self._row},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -214,21 +310,23 @@ class Trainer:
         try:
             self.step, self.tokens = int(state["step"]), int(state["tokens"])
             self.best = math.inf if state["best"] is None else float(state["best"])
+            self.waited, self._owed = int(state.get("waited", 0)), bool(state.get("owed", False))
             data = dict(state["data"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"trainer state is damaged: {error!r}") from None
+        self._saved = self.step
         self.train.restore(data)
         self._data_state, self._block, self._row = self.train.state(), None, 0
 
 
-def checkpoint_bytes(optimizer: Optimizer) -> int:
-    """Bytes of a checkpoint, for the free-space check before training."""
+def checkpoint_bytes(trainer: Trainer, vocab_size: int) -> int:
+    """Bytes of a checkpoint, at most, for the free-space check before training; the tokenizer is a file of it too."""
+    optimizer = trainer.optimizer
     item = 8 if optimizer.arenas.dtype == "float64" else 4
-    return optimizer.arenas.size * item * (1 + len(optimizer.state)) + (1 << 20)
+    copies = 1 + len(optimizer.state) + (trainer.ema is not None)
+    return optimizer.arenas.size * item * copies + 100 * vocab_size + (1 << 16)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """trainer_state.json of a checkpoint."""
-    from ..models.pretrained import read_json
-
     return read_json(folder / "trainer_state.json")

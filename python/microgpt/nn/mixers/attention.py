@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ... import ops
 from ...state.spec import KVSpec
-from ...tensor import Tensor
+from ...tensor import Tensor, wide
 from ..context import Ctx
 from ..linear import Linear, project
 from ..module import Module
@@ -38,7 +38,7 @@ class Attention(Module):
         k = k.reshape(-1, spec.kv_heads, spec.head_dim)
         v = v.reshape(-1, spec.kv_heads, spec.head_dim)
         if spec.rope is not None:
-            cos, sin = rope_tables(spec.rope, spec.head_dim, self.max_positions, x.dtype)
+            cos, sin = rope_tables(spec.rope, spec.head_dim, self.max_positions, wide(x.dtype))
             q = ops.rope(q, layout.positions, cos, sin, interleaved=spec.rope.interleaved)
             k = ops.rope(k, layout.positions, cos, sin, interleaved=spec.rope.interleaved)
         if ctx.states is not None:
@@ -55,7 +55,7 @@ class Attention(Module):
             causal=mask.causal,
             window=mask.window,
             soft_cap=spec.soft_cap,
-            alibi=alibi_array(spec.heads, x.dtype) if spec.alibi else None,
+            alibi=alibi_array(spec.heads, wide(x.dtype)) if spec.alibi else None,
         )
         return self.o(y.reshape(-1, spec.heads * spec.head_dim), ctx, residual=residual)
 

@@ -1,0 +1,29 @@
+// Pairs of bf16 in 32-bit words, multiplied by VDPBF16PS: what gemm needs beside the vector contract (see FloatWords in
+// kernels/gemm_tile.inl.h). A word holds k (low half) and k + 1; beyond the end of K both factors are zero. The instruction
+// reads denormals as zero.
+struct PairStep {
+  static inline Vec step(Vec a, Vec b, Vec sum) {
+    return {_mm512_dpbf16_ps(sum.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v))};
+  }
+};
+struct BfPairs {
+  using Element = bf16;
+  using Step = PairStep;
+  static constexpr int kPer = 2;
+  static inline Vec along(const bf16* p) { return {_mm512_castsi512_ps(_mm512_loadu_si512(p))}; }
+  static inline Vec along_n(const bf16* p, int64_t n) {
+    return {_mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p))};
+  }
+  static inline Vec across(const bf16* row, int64_t ld, bool more, int64_t n) {
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), row));
+    if (!more) return {_mm512_castsi512_ps(low)};
+    const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), row + ld));
+    return {_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)))};
+  }
+  static inline float word(const bf16* p, int64_t step, bool more) {
+    const uint32_t bits = p[0].bits | (more ? (uint32_t)p[step].bits << 16 : 0);
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+  }
+};
