@@ -39,6 +39,13 @@ class ModelConfig:
         number("embed_dropout", self.embed_dropout, 0.0, 1.0)
         number("init_std", self.init_std, 0.0)
 
+    def num_parameters(self) -> int:
+        """Numbers in all parameters, without building the model."""
+        tables = self.vocab_size * (1 if self.tie_embeddings else 2) + self.max_positions * self.learned_positions
+        norms = sum(norm.parameters(self.width) for norm in (self.final_norm, self.embed_norm) if norm)
+        blocks = sum(block.parameters(self.width) for block in self.blocks)
+        return tables * self.width + norms + blocks + self.head_bias * self.vocab_size
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values: dict[str, Any] = to_dict(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import ConfigError
-from ..nn.spec import AttentionSpec, BlockSpec, MlpSpec, NormSpec
+from ..nn.spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec, RopeSpec
 from ..registry import Registry
 from .config import ModelConfig
 
@@ -49,5 +49,28 @@ def micro(vocab_size: int, width: int, layers: int, heads: int, block_size: int,
     )
 
 
+def llama(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:
+    """Llama's architecture in any size: rotary positions, grouped-query attention, RMSNorm, SwiGLU, no biases.
+
+    Four query heads share a key/value head from eight heads on, two below; the head is tied up to a width of 1,024.
+    """
+    group = 4 if heads >= 8 and heads % 4 == 0 else 2 if heads >= 4 and heads % 2 == 0 else 1
+    attention = AttentionSpec(heads, _head_dim(width, heads), heads // group, False, False, rope=RopeSpec())
+    norm = NormSpec("rms", 1e-5, bias=False)
+    hidden = -(-8 * width // (3 * 64)) * 64  # 8/3 of the width has an MLP's parameters; whole cache lines
+    return ModelConfig(
+        vocab_size,
+        width,
+        block_size,
+        (BlockSpec(attention, GluSpec(hidden), norm, dropout=dropout),) * layers,
+        family="llama",
+        learned_positions=False,
+        tie_embeddings=width <= 1024,
+        final_norm=norm,
+        embed_dropout=dropout,
+    )
+
+
 MODELS.add("gpt", gpt)
+MODELS.add("llama", llama)
 MODELS.add("micro", micro)

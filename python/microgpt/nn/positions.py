@@ -6,20 +6,74 @@ import functools
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import _kernels as k
-from .spec import RopeSpec
+from .spec import RopeScaling, RopeSpec
 
 Array = k.Array
+Floats = npt.NDArray[np.float64]
 
 
 @functools.lru_cache(maxsize=64)
 def rope_tables(spec: RopeSpec, head_dim: int, positions: int, dtype: str) -> tuple[Array, Array]:
-    """cos and sin (positions, dims/2) of position * theta^(-2i/dims), in float64 (arXiv:2104.09864, eq. 15)."""
+    """cos and sin (positions, dims/2) of position * frequency, times the scaling's attention factor.
+
+    Su et al. 2021, arXiv:2104.09864, eq. 15. One table serves a model of `positions` positions: a key that is cached
+    never turns again.
+    """
+    frequency, factor = rope_frequencies(spec, head_dim, positions)
+    angle = np.arange(positions, dtype=np.float64)[:, None] * frequency[None, :]
+    return k.from_numpy((np.cos(angle) * factor).astype(dtype)), k.from_numpy((np.sin(angle) * factor).astype(dtype))
+
+
+def rope_frequencies(spec: RopeSpec, head_dim: int, positions: int) -> tuple[Floats, float]:
+    """Frequency of each pair of components, (dims/2) float64, and the factor on queries and keys.
+
+    dynamic scaling begins beyond `positions`, which no sequence exceeds, so it changes nothing here; longrope takes its
+    long factors where `positions` exceeds the original context (transformers chooses by the
+    longest sequence of a call).
+    """
     dims = spec.dims or head_dim
     frequency = spec.theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
-    angle = np.arange(positions, dtype=np.float64)[:, None] * frequency[None, :]
-    return k.from_numpy(np.cos(angle).astype(dtype)), k.from_numpy(np.sin(angle).astype(dtype))
+    scaling = spec.scaling
+    if scaling is None or scaling.kind == "dynamic":
+        return frequency, 1.0
+    original = scaling.original or positions
+    if scaling.kind == "linear":
+        return frequency / scaling.factor, scaling.attention_factor or 1.0
+    if scaling.kind == "longrope":
+        factors = scaling.long_factor if positions > original else scaling.short_factor
+        derived = math.sqrt(1.0 + math.log(scaling.factor) / math.log(original)) if scaling.factor > 1.0 else 1.0
+        return frequency / np.array(factors), scaling.attention_factor or derived
+    slow = frequency / scaling.factor
+    if scaling.kind == "llama3":
+        # Part of the unscaled frequency, by how many turns fit into the original context.
+        turns = original * frequency / (2.0 * math.pi)
+        span = scaling.high_freq_factor - scaling.low_freq_factor
+        part = np.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)
+        return part * frequency + (1.0 - part) * slow, scaling.attention_factor or 1.0
+    # YaRN, section 3.2: a ramp over the pairs between those that turn beta_fast and beta_slow times.
+    low, high = (
+        dims * math.log(original / (turns * 2.0 * math.pi)) / (2.0 * math.log(spec.theta))
+        for turns in (scaling.beta_fast, scaling.beta_slow)
+    )
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dims - 1)
+    ramp = np.clip((np.arange(dims // 2) - low) / ((high - low) or 0.001), 0.0, 1.0)
+    return ramp * slow + (1.0 - ramp) * frequency, scaling.attention_factor or _yarn_attention(scaling)
+
+
+def _yarn_attention(scaling: RopeScaling) -> float:
+    """0.1 ln(factor) + 1 (section 3.4); DeepSeek's ratio of two such where both mscales are given."""
+
+    def grown(weight: float) -> float:
+        return 0.1 * weight * math.log(scaling.factor) + 1.0 if scaling.factor > 1.0 else 1.0
+
+    if scaling.mscale and scaling.mscale_all_dim:
+        return grown(scaling.mscale) / grown(scaling.mscale_all_dim)
+    return grown(1.0)
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -50,14 +50,68 @@ class NormSpec:
         require(not (self.kind == "rms" and self.bias), "norm bias", "False for rms", self.bias)
         number("norm eps", self.eps, 0.0)
 
+    def parameters(self, width: int) -> int:
+        """Numbers it learns over a stream of `width`."""
+        return width * (self.weight + self.bias)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary positions were stretched to a longer context; fields that a `kind` does not use are ignored.
+
+    linear (arXiv:2306.15595) divides frequencies by `factor`; dynamic raises theta beyond the original context; yarn
+    (arXiv:2309.00071) and llama3 divide the slow ones; longrope (arXiv:2402.13753) divides each by a factor of its own.
+    `attention_factor` multiplies queries and keys; None derives it as the method says.
+    """
+
+    kind: str
+    factor: float = 1.0
+    original: int = 0  # positions the model was first trained on; 0: its max_positions
+    attention_factor: float | None = None
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 0.0
+    mscale_all_dim: float = 0.0
+    truncate: bool = True
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
+
+    KINDS: ClassVar[tuple[str, ...]] = ("linear", "dynamic", "yarn", "longrope", "llama3")
+
+    def __post_init__(self) -> None:
+        require(self.kind in self.KINDS, "rope scaling kind", "one of " + ", ".join(self.KINDS), self.kind)
+        number("rope scaling factor", self.factor, 1e-6)
+        whole("rope scaling original", self.original, 0)
+        for name in ("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"):
+            number(f"rope scaling {name}", getattr(self, name), 1e-6)
+        for name in ("mscale", "mscale_all_dim"):
+            number(f"rope scaling {name}", getattr(self, name), 0.0)
+        if self.attention_factor is not None:
+            number("rope scaling attention_factor", self.attention_factor, 1e-6)
+        for name in ("short_factor", "long_factor"):
+            values = getattr(self, name)
+            require(isinstance(values, (tuple, list)), f"rope scaling {name}", "a list of numbers", values)
+            for value in values:
+                number(f"rope scaling {name}", value, 1e-6)
+            object.__setattr__(self, name, tuple(values))
+        if self.kind == "llama3":
+            require(self.high_freq_factor > self.low_freq_factor, "rope scaling high_freq_factor",
+                    f"more than low_freq_factor {self.low_freq_factor}", self.high_freq_factor)  # fmt: skip
+        if self.kind == "longrope":
+            require(len(self.short_factor) == len(self.long_factor) > 0, "rope scaling long_factor",
+                    f"as many numbers as short_factor, {len(self.short_factor)}", len(self.long_factor))  # fmt: skip
+
 
 @dataclass(frozen=True)
 class RopeSpec:
-    """Rotary positions: the first `dims` components of each head turn, at frequencies theta^(-2i/dims)."""
+    """Rotary positions: the first `dims` components of each head turn, at frequencies theta^(-2i/dims), scaled."""
 
     theta: float = 10000.0
     dims: int = 0  # 0: the whole head
     interleaved: bool = False
+    scaling: RopeScaling | None = None
 
     def __post_init__(self) -> None:
         number("rope theta", self.theta, 1e-6)
@@ -114,6 +168,15 @@ class AttentionSpec:
                 "an even width for rope",
                 self.head_dim,
             )
+            scaling, half = self.rope.scaling, (self.rope.dims or self.head_dim) // 2
+            if scaling is not None and scaling.kind == "longrope":
+                require(len(scaling.long_factor) == half, "rope scaling long_factor", f"{half} numbers, one a pair",
+                        len(scaling.long_factor))  # fmt: skip
+
+    def parameters(self, width: int) -> int:
+        """Numbers it learns over a stream of `width`."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return (2 * width * (q + kv)) + self.bias * (q + 2 * kv) + self.out_bias * width
 
     @property
     def mask(self) -> Mask:
@@ -136,6 +199,10 @@ class MlpSpec:
 
         act_code(self.act)
 
+    def parameters(self, width: int) -> int:
+        """Numbers it learns over a stream of `width`."""
+        return 2 * width * self.width + self.bias * (width + self.width)
+
 
 @dataclass(frozen=True)
 class GluSpec:
@@ -151,6 +218,10 @@ class GluSpec:
         from ..ops.layers import act_code
 
         act_code(self.act)
+
+    def parameters(self, width: int) -> int:
+        """Numbers it learns over a stream of `width`."""
+        return 3 * width * self.width + self.bias * (width + 2 * self.width)
 
 
 @dataclass(frozen=True)
@@ -168,6 +239,12 @@ class BlockSpec:
             self.placement in ("pre", "post", "sandwich"), "norm placement", "pre, post or sandwich", self.placement
         )
         number("block dropout", self.dropout, 0.0, 1.0)
+
+    def parameters(self, width: int) -> int:
+        """Numbers it learns over a stream of `width`."""
+        norms = 4 if self.placement == "sandwich" else 2
+        count: int = self.mixer.parameters(width) + self.ffn.parameters(width) + norms * self.norm.parameters(width)
+        return count
 
 
 # kind -> spec class; the modules that build them register beside it (nn/mixers, nn/ffn).
@@ -222,4 +299,6 @@ def _read(key: str, value: Any, where: str) -> Any:
         return None if value is None else from_dict(NormSpec, value, where)
     if key == "rope":
         return None if value is None else from_dict(RopeSpec, value, where)
+    if key == "scaling":
+        return None if value is None else from_dict(RopeScaling, value, where)
     return value

@@ -12,6 +12,7 @@ from ..data.batches import Stream
 from ..data.prepare import DataSettings, Prepared, prepare
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
+from ..models.sizes import dimensions
 from ..models.zoo import MODELS
 from ..optim import RULES, Optimizer
 from ..optim.groups import named_groups
@@ -43,7 +44,10 @@ def resolve_dtype(dtype: str) -> str:
 def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
     """The architecture that the configuration describes."""
     make = MODELS.get(config.model)
-    return make(vocab_size, config.width, config.layers, config.heads, config.block_size, config.dropout)
+    layers, heads, width = config.layers, config.heads, config.width
+    if config.size is not None:
+        layers, heads, width = dimensions(config.model, config.size, vocab_size, config.block_size)
+    return make(vocab_size, width, layers, heads, config.block_size, config.dropout)
 
 
 def make_model(config: TrainConfig, vocab_size: int) -> Decoder:

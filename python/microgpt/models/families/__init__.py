@@ -30,4 +30,5 @@ class Family:
 FAMILIES: Registry[Family] = Registry("model family")
 
 from . import gpt2 as _gpt2  # noqa: E402, F401
+from . import llama as _llama  # noqa: E402, F401
 from . import own as _own  # noqa: E402, F401

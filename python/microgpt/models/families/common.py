@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ...errors import ConfigError, nearest
+from ...nn.spec import RopeScaling, RopeSpec, number
 
 # Keys that transformers writes for every model and that say nothing about its mathematics.
 COMMON_KEYS = frozenset(
@@ -48,3 +49,72 @@ class Reader:
         if unknown:
             hints = ", ".join(f"{key!r}{nearest(key, known)}" for key in unknown)
             warnings.warn(f"{self.where}: keys not understood and ignored: {hints}", stacklevel=3)
+
+
+# keys of transformers' rope_parameters <-> fields of RopeScaling
+SCALING_KEYS = {name: name for name in """factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate
+    low_freq_factor high_freq_factor short_factor long_factor""".split()}  # fmt: skip
+SCALING_KEYS["original_max_position_embeddings"] = "original"
+NEEDED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor", "original_max_position_embeddings"),
+    "longrope": ("factor", "short_factor", "long_factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+OPTIONAL = {
+    "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+    "longrope": ("attention_factor",),
+}
+OLD_NAMES = {"su": "longrope", "mrope": "default"}
+
+
+def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 10000.0) -> RopeSpec:
+    """Rotary positions from either dialect: rope_parameters (transformers 5), or rope_theta and rope_scaling."""
+    where = "rope_parameters" if isinstance(get.config.get("rope_parameters"), dict) else "rope_scaling"
+    values: dict[str, Any] = dict(get.get(where, (dict, type(None)), None) or {})
+    get.used |= {"rope_parameters", "rope_scaling"}
+    theta = values.pop("rope_theta", get.get("rope_theta", (float, int), theta))
+    share = values.pop("partial_rotary_factor", get.get("partial_rotary_factor", (float, int), 1.0))
+    old_name = values.pop("type", "default")  # transformers below 4.45 wrote this; both may stand
+    kind = values.pop("rope_type", old_name)
+    kind = OLD_NAMES.get(kind, kind)
+    number(f"config.json: {where}.rope_theta", theta, 1e-6)
+    number(f"config.json: {where}.partial_rotary_factor", share, 1e-6, 1.0)
+    dims = int(head_dim * share)
+    scaling = None
+    if kind != "default":
+        if kind not in NEEDED:
+            known = ", ".join(["default", *NEEDED])
+            raise ConfigError(f"config.json: {where}.rope_type {kind!r}{nearest(str(kind), NEEDED)}; known: {known}")
+        values.setdefault("original_max_position_embeddings", get.config.get("original_max_position_embeddings"))
+        get.used.add("original_max_position_embeddings")
+        values = {key: value for key, value in values.items() if value is not None}
+        if "factor" not in values and "original_max_position_embeddings" in values:
+            values["factor"] = max_positions / values["original_max_position_embeddings"]
+        for key in NEEDED[kind]:
+            if key not in values:
+                raise ConfigError(f"config.json: {where}: missing key {key!r} for rope_type {kind}")
+        for key in values:
+            if key not in SCALING_KEYS:
+                hint = nearest(key, SCALING_KEYS)
+                warnings.warn(f"config.json: {where}.{key} is not understood and ignored{hint}", stacklevel=4)
+        try:
+            scaling = RopeScaling(kind, **{SCALING_KEYS[k]: v for k, v in values.items() if k in SCALING_KEYS})
+        except ConfigError as error:
+            raise ConfigError(f"config.json: {where}: {error}") from None
+    return RopeSpec(theta, 0 if dims == head_dim else dims, scaling=scaling)
+
+
+def write_rope(rope: RopeSpec, head_dim: int) -> dict[str, Any]:
+    """The inverse of read_rope: rope_parameters for transformers 5, and rope_theta for older readers."""
+    values: dict[str, Any] = {"rope_type": "default", "rope_theta": rope.theta}
+    if rope.dims:
+        values["partial_rotary_factor"] = rope.dims / head_dim
+    if rope.scaling is not None:
+        values["rope_type"] = rope.scaling.kind
+        for theirs in (*NEEDED[rope.scaling.kind], *OPTIONAL.get(rope.scaling.kind, ())):
+            value = getattr(rope.scaling, SCALING_KEYS[theirs])
+            if value or theirs == "truncate":  # None and 0 mean: derived
+                values[theirs] = list(value) if isinstance(value, tuple) else value
+    return {"rope_parameters": values, "rope_theta": rope.theta}
