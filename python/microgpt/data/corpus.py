@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from microgpt import system
 from microgpt.errors import ConfigError, DataError, nearest
 
 Documents = Literal["auto", "line", "file"]
@@ -110,7 +111,7 @@ def _read_folder(folder: Path) -> tuple[list[str], int]:
 def _read_file(path: Path) -> bytes:
     try:
         # NONBLOCK: opening a FIFO must not wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, system.flags("RDONLY", "NONBLOCK", "CLOEXEC"))
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DataError(f"{path}: expected a text file, found something that is not a regular file")
