@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 PARITY := .venv-parity
 # PyTorch for the parity tests. On PyPI this is a CUDA build; its CPU index is https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
+# Ninja where there is one; the presets alone would insist on it.
+CONFIGURE := cmake -G $(if $(shell command -v ninja),Ninja,'Unix Makefiles') --preset
+BUILD := cmake --build -j $(shell getconf _NPROCESSORS_ONLN) --preset
 SOURCES := $(shell find csrc python -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pxd' -o -name '*.txt') CMakeLists.txt pyproject.toml
 
 .PHONY: help demo test dev lint types stub layering cpp-test guard sanitize parity soak bench wheel sdist wheel-check workflows clean
@@ -52,8 +55,8 @@ stub: $(VENV)/.installed $(VENV)/.lint-tools  ## write python/microgpt/_kernels.
 	$(BIN)/python tools/stub.py
 
 cpp-test:  ## kernels and runtime against their references in C++ (needs doctest, Debian's doctest-dev)
-	cmake --preset release
-	cmake --build --preset release
+	$(CONFIGURE) release
+	$(BUILD) release
 	ctest --preset release
 
 guard: $(VENV)/.installed $(VENV)/.test-tools  ## every op case on an extension with guard bytes around its arrays
@@ -64,11 +67,11 @@ guard: $(VENV)/.installed $(VENV)/.test-tools  ## every op case on an extension 
 	MICROGPT_GUARD_BUILD=$$(ls $(CURDIR)/build/guard/_kernels*.so) $(BIN)/python -m pytest -q tests/test_op_properties.py -k guard
 
 sanitize:  ## the same under ASan + UBSan with guard bytes, and under TSan (needs clang-19, libomp-19-dev)
-	cmake --preset asan
-	cmake --build --preset asan
+	$(CONFIGURE) asan
+	$(BUILD) asan
 	ctest --preset asan
-	cmake --preset tsan
-	cmake --build --preset tsan
+	$(CONFIGURE) tsan
+	$(BUILD) tsan
 	ctest --preset tsan
 
 $(PARITY)/.made:

@@ -51,7 +51,7 @@ def outside(folder: Path) -> list[str]:
     """The command prefix for a bare process: no network, no compiler on PATH, no HOME."""
     empty = folder / "no-programs"
     empty.mkdir(exist_ok=True)
-    prefix = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "-r", "-n"]
+    prefix = ["unshare", "-n"] if os.getuid() == 0 else ["unshare", "--map-current-user", "-n"]
     return [*prefix, "env", "-i", f"PATH={empty}", "LANG=C.UTF-8"]
 
 
