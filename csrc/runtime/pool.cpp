@@ -8,19 +8,13 @@
 #include <new>
 
 #include "runtime/cpu.h"
-
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#include <sys/mman.h>
-#include <unistd.h>
-#endif
+#include "runtime/platform.h"
 
 namespace mg {
 namespace {
 
 constexpr size_t kLine = 64;
-constexpr size_t kHuge = (size_t)2 << 20;
-constexpr size_t kMapped = (size_t)4 << 20;  // blocks from here on come from mmap, on huge pages
+constexpr size_t kMapped = (size_t)4 << 20;  // blocks from here on are whole pages, huge ones if granted
 constexpr size_t kLargest = (size_t)1 << 62;
 constexpr uint32_t kLive = 0x4556494c, kCached = 0x48434143;  // a wild or second release is caught, not obeyed
 #ifdef MG_GUARD_BYTES
@@ -59,34 +53,8 @@ SizeClass size_class_of(size_t bytes) {
 
 size_t total_of(size_t capacity) { return sizeof(Header) + capacity; }
 
-#if defined(__unix__) || defined(__APPLE__)
-size_t mapped_length(size_t capacity) {
-  const size_t page = 65536;  // a multiple of every page size in use
-  return (total_of(capacity) + page - 1) / page * page;
-}
-
-void* map_block(size_t capacity) {
-  const size_t length = mapped_length(capacity);
-  void* raw = mmap(nullptr, length + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) return nullptr;
-  char* const begin = static_cast<char*>(raw);
-  char* const block = begin + (kHuge - reinterpret_cast<uintptr_t>(begin) % kHuge) % kHuge;
-  char* const end = begin + length + kHuge;
-  if (block > begin) munmap(begin, (size_t)(block - begin));
-  if (end > block + length) munmap(block + length, (size_t)(end - block) - length);
-#ifdef MADV_HUGEPAGE
-  madvise(block, length, MADV_HUGEPAGE);  // advice: refusal changes speed only
-#endif
-  return block;
-}
-void unmap_block(void* p, size_t capacity) { munmap(p, mapped_length(capacity)); }
-#else
-void* map_block(size_t capacity) { return aligned_alloc(kLine, total_of(capacity)); }
-void unmap_block(void* p, size_t) { free(p); }
-#endif
-
 Header* make_block(size_t capacity) {
-  void* p = capacity >= kMapped ? map_block(capacity) : aligned_alloc(kLine, total_of(capacity));
+  void* p = capacity >= kMapped ? take_pages(total_of(capacity)) : take_lines(total_of(capacity));
   return p ? new (p) Header : nullptr;
 }
 
@@ -94,8 +62,8 @@ void free_blocks(Header* block) noexcept {
   while (block) {
     Header* const next = block->next;
     block->state = 0;
-    if (block->capacity >= kMapped) unmap_block(block, block->capacity);
-    else free(block);
+    if (block->capacity >= kMapped) give_pages(block, total_of(block->capacity));
+    else give_lines(block);
     block = next;
   }
 }
@@ -132,11 +100,8 @@ void check(const Header*) noexcept {}
 
 // A quarter of the memory this process may use.
 size_t default_cache_limit() {
-  double memory = 4e9;
-#if defined(_SC_PHYS_PAGES)
-  const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-  if (pages > 0 && page > 0) memory = (double)pages * (double)page;
-#endif
+  const int64_t there = memory_of_machine();
+  double memory = there > 0 ? (double)there : 4e9;
   const int64_t granted = cgroup_memory("");
   if (granted > 0) memory = std::min(memory, (double)granted);
   return (size_t)(memory / 4);
@@ -154,11 +119,7 @@ struct PoolRegistry {
   PoolRing* first = nullptr;
   size_t cache_limit = default_cache_limit();
 
-  PoolRegistry() {
-#if defined(__unix__) || defined(__APPLE__)
-    pthread_atfork(lock_all, unlock_all, unlock_all);
-#endif
-  }
+  PoolRegistry() { at_fork(lock_all, unlock_all, unlock_all); }
   static PoolRegistry& get() {
     static PoolRegistry* const registry = new PoolRegistry;  // pools outlive static destructors
     return *registry;

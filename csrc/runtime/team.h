@@ -6,7 +6,6 @@
 // again: what a worker read before a successful claim was therefore read from the right node.
 #pragma once
 #include <stdint.h>
-#include <stdlib.h>
 #include <algorithm>
 #include <atomic>
 #include <memory>
@@ -15,11 +14,8 @@
 #include <vector>
 
 #include "runtime/parallel.h"
+#include "runtime/platform.h"
 #include "runtime/wait.h"
-
-#if defined(__linux__)
-#include <sched.h>
-#endif
 
 namespace mg {
 
@@ -29,32 +25,6 @@ constexpr int64_t kIdleSpinNs = 50000;
 constexpr int64_t kStealAfterNs = 3000;
 // A claimed share that takes longer is either large or its thread has lost the processor.
 constexpr int64_t kWaitSpinNs = 50000, kWaitYieldNs = 200000;
-
-inline int current_cpu() {
-#if defined(__linux__)
-  return sched_getcpu();
-#else
-  return -1;
-#endif
-}
-
-// Restrict the calling thread to `cpus` without `except`; does nothing if that leaves none.
-inline void run_on(const std::vector<int>& cpus, int except) {
-#if defined(__linux__)
-  const int room = cpus.back() + 1;
-  cpu_set_t* set = CPU_ALLOC((size_t)room);
-  if (!set) return;
-  const size_t bytes = CPU_ALLOC_SIZE((size_t)room);
-  CPU_ZERO_S(bytes, set);
-  for (int cpu : cpus)
-    if (cpu != except) CPU_SET_S((size_t)cpu, bytes, set);
-  if (CPU_COUNT_S(bytes, set) > 0) sched_setaffinity(0, bytes, set);
-  CPU_FREE(set);
-#else
-  (void)cpus;
-  (void)except;
-#endif
-}
 
 // Memory for one share at a time, grown and kept.
 class Scratch {
@@ -69,14 +39,14 @@ class Scratch {
     std::swap(bytes_, other.bytes_);
     return *this;
   }
-  ~Scratch() { free(data_); }
+  ~Scratch() { give_lines(data_); }
   void* grow(size_t bytes) {
     if (bytes > bytes_) {
       if (bytes > SIZE_MAX / 2) throw std::bad_alloc();
-      free(data_);
+      give_lines(data_);
       bytes_ = 0;
       const size_t rounded = (bytes + 63) / 64 * 64;
-      data_ = aligned_alloc(64, rounded);
+      data_ = take_lines(rounded);
       if (!data_) throw std::bad_alloc();
       bytes_ = rounded;
     }

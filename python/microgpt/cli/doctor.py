@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .. import system
 from ..errors import MicrogptError, nearest
 from .common import Command, Option
 
@@ -98,7 +99,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     elif found["isa"] == "scalar":
         built = ", ".join(name for name in found["isas"] if name != "scalar")
         lines.append(f"running scalar, many times slower: this processor has none of {built or 'the vector sets'}")
-    allowed = len(os.sched_getaffinity(0))
+    allowed = system.allowed_cpus()
     if found["threads"] > allowed:
         lines.append(f"{found['threads']} threads share {allowed} allowed CPUs: expect it to be slower, not faster")
     if found["memory_available"] is not None and found["memory_available"] < LITTLE_MEMORY:

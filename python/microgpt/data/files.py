@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from microgpt import system
 from microgpt.errors import DataError
 
 PIECE = 1 << 18  # characters that are tokenized together
@@ -52,7 +53,7 @@ def opened(path: Path, stamps: Stamps) -> Iterator[ByteStream]:
     """
     try:
         # NONBLOCK: opening a FIFO must not wait for a writer.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | system.flags("NONBLOCK", "CLOEXEC", "BINARY"))
         with os.fdopen(fd, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

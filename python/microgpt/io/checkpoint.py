@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any
 
+from microgpt import system
 from microgpt.errors import CheckpointError, LockError, StorageError, UsageError
 from microgpt.io import files, manifest
 from microgpt.io.files import preflight
@@ -56,28 +57,27 @@ class RunFolder:
         """
         if self._lock is not None:
             return
-        import fcntl
-
         place = self.path / ".lock"
         try:
             new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             for folder in new:
                 files.fsync_dir(folder.parent)
-            fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            fd = os.open(place, system.flags("RDWR", "CREAT", "NOFOLLOW", "CLOEXEC"), 0o666)
         except OSError as error:
             raise files.storage_error(f"opening run folder {self.path}", place, error) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not system.try_lock(fd):
+                os.lseek(fd, 0, os.SEEK_SET)
+                owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+                os.close(fd)
+                raise LockError(
+                    f"{self.path}: another trainer (process {owner}) is writing this run; "
+                    "wait for it, stop it, or choose another run folder"
+                )
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        except BlockingIOError as error:
-            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
-            raise LockError(
-                f"{self.path}: another trainer (process {owner}) is writing this run; "
-                "wait for it, stop it, or choose another run folder"
-            ) from error
+            os.lseek(fd, 0, os.SEEK_SET)
+            os.write(fd, f"{os.getpid()}\n".encode())
         except OSError as error:
             os.close(fd)
             raise files.storage_error(f"locking run folder {self.path}", place, error) from error
@@ -304,15 +304,7 @@ class RunFolder:
 
 def _alive(pid: int) -> bool:
     """Whether another process with this id runs; our own id, reused after a restart, counts as dead."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+    return pid != os.getpid() and system.process_runs(pid)
 
 
 def find_newest_run(root: Path | str = "runs") -> Path:

@@ -15,11 +15,12 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from microgpt import system
 from microgpt.errors import StorageError
 
 # NONBLOCK: opening a FIFO must not wait for its other end; it means nothing for a regular file.
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = system.flags("RDONLY", "NOFOLLOW", "NONBLOCK", "CLOEXEC")
+_CREATE = system.flags("WRONLY", "CREAT", "EXCL", "NOFOLLOW", "CLOEXEC")
 _CHUNK = 1 << 20
 
 
@@ -28,7 +29,13 @@ def open_regular(path: Path) -> int:
 
     Raises OSError (ELOOP for a symlink, EINVAL for a folder, FIFO or device).
     """
-    fd = os.open(path, _READ)
+    return _open_regular(path, _READ)
+
+
+def _open_regular(path: Path, how: int) -> int:
+    if not system.POSIX and path.is_symlink():  # no O_NOFOLLOW there
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    fd = os.open(path, how)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -70,7 +77,8 @@ def write_new(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
 
 def fsync_file(path: Path) -> None:
     """Make the content of a regular file durable."""
-    fd = open_regular(path)
+    # Windows flushes only what may be written.
+    fd = open_regular(path) if system.POSIX else _open_regular(path, system.flags("RDWR"))
     try:
         os.fsync(fd)
     finally:
@@ -78,8 +86,10 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_dir(path: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make the names in a folder durable; Windows cannot open folders, there it is left to the file system."""
+    if not system.POSIX:
+        return
+    fd = os.open(path, system.flags("RDONLY", "DIRECTORY", "CLOEXEC"))
     try:
         os.fsync(fd)
     finally:
@@ -93,7 +103,7 @@ def make_dir(path: Path) -> None:
 
 def rename(old: Path, new: Path) -> None:
     """Rename within one folder, replacing a file at `new` atomically."""
-    os.rename(old, new)
+    os.replace(old, new)
 
 
 def temp_name(path: Path, kind: str = "tmp") -> Path:

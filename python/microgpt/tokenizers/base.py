@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from microgpt import system
 from microgpt.errors import StorageError, TokenizerError
 
 _FILE_LIMIT = 256 << 20  # bytes; the largest public tokenizer.json are about 35 MB
@@ -148,7 +149,7 @@ def token_text(config: dict[str, Any], key: str) -> str | None:
 
 
 def _no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    return os.open(path, flags | system.flags("NOFOLLOW"), 0o666)
 
 
 def _read(path: Path) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
+from .. import system
 from ..errors import MissingExtraError
 from ..io.files import storage_error
 from .callback import Callback
@@ -48,7 +49,7 @@ class JsonLines(Callback):
 
 
 def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return os.open(path, flags | system.flags("NOFOLLOW", "CLOEXEC"), 0o666)
 
 
 class Samples(Callback):

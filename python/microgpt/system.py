@@ -1,0 +1,69 @@
+"""What differs between operating systems, on the Python side; runtime/platform.cpp is the same in C++."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+#: Directories can be opened and made durable; files can be flushed through any descriptor.
+POSIX = os.name == "posix"
+
+_LOCKED_BYTE = 1 << 30  # Windows locks bytes and refuses to read them: one beyond what anybody reads
+
+
+def flags(*names: str) -> int:
+    """The ``os.O_…`` flags of these names, less what this system does not know; always binary."""
+    value = getattr(os, "O_BINARY", 0)
+    for name in names:
+        value |= getattr(os, f"O_{name}", 0)
+    return int(value)
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file until it is closed; False if another process has the lock. Raises OSError."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def process_runs(pid: int) -> bool:
+    """Whether a process with this id runs; one that we may not signal counts."""
+    if sys.platform == "win32":  # os.kill would end it
+        import ctypes
+
+        limited_information, still_active = 0x1000, 259
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.OpenProcess.restype = ctypes.c_void_p
+        handle = kernel.OpenProcess(limited_information, False, pid)
+        if not handle:
+            return ctypes.get_last_error() == 5  # access denied: it is there
+        code = ctypes.c_ulong()
+        got = kernel.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(code))
+        kernel.CloseHandle(ctypes.c_void_p(handle))
+        return bool(got) and code.value == still_active
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def allowed_cpus() -> int:
+    """How many processors this process may use."""
+    ask = getattr(os, "sched_getaffinity", None)
+    return len(ask(0)) if ask else os.cpu_count() or 1
