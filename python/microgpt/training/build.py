@@ -36,8 +36,7 @@ def resolve_dtype(dtype: str) -> str:
     """`auto` is bfloat16 where this machine multiplies it fast, else float32."""
     if dtype != "auto":
         return dtype
-    fast = getattr(k, "fast_bf16", None)
-    return "bfloat16" if fast is not None and fast() else "float32"
+    return "bfloat16" if k.fast_bf16() else "float32"
 
 
 def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
