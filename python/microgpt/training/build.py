@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import _kernels as k
 from ..data.batches import Stream
 from ..data.prepare import DataSettings, Prepared, prepare
+from ..errors import ConfigError
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
 from ..models.zoo import MODELS
@@ -40,7 +41,11 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
-    """The architecture that the configuration describes."""
+    """The architecture that the configuration describes. Raises ConfigError for a `size` of a model without presets."""
+    if config.size is not None:
+        raise ConfigError(
+            f"size: model {config.model!r} has no presets, got {config.size!r}; use layers, heads and width"
+        )
     make = MODELS.get(config.model)
     return make(vocab_size, config.width, config.layers, config.heads, config.block_size, config.dropout)
 
