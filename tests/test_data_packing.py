@@ -213,7 +213,7 @@ def test_a_difficulty_of_ones_own() -> None:
     same = Batches(docs, 4, 1, 0, packing=False, curriculum=np.array([-3.0, -7.0, 0.0, -12.0]))
     assert same.state()["curriculum"] == hardest_first.state()["curriculum"]
     other = Batches(docs, 4, 1, 0, packing=False, curriculum=[1.0, 2.0, 3.0, 4.0])  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="curriculum was 'scores .*', is 'scores "):
+    with pytest.raises(DataError, match=r"curriculum was 'scores .*', is 'scores "):
         other.restore(same.state())
     with pytest.raises(DataError, match=r"expected 4 finite scores, one for each document, got shape \(3,\)"):
         Batches(docs, 4, 1, 0, curriculum=np.zeros(3))

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_a_long_document_comes_in_pieces_cut_between_words(tmp_path: Path, monke
     assert "".join(piece.text for piece in found) == text and len(found) > 20
     assert [piece.first for piece in found] == [True] + [False] * (len(found) - 1)
     assert [piece.last for piece in found] == [False] * (len(found) - 1) + [True]
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert not before.text[-1].isspace() and after.text[0] in " \n" and len(before.text) <= 64
     # No place to cut: up to sixteen pieces together, then anywhere.
     monkeypatch.setattr(files, "_LONGEST", 16 * 64)
