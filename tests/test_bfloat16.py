@@ -61,10 +61,10 @@ def relative(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
     return float(np.linalg.norm(a.astype(np.float64) - b) / np.linalg.norm(b.astype(np.float64)))
 
 
-# Each block stores about 8 results in bfloat16 on its way through (norms, projections, attention, two sums), the embedding
-# and the last norm 3 more. A stored number is off by a random part of u = 2^-8 (rms u / sqrt(3)); the errors of R results
-# add like a random walk, and one step changes its input's relative error by about 1, as norms keep every branch at the
-# scale of the stream. Twice that is allowed: sqrt(R / 3) u.
+# Each block stores about 8 results in bfloat16 on its way through (norms, projections, attention, two sums), the
+# embedding and the last norm 3 more. A stored number is off by a random part of u = 2^-8 (rms u / sqrt(3) at most); the
+# errors of R results add like a random walk, and no step changes its input's relative error much, as norms keep every
+# branch at the scale of the stream: sqrt(R / 3) u. Twice that is allowed.
 FORWARD_RESULTS = 3 * 8 + 3
 ERROR = 2 * np.sqrt(FORWARD_RESULTS / 3) * U16
 
