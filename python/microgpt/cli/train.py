@@ -47,8 +47,8 @@ class Setting(NamedTuple):
 
 SECTIONS: dict[str, list[Setting]] = {
     "Data": [
-        Setting("data", str, "PATH|names|stdlib|hf:ORG/NAME", "Text, .gz, JSON lines, CSV, Parquet, a folder of these, "
-                "tokens of microgpt tokenize, or a data set of the hub; several times for a mixture."),
+        Setting("data", str, "PATH|names|stdlib|hf:ORG/NAME", "Text, .gz, JSON lines, CSV, Parquet, a folder of "
+                "these, tokens of microgpt tokenize, or a data set of the hub; several times for a mixture."),
         Setting("weights", NUMBERS, "X,X", "Shares of several --data in a mixture, in their order."),
         Setting("documents", str, "KIND", "How to cut texts: line (each line is a document), file, or auto, which "
                 "takes lines where they are short."),
