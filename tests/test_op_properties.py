@@ -17,7 +17,7 @@ import microgpt
 from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.ops import loss, raw
-from microgpt.tensor import Tensor
+from microgpt.tensor import Tensor, numpy_dtype, wide
 
 from .opcases import assert_close
 from .opcases.bounds import U32, gamma, softmax_relative
@@ -122,10 +122,12 @@ def test_packed_sequences_are_the_separate_ones(options: dict[str, Any]) -> None
         at, key_at = at + n, key_at + length
 
 
-def test_attention_row_by_row_is_the_whole() -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_row_by_row_is_the_whole(dtype: str) -> None:
     """Prefill in pieces of any size and token by token: the same bits."""
     length = 131
-    q, key, value = normal(length, 2, 24), normal(length, 1, 24), normal(length, 1, 24, seed=1)
+    made = normal(length, 2, 24), normal(length, 1, 24), normal(length, 1, 24, seed=1)
+    q, key, value = (x.astype(numpy_dtype(dtype)) for x in made)
     whole = attend(q, key, value, [length], [length])
     for step in (1, 7, 33, 64):
         for begin in range(0, length, step):
@@ -158,10 +160,13 @@ def test_attention_backward_is_causal() -> None:
 
 
 # -- products: a row has the same bits alone or in a batch ----------------------------------------
+@pytest.mark.parametrize("isa", [name for name, supported in k.isas() if supported])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("inner", [1, 17, 64, 300])
-def test_a_row_of_linear_is_the_same_alone_and_in_a_batch(inner: int) -> None:
-    weight, bias = normal(129, inner), normal(129, seed=1)
-    x = normal(130, inner, seed=2)
+def test_a_row_of_linear_is_the_same_alone_and_in_a_batch(inner: int, dtype: str, isa: str) -> None:
+    k.set_isa(isa)
+    weight, bias = (x.astype(numpy_dtype(dtype)) for x in (normal(129, inner), normal(129, seed=1)))
+    x = normal(130, inner, seed=2).astype(numpy_dtype(dtype))
     whole = ops.linear(x, weight, bias, act="gelu").numpy()
     for rows in (1, 2, 3, 5, 8, 16, 17, 33):
         for begin in (0, 7, 130 - rows):
@@ -250,9 +255,10 @@ SENTINEL = np.float32(-7.5e33)
 class Guarded:
     """An array in the middle of a larger one that is full of sentinels."""
 
-    def __init__(self, shape: tuple[int, ...], offset: int = 37) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: str, offset: int = 37) -> None:
         size = int(np.prod(shape))
-        self.whole = k.from_numpy(np.full(size + 2 * offset, SENTINEL))
+        self.sentinel = SENTINEL.astype(numpy_dtype(dtype))
+        self.whole = k.from_numpy(np.full(size + 2 * offset, self.sentinel))
         self.array = self.whole.view(shape, offset)
         self.inside = slice(offset, offset + size)
 
@@ -261,50 +267,63 @@ class Guarded:
         values = self.whole.numpy()
         outside = np.ones(values.shape, bool)
         outside[self.inside] = False
-        assert np.all(values[outside] == SENTINEL), f"{what}: wrote outside its output"
-        assert np.all(values[self.inside] != SENTINEL), f"{what}: left a part of its output unwritten"
+        assert np.all(values[outside] == self.sentinel), f"{what}: wrote outside its output"
+        assert np.all(values[self.inside] != self.sentinel), f"{what}: left a part of its output unwritten"
 
 
 @pytest.mark.parametrize("isa", [name for name, supported in k.isas() if supported])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 15, 16, 17, 31, 33, 63, 65, 127, 129])
-def test_kernels_write_their_outputs_and_nothing_else(n: int, isa: str) -> None:
+def test_kernels_write_their_outputs_and_nothing_else(n: int, dtype: str, isa: str) -> None:
     k.set_isa(isa)
     rows, inner = 5, 9
-    x, w = k.from_numpy(normal(rows, n)), k.from_numpy(normal(n, inner))
+
+    def made(*shape: int) -> k.Array:
+        return k.from_numpy(normal(*shape).astype(numpy_dtype(dtype)))
+
+    x, w = made(rows, n), made(n, inner)
     layout = (int32_array(0, rows), int32_array(0), int32_array(rows))
-    heads = k.from_numpy(normal(rows, 1, n))
+    heads = made(rows, 1, n)
     targets, ids = int32_array(*[0] * rows), int32_array(0, rows - 1)
     step = k.from_numpy(np.array([1], np.int64))
 
     def outputs(*shapes: tuple[int, ...]) -> list[Guarded]:
-        return [Guarded(shape) for shape in shapes]
+        return [Guarded(shape, dtype) for shape in shapes]
+
+    def sums(*shapes: tuple[int, ...]) -> list[Guarded]:  # statistics, losses, gradients of parameters
+        return [Guarded(shape, wide(dtype)) for shape in shapes]
 
     calls: dict[str, tuple[list[Guarded], Any]] = {
         "gemm": (outputs((rows, inner)), lambda y: k.gemm(x, w, y, rows, inner, n)),
         "gemm wide": (
             outputs((rows, n)),
-            lambda y: k.gemm(k.from_numpy(normal(rows, inner)), w, y, rows, n, inner, trans_b=True),
+            lambda y: k.gemm(made(rows, inner), w, y, rows, n, inner, trans_b=True),
         ),
+        "gemm sums": (sums((n, n)), lambda y: k.gemm(x, x, y, n, n, rows, trans_a=True)),
         "gemm deep": (outputs((n, n)), lambda y: k.gemm(x, x, y, n, n, rows, trans_a=True)),
-        "norm": (outputs((rows, n), (rows,), (rows,)), lambda y, r, m: k.norm(x, y, r, n, 1e-5, mean=m)),
+        "norm": ([*outputs((rows, n)), *sums((rows,), (rows,))], lambda y, r, m: k.norm(x, y, r, n, 1e-5, mean=m)),
         "softmax": (outputs((rows, n)), lambda y: k.softmax(x, y, n)),
         "act": (outputs((rows, n)), lambda y: k.act(x, y, raw.ACT_CODE["gelu"])),
         "glu": (outputs((rows, n)), lambda y: k.glu(x, x, y, raw.ACT_CODE["silu"])),
         "unary": (outputs((rows, n)), lambda y: k.unary(x, y, raw.UNARY_CODE["exp"])),
         "binary": (outputs((rows, n)), lambda y: k.binary(x, x, y, [rows, n], [n, 1], [0, 1], raw.BINARY_CODE["add"])),
         "reduce rows": (outputs((rows,)), lambda y: k.reduce(x, y, rows, n, 1, 0)),
+        "reduce sums": (sums((n,)), lambda y: k.reduce(x, y, 1, rows, n, 0)),
         "reduce columns": (outputs((n,)), lambda y: k.reduce(x, y, 1, rows, n, 0)),
         "copy": (outputs((n, rows)), lambda y: k.copy(x, y, [n, rows], [1, n])),
         "fill": (outputs((n,)), lambda y: k.fill(y, 1.0)),
         "axpy": (outputs((rows, n)), lambda y: k.axpy(x, y, 2.0)),
         "dropout": (outputs((rows, n)), lambda y: k.dropout(x, y, step, 0.5, 1)),
         "embedding": (outputs((2, n)), lambda y: k.embedding(x, ids, y, n)),
-        "embedding back": (outputs((rows, n)), lambda y: k.embedding_backward(k.from_numpy(normal(2, n)), ids, y, n)),
+        "embedding back": (sums((rows, n)), lambda y: k.embedding_backward(made(2, n), ids, y, n)),
         "attention": (
-            outputs((rows, 1, n), (1, rows)),
+            [*outputs((rows, 1, n)), *sums((1, rows))],
             lambda o, e: k.attention(heads, heads, heads, o, *layout, 1, 1, n, n, 1.0, lse=e),
         ),
-        "cross_entropy": (outputs((rows,), (rows, n)), lambda y, d: k.cross_entropy(x, targets, y, n, dlogits=d)),
+        "cross_entropy": (
+            [*sums((rows,)), *outputs((rows, n))],
+            lambda y, d: k.cross_entropy(x, targets, y, n, dlogits=d),
+        ),
     }
     for name, (guarded, call) in calls.items():
         call(*(each.array for each in guarded))

@@ -150,6 +150,8 @@ RESUMED = {
     "validated": {"steps": 12, "eval_every": 2},
     "checkpointing": {"steps": 12, "checkpointing": True, "dropout": 0.2},
     "float64": {"steps": 12, "dtype": "float64"},
+    "bfloat16": {"steps": 12, "dtype": "bf16"},
+    "bfloat16_averaged": {"steps": 12, "dtype": "bf16", "ema": 0.9, "eval_every": 3},
     "averaged": {"steps": 12, "ema": 0.9, "eval_every": 3},
     "unpacked": {"epochs": 2.5, "packing": False},
     "curriculum": {"epochs": 2.5, "curriculum": "length"},
@@ -273,8 +275,10 @@ def test_validation_is_the_mean_over_all_targets(tmp_path: Path) -> None:
 
 
 def test_weights_and_logits_survive_saving(tmp_path: Path) -> None:
-    for name in MODELS:
-        run = small(model=name, out=tmp_path / name)
+    for name, settings in [*((name, {}) for name in MODELS), ("gpt", {"dtype": "bf16"}), ("gpt", {"ema": 0.9}),
+                           ("gpt", {"dtype": "bf16", "ema": 0.9})]:  # fmt: skip
+        name = f"{name}-{len(settings)}-{settings.get('dtype')}"
+        run = small(model=name.split("-")[0], out=tmp_path / name, **settings)
         ids = [0, 3, 5, 9, 1]
         trained = microgpt.LanguageModel(run.model, run.tokenizer)
         loaded = microgpt.load(tmp_path / name)

@@ -25,7 +25,7 @@ from microgpt.training.build import make_data, make_model, make_optimizer
 from microgpt.training.config import TrainConfig
 from microgpt.training.ema import decay_at
 from microgpt.training.plan import plan
-from microgpt.training.pretrain import RAW
+from microgpt.training.pretrain import EMA
 from microgpt.training.probe import peak_flops
 from microgpt.training.resume import run_config
 from microgpt.training.settings import read_settings, to_toml
@@ -92,8 +92,32 @@ def test_the_average_is_validated_saved_and_opened(tmp_path: Path, trainers: lis
     place = RunFolder(tmp_path).latest()[0]
     from microgpt.io import safetensors
 
-    raw = safetensors.load(place / RAW)
-    assert same(dict(raw), watch.weights[-1]) and same(dict(raw), weights(plain))
+    raw = safetensors.load(place / EMA)
+    raw = {name.removeprefix("weights."): array for name, array in raw.items()}
+    assert same(raw, watch.weights[-1]) and same(raw, weights(plain))
+
+
+def test_of_a_bfloat16_model_the_masters_are_averaged(trainers: list[Trainer]) -> None:
+    """In float32 (three roundings a step, as above), shown to the model rounded to bfloat16."""
+    masters = []
+
+    class Masters(microgpt.Callback):
+        def step(self, control: Any) -> None:
+            masters.append(trainers[0].optimizer.arenas.params.numpy().copy())
+
+    run = small(dtype="bf16", ema=0.9, callbacks=[Masters()])
+    it = trainers[0]
+    assert it.ema is not None and it.optimizer.arenas.rounded is not None
+    config = TrainConfig(**{**SMALL, "dtype": "bf16"})
+    model = make_model(config, run.tokenizer.vocab_size)
+    expected = make_optimizer(config, model).arenas.params.numpy().astype(np.float64)
+    for step, now in enumerate(masters, 1):
+        d = float(np.float32(decay_at(0.9, step)))
+        expected = d * expected + (1 - d) * now
+    found = it.ema.average.numpy()
+    assert np.abs(found - expected).max() < 30 * 2.0**-24
+    assert np.array_equal(it.optimizer.arenas.rounded.numpy(), found.astype(it.optimizer.arenas.rounded.numpy().dtype))
+    assert run.model.embed.weight.dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("replay", ["0", "1"])

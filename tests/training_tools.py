@@ -46,7 +46,8 @@ def digests(run: Path) -> dict[str, str]:
     """SHA-256 of the files of the newest checkpoint that depend on nothing but settings and data."""
     place, problems = RunFolder(run).latest()
     assert problems == []
-    names = ("model.safetensors", "optimizer.safetensors", "tokenizer.json", "config.json")
+    names = ["model.safetensors", "optimizer.safetensors", "tokenizer.json", "config.json"]
+    names += ["ema.safetensors"] * (place / "ema.safetensors").exists()
     return {name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in names}
 
 

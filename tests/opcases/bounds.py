@@ -1,8 +1,8 @@
 """How far two roundings of the same real number may lie apart: the pieces that the tables' tolerances are made of.
 
 u is the unit roundoff (2^-8 for bfloat16, 2^-24 for float32, 2^-53 for float64). A bound is an array of the output's
-shape: the worst that the rounding errors of a sensible evaluation can add up to, to first order in u. No bound is tuned: where a constant
-stands it counts roundings, or doubles (1 ulp <= 2u) an error in ulp stated in csrc/simd/math.h.
+shape: the worst that the rounding errors of a sensible evaluation can add up to, to first order in u. No bound is
+tuned: where a constant stands it counts roundings, or doubles (1 ulp <= 2u) an error in ulp stated in csrc/simd/math.h.
 """
 
 from __future__ import annotations

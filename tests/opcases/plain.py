@@ -92,7 +92,7 @@ for _name, (_numpy, _slopes, _forward, _backward) in _BINARY.items():
             "integers",
             lambda f=_call: f(array((2,), "int32"), array((2,), "int32")),
             DTypeError,
-            rf"{_name}: `a` expected float32 or float64, got int32",
+            rf"{_name}: `a` expected float32, float64 or bfloat16, got int32",
         ),
         ErrorCase(_name, "missing", lambda f=_call: f(array((2,))), TypeError, rf"{_name}: .*`b`"),
     ]
@@ -136,7 +136,7 @@ for _name, (_numpy, _forward, _slope) in _UNARY.items():
             "bytes",
             lambda f=_call: f(array((2,), "uint8")),
             DTypeError,
-            rf"{_name}: `x` expected float32 or float64, got uint8",
+            rf"{_name}: `x` expected float32, float64 or bfloat16, got uint8",
         ),
         ErrorCase(_name, "missing", lambda f=_call: f(), TypeError, rf"{_name}: .*`x`"),
     ]

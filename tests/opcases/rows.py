@@ -101,7 +101,7 @@ ERRORS += [
         "mixed",
         lambda: ops.rope(array((1, 1, 4), "float64"), int32_array(0), array(_table), array(_table)),
         DTypeError,
-        r"rope: `cos` expected float64 like `x`, got float32",
+        r"rope: `cos` expected float64 beside float64, got float32",
     ),
     ErrorCase(
         "rope",

@@ -13,7 +13,7 @@ from .common import Command, Option, say
 EXAMPLES = """\
 microgpt tokenize --train --data novels/ --vocab-size 4096 --out tokens/novels
 microgpt tokenize --data more.txt.gz --tokenizer tokens/novels --out tokens/more
-microgpt train --data tokens/novels --model gpt --block-size 256"""
+microgpt tokenize --data names --tokenizer char --out tokens/names"""
 
 
 def _run(

@@ -47,16 +47,16 @@ class Setting(NamedTuple):
 
 SECTIONS: dict[str, list[Setting]] = {
     "Data": [
-        Setting("data", str, "PATH|names", "A UTF-8 text file, a folder of text files, or the bundled names; several "
-                "times for a mixture."),
+        Setting("data", str, "PATH|names|stdlib|hf:ORG/NAME", "Text, .gz, JSON lines, CSV, Parquet, a folder of "
+                "these, tokens of microgpt tokenize, or a data set of the hub; several times for a mixture."),
         Setting("weights", NUMBERS, "X,X", "Shares of several --data in a mixture, in their order."),
         Setting("documents", str, "KIND", "How to cut texts: line (each line is a document), file, or auto, which "
                 "takes lines where they are short."),
         Setting("dedup", bool, "", "Leave out documents that stand there twice."),
-        Setting("tokenizer", str, "KIND|FILE", "auto, or what prepares the text: char, bpe, or a tokenizer.json."),
+        Setting("tokenizer", str, "KIND|FILE", "char, bpe, a tokenizer.json or a folder with one, or auto."),
         Setting("vocab_size", int, "N", "Vocabulary of a tokenizer that is trained."),
-        Setting("packing", bool, "", "Fill batches with as many windows as fit."),
-        Setting("curriculum", str, "NAME", "Order of the windows: none shuffles them."),
+        Setting("packing", bool, "", "Fill batches with as many sequences as fit, not only --batch-size."),
+        Setting("curriculum", str, "NAME", "Order of the windows: none shuffles them, length begins with the short ones."),
         Setting("val_fraction", float, "PART", "Part of the documents set aside for validation; 0 for none."),
     ],
     "Model": [

@@ -259,6 +259,9 @@ class Batches(Stream):
         self.packing = packing
         self._size((("block_size", block_size), ("batch_size", batch_size)))
         self._source = MemoryTokens(source, vocab_size) if isinstance(source, Sequence) else source
+        ids = getattr(self._source, "vocab_size", 0)
+        if vocab_size is not None and ids > vocab_size:
+            raise DataError(f"{source}: has {ids} ids, the model's vocabulary {vocab_size}")
         self._windows = Windows(self._source, block_size, left_out)
         self.windows, self.targets_per_epoch = self._windows.count, self._windows.targets
         if not self.windows:

@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import gzip
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _CHUNK = 1 << 20  # bytes read at a time
 _HEAD = 4 << 20  # characters looked at before anything of a file is handed on
 _LONGEST = 16 * PIECE  # of text without a place to cut
 LONGEST_LINE = 64 << 20  # bytes
+
+_PLACE = re.compile(r"\S(?=[ \n])")  # the end of a word: text may be cut behind it
 
 Stamps = dict[Path, tuple[int, int]]  # size and time of change of the files that were read
 
@@ -163,13 +166,10 @@ def whole_file(path: Path, stamps: Stamps) -> Iterator[Piece]:
 
 def _cut(text: str, begin: int, end: int) -> int:
     """The last place in begin+1…end to cut at, `begin` if there is none."""
-    at = end + 1
-    while at > begin + 1:
-        at = max(text.rfind(" ", begin + 1, at), text.rfind("\n", begin + 1, at))
-        if at < 0:
-            return begin
-        if not text[at - 1].isspace():
-            return at
+    for near in (max(begin, end - 4096), begin):
+        places = [match.end() for match in _PLACE.finditer(text, near, end + 1)]
+        if places:
+            return places[-1]
     return begin
 
 

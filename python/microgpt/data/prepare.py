@@ -136,7 +136,11 @@ def _place(folder: Path | None, number: int, count: int) -> Path | None:
 
 
 def _origin(reader_kind: str, name: str, settings: DataSettings) -> dict[str, Any]:
-    return {"source": name, "kind": reader_kind, "documents": settings.documents, "dedup": settings.dedup}
+    return {
+        "source": name,
+        "kind": reader_kind,
+        **{key: getattr(settings, key) for key in ("documents", "dedup", "tokenizer", "vocab_size")},
+    }
 
 
 def _same_origin(store: TokenStore, name: str, settings: DataSettings) -> None:
@@ -157,8 +161,12 @@ def _tokenizer(
 ) -> Tokenizer:
     stores = [each for each in found if isinstance(each, TokenStore)]
     readers = [each for each in found if isinstance(each, Reader)]
-    if tokenizer is None and stores and settings.tokenizer == "auto":
-        tokenizer = stores[0].tokenizer()
+    if tokenizer is None and stores:
+        brought = [store for store in stores if store.folder in map(Path, settings.sources)]
+        if brought and (settings.tokenizer in ("char", "bpe") or settings.vocab_size is not None):
+            raise ConfigError(f"tokenizer: {brought[0]} brings its own; leave tokenizer and vocab_size out")
+        if settings.tokenizer in ("auto", "char", "bpe"):
+            tokenizer = stores[0].tokenizer()
     if tokenizer is None:
         with bar(progress, "reading text", _sizes(readers)) as tick:
             texts = (_ticked(text, tick) for reader in readers for text in reader.texts())

@@ -196,6 +196,10 @@ class TokenStore:
         self._opened: list[int] = []
         self._close = weakref.finalize(self, _close_all, self._opened)
         shards = -(-self.tokens // self._per_shard)
+        if shards > len(m["files"]):
+            raise DataError(
+                f"{self.folder / MANIFEST}: altered: it lists fewer files than its {self.tokens} tokens take"
+            )
         self._names = [f"tokens-{i:05d}.bin" for i in range(shards)]
         expected = dict.fromkeys(self._names, self._per_shard * self._type.itemsize)
         if shards:
@@ -216,6 +220,9 @@ class TokenStore:
             parts = [self._span(i * self._per_shard, self._shard_tokens(i)) for i in range(shards)]
             self._flat = np.frombuffer(b"".join(parts), self._type)
             self._check_ids(self._flat, "tokens")
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
     def _open(self, name: str) -> int:
         try:

@@ -22,8 +22,8 @@ class Optimizer:
     """Updates a model's parameters. `max_norm` clips the global gradient norm; 0 does not clip.
 
     A step is: feed(step, lr), the loss and its backward, launch(loss). launch() only launches kernels, so it can be
-    recorded. When the loss or the gradient norm is not finite nothing is updated; finite() tells. Parameters of bfloat16
-    have float32 masters (see Arenas), which are part of the state.
+    recorded. When the loss or the gradient norm is not finite nothing is updated; finite() tells. Parameters of
+    bfloat16 have float32 masters (see Arenas), which are part of the state.
     """
 
     def __init__(self, model: Module, rule: UpdateRule, groups: Sequence[Group], max_norm: float = 0.0) -> None:

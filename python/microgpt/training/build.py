@@ -10,6 +10,7 @@ from pathlib import Path
 from .. import _kernels as k
 from ..data.batches import Stream
 from ..data.prepare import DataSettings, Prepared, prepare
+from ..errors import ConfigError
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
 from ..models.sizes import dimensions
@@ -37,12 +38,15 @@ def resolve_dtype(dtype: str) -> str:
     """`auto` is bfloat16 where this machine multiplies it fast, else float32."""
     if dtype != "auto":
         return dtype
-    fast = getattr(k, "fast_bf16", None)
-    return "bfloat16" if fast is not None and fast() else "float32"
+    return "bfloat16" if k.fast_bf16() else "float32"
 
 
 def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
-    """The architecture that the configuration describes."""
+    """The architecture that the configuration describes. Raises ConfigError for a `size` of a model without presets."""
+    if config.size is not None:
+        raise ConfigError(
+            f"size: model {config.model!r} has no presets, got {config.size!r}; use layers, heads and width"
+        )
     make = MODELS.get(config.model)
     layers, heads, width = config.layers, config.heads, config.width
     if config.size is not None:

@@ -24,7 +24,7 @@ def plan(config: TrainConfig, say: Callable[[str], None] | None = None, show: bo
     tokens = config.batch_size * config.block_size * config.accumulate
     per_token = TRAINING * model.flops_per_token((config.block_size + 1) // 2)
     item = 8 if dtype == "float64" else 4
-    copies = 2 + len(_slots(config)) + (config.ema > 0)
+    copies = 2 + len(_slots(config)) + (config.ema > 0) + (dtype == "bfloat16") / 2  # of which the model is a copy
     # A block keeps about 8 vectors of the width and two of the feed-forward; recomputation keeps its input only.
     kept = 1 if config.checkpointing else 16
     activations = item * config.batch_size * config.block_size * config.width * (config.layers * kept + 8)
@@ -35,7 +35,7 @@ def plan(config: TrainConfig, say: Callable[[str], None] | None = None, show: bo
         f"model        {config.model}, {parameters:,} parameters, {dtype}",
         f"work         {per_token:.3g} FLOPs a token, {per_token * tokens:.3g} a step of {tokens:,} tokens, "
         f"{per_token * tokens * steps:.3g} in {steps:,} steps",
-        f"memory       about {_size(item * copies * parameters + activations)}: {copies} arrays of the parameters, "
+        f"memory       about {_size(item * copies * parameters + activations)}: {copies:g} arrays of the parameters, "
         f"{_size(activations)} of activations (rough)",
         f"checkpoints  {_size(item * (copies - 1) * parameters)} each, room for {config.keep + 2} of them",
         f"time         at least {_time(seconds)}, at the {peak / 1e9:.0f} GFLOP/s that a product reaches here; "

@@ -244,7 +244,7 @@ def _saver(
             with trainer.averaged():
                 save_decoder(model, place, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
             if trainer.ema is not None:
-                safetensors.save(place / RAW, model.arrays(), {})
+                safetensors.save(place / EMA, trainer.ema.arrays(), {})
             tokenizer.save(place)
             safetensors.save(place / "optimizer.safetensors", trainer.optimizer.arrays(), {})
             write_json(place / "trainer_state.json", {"trainer": trainer.state(), "config": config.to_dict()})
@@ -255,16 +255,19 @@ def _saver(
     return save
 
 
-# With ema, model.safetensors (what `load` and transformers open) holds the average, and this file what is trained.
-RAW = "weights.safetensors"
+# With ema, model.safetensors (what `load` and transformers open) holds the average, and this file the rest.
+EMA = "ema.safetensors"
 
 
 def _restore(trainer: Trainer, model: Decoder, checkpoint: Path) -> None:
-    """Weights (the average is already the model's), optimizer and position of a checkpoint."""
-    raw = checkpoint / RAW
-    if raw.exists():
-        model.load_arrays(safetensors.load(raw))
+    """Optimizer, averages and position of a checkpoint whose model.safetensors the model already holds."""
+    kept = safetensors.load(checkpoint / EMA) if (checkpoint / EMA).exists() else {}
+    weights = {name.removeprefix("weights."): array for name, array in kept.items() if name.startswith("weights.")}
+    if weights:
+        model.load_arrays(weights)
     trainer.optimizer.load_arrays(safetensors.load(checkpoint / "optimizer.safetensors"))
+    if trainer.ema is not None and not weights:  # with weights, the model that the average began as was the average
+        trainer.ema.load_average(kept) if kept else trainer.ema.follow()
     trainer.restore(read_state(checkpoint).get("trainer", {}))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from ..io.checkpoint import RunFolder
 from ..models.pretrained import read_json
+from .build import resolve_dtype
 from .config import TrainConfig
 
 # The weights, the optimizer's state or the order of the data were made for these.
@@ -17,7 +18,7 @@ FIXED = {
     "the tokenizer": ("tokenizer", "vocab_size"),
     "the order of the data": ("weights", "documents", "dedup", "curriculum", "packing", "batch_size", "seed",
                               "val_fraction"),
-    "the optimizer's state": ("optimizer",),
+    "the optimizer's state": ("optimizer", "dtype"),
 }  # fmt: skip
 
 
@@ -38,6 +39,7 @@ def changed(config: TrainConfig, settings: dict[str, Any]) -> tuple[TrainConfig,
     if "steps" in settings or "epochs" in settings:
         settings = {"steps": None, "epochs": None, **settings}
     new = TrainConfig.from_dict({**config.to_dict(), **settings})
+    new = dataclasses.replace(new, dtype=resolve_dtype(new.dtype))
     refused = []
     for what, names in FIXED.items():
         for name in names:

@@ -323,7 +323,7 @@ def checkpoint_bytes(trainer: Trainer, vocab_size: int) -> int:
     """Bytes of a checkpoint, at most, for the free-space check before training; the tokenizer is a file of it too."""
     optimizer = trainer.optimizer
     item = 8 if optimizer.arenas.dtype == "float64" else 4
-    copies = 1 + len(optimizer.state) + (trainer.ema is not None)
+    copies = 1 + len(optimizer.state) + (trainer.ema is not None) + (optimizer.arenas.rounded is not None)
     return optimizer.arenas.size * item * copies + 100 * vocab_size + (1 << 16)
 
 
