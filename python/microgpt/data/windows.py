@@ -16,7 +16,7 @@ Longs = np.ndarray[Any, np.dtype[np.int64]]
 Curriculum = str | Callable[[Ints], float] | np.ndarray[Any, Any]
 
 CURRICULA = ("none", "length")
-_CHUNK = 1 << 20  # documents looked at together
+_CHUNK = 1 << 17  # documents looked at together
 _GROUP = 64  # documents between two entries of the sparse index
 _DIRECT = 1 << 21  # windows whose places are kept in memory (12 bytes each)
 
