@@ -25,7 +25,7 @@ from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.bpe import make_tokenizer
 
 MEMORY_BYTES = 16 << 20  # of text; a larger source is tokenized into shards once
-VALIDATION_TOKENS = 1 << 22  # of a source on shards that validate at most
+VALIDATION_TOKENS = 1 << 20  # of a source on shards that validate at most
 _TOGETHER = 1 << 20  # characters handed to the tokenizer at a time
 _MANY = 8192  # pieces handed to the tokenizer at a time
 
@@ -375,7 +375,7 @@ def _stored(settings: DataSettings, name: str, store: TokenStore) -> _Part:
         left_out = _bits(chosen, store.documents)
         room = VALIDATION_TOKENS
         taken: list[tuple[int, int, int, int]] = []
-        for number in chosen.tolist():
+        for number in map(int, chosen):
             if room < 2:
                 notes.append(f"{name}: {len(taken):,} of {len(chosen):,} validation documents are used")
                 break

@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 SHARD_BYTES = 256 << 20
 _DOCUMENTS = "documents.bin"
 _LIMIT = 64 << 20  # bytes of a manifest
-_IN_MEMORY = 64 << 20  # bytes of tokens, and of document ends, that are rather held than read each time
+_IN_MEMORY = 32 << 20  # bytes of tokens, and of document ends, that are rather held than read each time
 
 
 def _text(content: dict[str, Any]) -> bytes:
@@ -178,7 +178,7 @@ def is_store(path: Path) -> bool:
 
 
 class TokenStore:
-    """The documents of a token store, read from disk as needed: at most 64 MiB of tokens are held in memory.
+    """The documents of a token store, read from disk as needed: at most 32 MiB of tokens are held in memory.
 
     Ids are read with `pread`, not mapped: the memory in use stays what a batch needs, and a shard that is cut
     while training raises DataError where a mapping would end the process. Raises DataError naming the file
@@ -217,8 +217,11 @@ class TokenStore:
             self._ends = np.append(0, self._pairs(0, self.documents)[:, 0])
         self._flat: np.ndarray[Any, Any] | None = None
         if self.tokens * self._type.itemsize <= _IN_MEMORY:
-            parts = [self._span(i * self._per_shard, self._shard_tokens(i)) for i in range(shards)]
-            self._flat = np.frombuffer(b"".join(parts), self._type)
+            self._flat = np.empty(self.tokens, self._type)
+            for i in range(shards):  # in place: joining parts would hold everything twice
+                at = i * self._per_shard
+                part = self._flat[at : at + self._shard_tokens(i)]
+                part[:] = np.frombuffer(self._span(at, len(part)), self._type)
             self._check_ids(self._flat, "tokens")
 
     def __str__(self) -> str:
