@@ -418,6 +418,9 @@ def test_charts_as_text(runs: list[Path]) -> None:
     assert all(line.isascii() for line in plain)
     compared = "\n".join(curves.text_chart(both, 60, 12))
     assert all(mark in compared for mark in ("a one", "b two & <b>", "A", "B"))
+    assert microgpt.viz(*runs, width=60) == [*curves.text_chart(both, 60), "", *curves.table(both)]
+    with pytest.raises(ConfigError, match="at least one run folder"):
+        microgpt.viz()
     table = curves.table(both)
     assert len(table) == 3 and table[0].split()[:2] == ["run", "steps"]
     best = min(each["val_loss"] for each in records(runs[0]) if "val_loss" in each)

@@ -19,19 +19,20 @@ _EXPORTS = {
     "load": "api",
     "train": "api",
     "info": "api",
+    "viz": "api",
     "LanguageModel": "api",
     "Callback": "training.callback",
 }
 _MODULES = ("ops", "nn", "models", "optim", "data", "tokenizers", "io", "training", "engine", "errors", "api", "scalar")
 
 if TYPE_CHECKING:
-    from .api import LanguageModel, info, load, train
+    from .api import LanguageModel, info, load, train, viz
     from .autograd import no_grad
     from .errors import MicrogptError
     from .tensor import Tensor, tensor
     from .training.callback import Callback
 
-__all__ = ["Callback", "LanguageModel", "MicrogptError", "Tensor", "info", "load", "no_grad", "tensor", "train"]
+__all__ = ["Callback", "LanguageModel", "MicrogptError", "Tensor", "info", "load", "no_grad", "tensor", "train", "viz"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ from .models.decoder import Decoder
 from .models.pretrained import load_decoder, save_decoder
 from .nn.context import Ctx, Layout
 from .tokenizers.base import Tokenizer
+from .training import curves
 from .training.callback import Callback
 from .training.config import TrainConfig, check_names
 from .training.objective import whole_text_loss
@@ -256,6 +257,25 @@ def train(
 def _sample(decoder: Decoder, tokenizer: Tokenizer, prompt: str, seed: int) -> str:
     """The text of `sample_every`."""
     return LanguageModel(decoder, tokenizer).generate(prompt, temperature=0.8, seed=seed % 2**64).text
+
+
+def viz(
+    *runs: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    width: int = 76,
+    ascii_only: bool = False,
+) -> list[str]:
+    """The lines of `microgpt viz`: losses of run folders as a chart of `width` characters, and a table.
+
+    `out` draws a picture as well: .svg, or .png, .pdf, .jpg with matplotlib. Raises CheckpointError for a folder
+    without records, ConfigError, MissingExtraError, StorageError.
+    """
+    found = [curves.read_curve(Path(run)) for run in runs]
+    if not found:
+        raise ConfigError("viz: expected at least one run folder")
+    if out is not None:
+        curves.save_picture(found, Path(out))
+    return [*curves.text_chart(found, width, ascii_only=ascii_only), "", *curves.table(found)]
 
 
 def info() -> dict[str, Any]:

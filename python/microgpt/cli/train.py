@@ -56,7 +56,7 @@ SECTIONS: dict[str, list[Setting]] = {
         Setting("tokenizer", str, "KIND|FILE", "char, bpe, a tokenizer.json or a folder with one, or auto."),
         Setting("vocab_size", int, "N", "Vocabulary of a tokenizer that is trained."),
         Setting("packing", bool, "", "Fill batches with as many sequences as fit, not only --batch-size."),
-        Setting("curriculum", str, "NAME", "Order of the windows: none shuffles them, length begins with the short ones."),
+        Setting("curriculum", str, "NAME", "Order of the windows: none shuffles, length begins with the short."),
         Setting("val_fraction", float, "PART", "Part of the documents set aside for validation; 0 for none."),
     ],
     "Model": [

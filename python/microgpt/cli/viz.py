@@ -17,18 +17,14 @@ microgpt viz runs/names-1 runs/names-2 --out losses.svg"""
 
 
 def _run(runs: tuple[Path, ...], out: Path | None) -> None:
-    from ..training import curves
+    from .. import api
 
-    found = [curves.read_curve(run) for run in runs]
-    if out is not None:
-        curves.save_picture(found, out)
-        say(f"drawn in {out}")
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
     width = max(40, min(100, shutil.get_terminal_size((78, 24)).columns - 1))
-    for line in curves.text_chart(found, width, ascii_only="utf" not in encoding):
-        click.echo(line)
-    click.echo()
-    for line in curves.table(found):
+    lines = api.viz(*runs, out=out, width=width, ascii_only="utf" not in encoding)
+    if out is not None:
+        say(f"drawn in {out}")
+    for line in lines:
         click.echo(line)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from microgpt.data.windows import Curriculum, Ints, Longs, MemoryTokens, Order, TokenSource, Windows, scores_of
 from microgpt.errors import ConfigError, DataError
 
-_MEASURED = 1 << 18  # windows from which packing is measured
+_MEASURED = 1 << 16  # windows from which packing is measured
 _AT_ONCE = 1 << 20  # tokens of a block in a pass over the data
 
 
@@ -99,7 +99,7 @@ class Stream(ABC):
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Batches that cover one pass, rounded up; estimated from its first 2**18 windows where there are more."""
+        """Batches that cover one pass, rounded up; estimated from its first 2**16 windows where there are more."""
         if not self.packing:
             return -(-self.windows // self.batch_size)
         measured = min(self.windows, _MEASURED)

@@ -18,6 +18,7 @@ Curriculum = str | Callable[[Ints], float] | np.ndarray[Any, Any]
 CURRICULA = ("none", "length")
 _CHUNK = 1 << 17  # documents looked at together
 _GROUP = 64  # documents between two entries of the sparse index
+_LOOKUP = 4096  # windows looked up together in the sparse index: 64 numbers each
 _DIRECT = 1 << 21  # windows whose places are kept in memory (12 bytes each)
 
 
@@ -135,6 +136,9 @@ class Windows:
         """Start among the tokens and number of targets of windows by number; both int64."""
         if self._direct is not None:
             return self._direct[0][numbers], self._direct[1][numbers].astype(np.int64)
+        if len(numbers) > _LOOKUP:
+            parts = [self.find(numbers[i : i + _LOOKUP]) for i in range(0, len(numbers), _LOOKUP)]
+            return np.concatenate([start for start, _ in parts]), np.concatenate([length for _, length in parts])
         groups, row = np.unique(np.searchsorted(self._sparse, numbers, "right") - 1, return_inverse=True)
         offsets = np.empty((len(groups), _GROUP + 1), np.int64)
         for i, group in enumerate(groups.tolist()):
