@@ -14,6 +14,14 @@ template <class T> Plan plan(const GemmArgs<T>& args) {
 
 Plan plan_gemm(const GemmArgs<float>& args) { return plan(args); }
 Plan plan_gemm(const GemmArgs<double>& args) { return plan(args); }
-Plan plan_gemm(const GemmArgs<bf16>& args) { return plan(args); }
+// Whichever of the two products of bf16 the machine has.
+Plan plan_gemm(const GemmArgs<bf16>& args) {
+  Plan made = plan(args);
+  if (made.shares == 0) return made;
+  const AmxScratch amx = amx_scratch(gemm_grid(args.m, args.n, args.k, args.batch), args.k);
+  const size_t bytes = sizeof(bf16) * (size_t)(amx.panel + amx.packed) + sizeof(float) * (size_t)amx.partial;
+  if (bytes > made.scratch_bytes) made.scratch_bytes = bytes;
+  return made;
+}
 
 }  // namespace mg

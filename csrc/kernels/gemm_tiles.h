@@ -110,4 +110,19 @@ static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool asi
   return {depth * padded, depth * kGemmPackTileRows, aside && k > depth ? grid.rows * padded : 0, padded};
 }
 
+// The product on AMX tiles: 32 x 32 of C in registers, 32 k a step, panels of B of 512 k (32 KiB) that stay in L1.
+constexpr int64_t kAmxTile = 32;
+constexpr int64_t kAmxK = 32;
+constexpr int64_t kAmxDepth = 512;
+
+// Scratch of a share in elements: a panel of B, the packed rows of A for one block of k, and sums where K is cut.
+struct AmxScratch {
+  int64_t panel, packed, partial;
+};
+static inline AmxScratch amx_scratch(const GemmGrid& grid, int64_t k) {
+  const int64_t depth = k < kAmxDepth ? (k + kAmxK - 1) / kAmxK * kAmxK : kAmxDepth;
+  const int64_t rows = (grid.rows + kAmxTile - 1) / kAmxTile * kAmxTile, cols = (grid.cols + kAmxTile - 1) / kAmxTile * kAmxTile;
+  return {depth * kAmxTile, depth * rows, k > kAmxDepth ? rows * cols : 0};
+}
+
 }  // namespace mg

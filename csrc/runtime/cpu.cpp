@@ -139,6 +139,7 @@ CpuidWords read_cpuid() {
       words.leaf7_1_edx = d;
     }
   }
+  if (__get_cpuid(0, &a, &b, &c, &d)) words.amd = b == 0x68747541 || b == 0x6f677948;  // "Auth", "Hygo"
   const int osxsave = 27;
   if (bit(words.leaf1_ecx, osxsave)) words.xcr0 = read_xcr0();
 #endif
@@ -160,6 +161,9 @@ CpuFeatures features_of(const CpuidWords& words) {
                     bit(words.leaf7_ebx, 30) && bit(words.leaf7_ebx, 31);
   features.avx512_vnni = features.avx512 && bit(words.leaf7_ecx, 11);
   features.avx512_bf16 = features.avx512 && bit(words.leaf7_1_eax, 5);
+  const bool saves_tiles = (saved & 0x60000) == 0x60000;
+  features.amx_bf16 = features.avx512 && saves_tiles && bit(words.leaf7_edx, 22) && bit(words.leaf7_edx, 24);
+  features.amd = words.amd;
   return features;
 }
 
@@ -197,7 +201,7 @@ std::string features_text(const CpuFeatures& features) {
     const char* name;
   } all[] = {{features.sse42, "sse4.2"}, {features.avx2, "avx2"}, {features.fma, "fma"}, {features.f16c, "f16c"},
              {features.avx_vnni, "avx_vnni"}, {features.avx512, "avx512"}, {features.avx512_vnni, "avx512_vnni"},
-             {features.avx512_bf16, "avx512_bf16"}, {features.neon, "neon"}, {features.dotprod, "dotprod"},
+             {features.avx512_bf16, "avx512_bf16"}, {features.amx_bf16, "amx_bf16"}, {features.neon, "neon"}, {features.dotprod, "dotprod"},
              {features.i8mm, "i8mm"}};
   std::string text;
   for (const auto& feature : all)

@@ -11,12 +11,14 @@ namespace mg {
 struct CpuidWords {
   uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_ecx = 0, leaf7_edx = 0, leaf7_1_eax = 0, leaf7_1_edx = 0;
   uint64_t xcr0 = 0;
+  bool amd = false;  // AuthenticAMD or HygonGenuine
 };
 
 struct CpuFeatures {
   bool sse42 = false, avx2 = false, fma = false, f16c = false, avx_vnni = false;
   bool avx512 = false;  // F, BW, DQ, VL and the operating system saves the registers
-  bool avx512_vnni = false, avx512_bf16 = false;
+  bool avx512_vnni = false, avx512_bf16 = false, amx_bf16 = false;
+  bool amd = false;  // says which of two instruction sets is the faster
   bool neon = false, dotprod = false, i8mm = false;
 };
 

@@ -200,6 +200,17 @@ int64_t memory_of_machine() {
 }
 #endif
 
+bool allow_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#elif defined(__x86_64__) && defined(_WIN32)
+  return true;  // Windows enables the tiles at a thread's first use
+#else
+  return false;
+#endif
+}
+
 ArmFeatures arm_features() {
   ArmFeatures found;
 #if defined(__aarch64__) && defined(__linux__)

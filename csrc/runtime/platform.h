@@ -29,6 +29,8 @@ struct ArmFeatures {
 };
 ArmFeatures arm_features();
 
+bool allow_tiles();  // whether this process may use AMX's tiles; asks the system for them
+
 // Aligned to a cache line; nullptr when there is no memory.
 void* take_lines(size_t bytes);
 void give_lines(void* p);

@@ -56,7 +56,7 @@ def opened(path: Path, stamps: Stamps) -> Iterator[ByteStream]:
     """
     try:
         # NONBLOCK: opening a FIFO must not wait for a writer.
-        fd = os.open(path, os.O_RDONLY | system.flags("NONBLOCK", "CLOEXEC", "BINARY"))
+        fd = os.open(path, os.O_RDONLY | system.flags("NONBLOCK", "CLOEXEC"))
         with os.fdopen(fd, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

@@ -42,11 +42,7 @@ def resolve_dtype(dtype: str) -> str:
 
 
 def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
-    """The architecture that the configuration describes. Raises ConfigError for a `size` of a model without presets."""
-    if config.size is not None:
-        raise ConfigError(
-            f"size: model {config.model!r} has no presets, got {config.size!r}; use layers, heads and width"
-        )
+    """The architecture that the configuration describes. Raises ConfigError for an impossible one."""
     make = MODELS.get(config.model)
     layers, heads, width = config.layers, config.heads, config.width
     if config.size is not None:

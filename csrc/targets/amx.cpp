@@ -1,0 +1,33 @@
+// The bf16 matrix product on AMX tiles; every other kernel is avx512's. As in avx512.cpp, no STL header here.
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#include <immintrin.h>
+#include "core/args.h"
+#include "core/rng.h"
+#include "kernels/list.h"
+#include "kernels/tiles.h"
+#include "targets/targets.h"
+
+namespace mg {
+bool allow_tiles();  // runtime/platform.h, which includes the STL
+namespace amx {
+#include "simd/avx512.h"
+namespace {
+#include "simd/math.h"
+//
+#include "kernels/gemm.inl.h"
+#include "kernels/gemm_amx.inl.h"
+}  // namespace
+
+// The system gives a process its tiles when it first asks; one that is refused them does without.
+const KernelTable<bf16>* table_bf16() {
+  static const KernelTable<bf16> kernels = [] {
+    KernelTable<bf16> all = *avx512::table_bf16();
+    if (allow_tiles()) all.gemm = &gemm_amx;
+    return all;
+  }();
+  return &kernels;
+}
+}  // namespace amx
+}  // namespace mg
