@@ -8,6 +8,12 @@
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
+// Words that `depth` elements of K are packed to; those beyond hold zeros.
+template <class P> static inline int64_t gemm_words(int64_t depth) {
+  if constexpr (P::kRowTiles) return P::words(depth);
+  return (depth + P::kPer - 1) / P::kPer;
+}
+
 // Copies `count` <= kWidth columns of a transposed source, column c, row k at src[c * ld + k], to dst[k * dst_step + c];
 // zeros in the columns up to kWidth.
 template <class P>
@@ -27,8 +33,9 @@ static inline void gemm_pack_columns(const typename P::Element* src, int64_t ld,
 #pragma GCC unroll 16
     for (int i = 0; i < kWidth; ++i) store(dst + (k / P::kPer + i) * dst_step, block[i]);
   }
-  for (; k < depth; k += P::kPer) {
+  for (; k < gemm_words<P>(depth) * P::kPer; k += P::kPer) {
     float* row = dst + k / P::kPer * dst_step;
+    if (k >= depth) count = 0;
     for (int64_t c = 0; c < kWidth; ++c) row[c] = c < count ? P::word(src + c * ld + k, 1, k + 1 < depth) : 0.0f;
   }
 }
@@ -42,14 +49,14 @@ template <class P>
 static inline void gemm_pack_panels(const typename P::Element* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth,
                                     float* dst) {
   constexpr int64_t kPer = P::kPer;
-  const int64_t words = (depth + kPer - 1) / kPer;
+  const int64_t words = gemm_words<P>(depth);
   if (!transposed && cols <= kGemmTileCols) {  // one panel: short rows, known trip counts
     const int64_t step = cols <= kWidth ? kWidth : kGemmTileCols, last = cols - (step - kWidth);
     for (int64_t k = 0; k < words; ++k) {
       const typename P::Element* row = b + k * kPer * ldb;
-      const bool more = k * kPer + 1 < depth;
-      if (step > kWidth) store(dst + k * step, P::across(row, ldb, more, kWidth));
-      store(dst + (k + 1) * step - kWidth, P::across(row + step - kWidth, ldb, more, last));
+      const bool more = k * kPer + 1 < depth, beyond = P::kRowTiles && k * kPer >= depth;
+      if (step > kWidth) store(dst + k * step, beyond ? zero() : P::across(row, ldb, more, kWidth));
+      store(dst + (k + 1) * step - kWidth, beyond ? zero() : P::across(row + step - kWidth, ldb, more, last));
     }
     return;
   }
@@ -64,7 +71,8 @@ static inline void gemm_pack_panels(const typename P::Element* b, int64_t ldb, b
         gemm_pack_columns<P>(b + col * ldb, ldb, count, depth, out, step);
       } else {
         __builtin_prefetch(ahead + col);
-        store(out + k * step, P::across(row + col, ldb, k * kPer + 1 < depth, count));
+        const bool beyond = P::kRowTiles && k * kPer >= depth;
+        store(out + k * step, beyond ? zero() : P::across(row + col, ldb, k * kPer + 1 < depth, count));
       }
     }
   }
@@ -82,7 +90,7 @@ template <class P>
 static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, int64_t left, int64_t tiles, int64_t rows,
                                    int64_t longer, int64_t depth, float* dst) {
   constexpr int64_t kPer = P::kPer;
-  const int64_t words = (depth + kPer - 1) / kPer;
+  const int64_t words = gemm_words<P>(depth);
   if (tiles > kGemmPackTiles) tiles = kGemmPackTiles;
   for (int64_t k = 0; k < words; ++k) {
     const typename P::Element* row = a + k * kPer * lda;
@@ -90,11 +98,32 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
     for (int64_t i = 0; i < tiles * rows; i += 16) __builtin_prefetch(ahead + i);
     int64_t at = 0;
     for (int64_t i = 0; i < tiles; ++i) {
-      const Vec x = P::across(row + at, lda, k * kPer + 1 < depth, left - at < kWidth ? left - at : kWidth);
+      const bool beyond = P::kRowTiles && k * kPer >= depth;
+      const int64_t count = left - at < kWidth ? left - at : kWidth;
+      const Vec x = beyond ? zero() : P::across(row + at, lda, k * kPer + 1 < depth, count);
       store(dst + (i * words + k) * kGemmPackedRows, x);
       at += rows + (i < longer);
     }
   }
+}
+
+// Blocks of 16 words as tiles want them: from [word][row] to [row][word].
+static inline void gemm_turn_tiles(float* tiles, int64_t words) {
+  for (int64_t k = 0; k < words; k += kWidth, tiles += kWidth * kWidth) {
+    Vec block[kWidth];
+    for (int i = 0; i < kWidth; ++i) block[i] = load(tiles + i * kWidth);
+    gemm_transpose(block);
+    for (int i = 0; i < kWidth; ++i) store(tiles + i * kWidth, block[i]);
+  }
+}
+
+// The same from rows of A, straight.
+template <class P>
+static inline void gemm_pack_rows(const typename P::Element* a, int64_t lda, int64_t rows, int64_t depth, float* dst) {
+  constexpr int64_t kBlock = kWidth * P::kPer;
+  for (int64_t k = 0; k < depth; k += kBlock, dst += kWidth * kWidth)
+    for (int64_t r = 0; r < rows; ++r)
+      store(dst + r * kWidth, depth - k < kBlock ? P::along_n(a + r * lda + k, depth - k) : P::along(a + r * lda + k));
 }
 
 // B stays in place if it is used by this many tiles of rows at most, or small enough to live in L1.
@@ -105,7 +134,6 @@ template <class P>
 static void gemm_block_product(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch,
                                const GemmGrid& grid, float* scratch) {
   using T = typename P::Element;
-  using Step = typename P::Step;
   const GemmScratch sizes = gemm_scratch(grid, args.k, gemm_sums_aside(args));
   float *panels = scratch, *packed = panels + sizes.panels;
   float* partial = sizes.partial ? packed + sizes.tile : nullptr;
@@ -122,7 +150,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
     const bool pack_a = kNarrow<T> || strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
     int64_t k = 0;
     do {  // once even if K is 0: the epilogue of nothing
-      const int64_t now = args.k - k < depth ? args.k - k : depth, words = (now + P::kPer - 1) / P::kPer;
+      const int64_t now = args.k - k < depth ? args.k - k : depth, words = gemm_words<P>(now);
       const bool first = k == 0, last = k + now == args.k;
       int64_t row = block.row_begin;
       for (int64_t i = 0; i < tiles; ++i) {
@@ -134,9 +162,12 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         if (pack_a) {
           float* tile = packed + i % kGemmPackTiles * words * kGemmPackedRows;
           if (!args.trans_a) {
-            gemm_pack_columns<P>(a_tile, args.lda, height, now, tile, kGemmPackedRows);
+            if constexpr (P::kRowTiles) gemm_pack_rows<P>(a_tile, args.lda, height, now, tile);
+            else gemm_pack_columns<P>(a_tile, args.lda, height, now, tile, kGemmPackedRows);
           } else if (i % kGemmPackTiles == 0) {
             gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
+            if constexpr (P::kRowTiles)
+              gemm_turn_tiles(tile, (tiles - i < kGemmPackTiles ? tiles - i : kGemmPackTiles) * words);
           }
           t.a = tile;
         } else if constexpr (!kNarrow<T>) {
@@ -177,12 +208,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const bool finish = last && epilogue.any;
           t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
-          if constexpr (kNarrow<T>) {
-            (cols > kWidth ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 1, false>(height))(t);
-          } else {
-            if (cols > kWidth) (in_place ? gemm_tile_of<Step, 2, true>(height) : gemm_tile_of<Step, 2, false>(height))(t);
-            else (in_place ? gemm_tile_of<Step, 1, true>(height) : gemm_tile_of<Step, 1, false>(height))(t);
-          }
+          P::tile(t, height, in_place);
           if (finish) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }
         row += height;
@@ -196,11 +222,14 @@ template <class P> static void gemm_of(const GemmArgs<typename P::Element>& args
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
   const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
   const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
+  P::begin();
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) {
     const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-    if (args.trans_b && rows <= kGemmVectorRows) {
-      gemm_vectors<P>(args, block, p);
-      continue;
+    if constexpr (P::kVectors) {
+      if (args.trans_b && rows <= kGemmVectorRows) {
+        gemm_vectors<P>(args, block, p);
+        continue;
+      }
     }
     if constexpr (!kNarrow<typename P::Element>) {  // narrow rows are widened once, by packing
       if (!args.trans_b && gemm_is_wide(args, rows, cols)) {
@@ -210,4 +239,5 @@ template <class P> static void gemm_of(const GemmArgs<typename P::Element>& args
     }
     gemm_block_product<P>(args, block, p, grid, (float*)share.scratch);
   }
+  P::end();
 }

@@ -2,7 +2,11 @@
 //
 // Registers. AVX-512 (32): 12 rows x 2 vectors = 24 sums + 2 of B + 1 of A = 27. AVX2 (16): 6 x 2 = 12 + 2 + 1 = 15.
 // Four floats (16 on SSE2): 4 x 2 = 8 + 2 + 1 = 11. All three tile heights divide kGemmRowStep.
+#ifdef MG_GEMM_TILE_ROWS
+constexpr int kGemmTileRows = MG_GEMM_TILE_ROWS;
+#else
 constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 4;
+#endif
 constexpr int kGemmTileCols = 2 * kWidth;
 // A packed row of A's tile: whole vectors, so that it is written by whole stores.
 constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
@@ -17,16 +21,6 @@ constexpr bool kGemmMaskedColumns = kWidth == 16;
 struct FmaStep {
   static inline Vec step(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };
-template <class T> struct FloatWords {
-  using Element = T;
-  using Step = FmaStep;
-  static constexpr int kPer = 1;
-  static inline Vec along(const T* p) { return load(p); }
-  static inline Vec along_n(const T* p, int64_t n) { return load_n(p, n); }
-  static inline Vec across(const T* row, int64_t, bool, int64_t n) { return n == kWidth ? load(row) : load_n(row, n); }
-  static inline float word(const T* p, int64_t, bool) { return value_of(*p); }
-};
-
 struct GemmTile {
   const float *a, *b;
   int64_t a_step, b_step;  // A: from one row to the next when rows lie in place, else from one k to the next
@@ -96,6 +90,28 @@ template <class Step, int V, bool kInPlace> static inline GemmTileFn gemm_tile_o
 #undef MG_ROWS
   return table[rows - 1];
 }
+
+// What differs where tiles are no vector code (targets/avx512amx.cpp): the words that K is packed to, whether A's tile is
+// packed in blocks of 16 words with a row after the other, and whether a few rows have a path of their own.
+template <class S> struct TileWords {
+  using Step = S;
+  static constexpr bool kRowTiles = false, kVectors = true;
+  static inline void begin() {}
+  static inline void end() {}
+  static inline void tile(const GemmTile& t, int64_t rows, bool in_place) {
+    if (t.cols > kWidth) (in_place ? gemm_tile_of<Step, 2, true>(rows) : gemm_tile_of<Step, 2, false>(rows))(t);
+    else (in_place ? gemm_tile_of<Step, 1, true>(rows) : gemm_tile_of<Step, 1, false>(rows))(t);
+  }
+};
+
+template <class T> struct FloatWords : TileWords<FmaStep> {
+  using Element = T;
+  static constexpr int kPer = 1;
+  static inline Vec along(const T* p) { return load(p); }
+  static inline Vec along_n(const T* p, int64_t n) { return load_n(p, n); }
+  static inline Vec across(const T* row, int64_t, bool, int64_t n) { return n == kWidth ? load(row) : load_n(row, n); }
+  static inline float word(const T* p, int64_t, bool) { return value_of(*p); }
+};
 
 // rows[i] is vector i of a kWidth x kWidth block; afterwards vector i holds lane i of each. A template only so that the
 // branches for other widths are not compiled.

@@ -100,6 +100,9 @@ template <class T> static inline bool gemm_sums_aside(const GemmArgs<T>& args) {
   return args.residual || (kNarrow<T> && !args.wide_c);
 }
 
+// K is packed to a multiple of 32 where tiles take so much at once (targets/avx512amx.cpp).
+constexpr int64_t kGemmDeepStep = 32;
+
 // Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut.
 struct GemmScratch {
   int64_t panels, tile, partial, partial_step;
@@ -107,7 +110,8 @@ struct GemmScratch {
 static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool aside) {
   const int64_t depth = gemm_depth(k), cols = grid.cols < kGemmCols ? grid.cols : kGemmCols;
   const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep;
-  return {depth * padded, depth * kGemmPackTileRows, aside && k > depth ? grid.rows * padded : 0, padded};
+  const int64_t packed = (depth + kGemmDeepStep - 1) / kGemmDeepStep * kGemmDeepStep;
+  return {packed * padded, packed * kGemmPackTileRows, aside && k > depth ? grid.rows * padded : 0, padded};
 }
 
 }  // namespace mg

@@ -16,6 +16,8 @@
 #endif
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #if defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -130,6 +132,29 @@ std::string short_number(double value) {
 
 }  // namespace
 
+namespace {
+
+// Linux hands out the tile registers (8 KiB a thread) only to processes that ask.
+bool may_use_tiles() {
+#if MG_X86 && defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool made_by_amd() {
+#if MG_X86
+  unsigned a, b, c, d;
+  return __get_cpuid(0, &a, &b, &c, &d) && b == 0x68747541u;  // "Auth"enticAMD
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
 CpuidWords read_cpuid() {
   CpuidWords words;
 #if MG_X86
@@ -165,12 +190,15 @@ CpuFeatures features_of(const CpuidWords& words) {
                     bit(words.leaf7_ebx, 30) && bit(words.leaf7_ebx, 31);
   features.avx512_vnni = features.avx512 && bit(words.leaf7_ecx, 11);
   features.avx512_bf16 = features.avx512 && bit(words.leaf7_1_eax, 5);
+  features.amx_bf16 = features.avx512_bf16 && (saved & 0x60000) == 0x60000 && bit(words.leaf7_edx, 22) && bit(words.leaf7_edx, 24);
   return features;
 }
 
 const CpuFeatures& cpu_features() {
   static const CpuFeatures features = [] {
     CpuFeatures found = features_of(read_cpuid());
+    found.amx_bf16 = found.amx_bf16 && may_use_tiles();
+    found.pairs_pay = found.avx512_bf16 && made_by_amd();
 #if defined(__aarch64__)
     found.neon = true;  // part of the base architecture
 #if defined(__linux__)
@@ -204,7 +232,7 @@ std::string features_text(const CpuFeatures& features) {
     const char* name;
   } all[] = {{features.sse42, "sse4.2"}, {features.avx2, "avx2"}, {features.fma, "fma"}, {features.f16c, "f16c"},
              {features.avx_vnni, "avx_vnni"}, {features.avx512, "avx512"}, {features.avx512_vnni, "avx512_vnni"},
-             {features.avx512_bf16, "avx512_bf16"}, {features.neon, "neon"}, {features.dotprod, "dotprod"},
+             {features.avx512_bf16, "avx512_bf16"}, {features.amx_bf16, "amx_bf16"}, {features.neon, "neon"}, {features.dotprod, "dotprod"},
              {features.i8mm, "i8mm"}};
   std::string text;
   for (const auto& feature : all)

@@ -1,14 +1,7 @@
-// Pairs of bf16 in 32-bit words, multiplied by VDPBF16PS: what gemm needs beside the vector contract (see FloatWords in
-// kernels/gemm_tile.inl.h). A word holds k (low half) and k + 1; beyond the end of K both factors are zero. The instruction
-// reads denormals as zero.
-struct PairStep {
-  static inline Vec step(Vec a, Vec b, Vec sum) {
-    return {_mm512_dpbf16_ps(sum.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v))};
-  }
-};
+// bf16 in 32-bit words, for the matrix product (see FloatWords in kernels/gemm_tile.inl.h): a word holds k (low half) and
+// k + 1; beyond the end of K both factors are zero.
 struct BfPairs {
   using Element = bf16;
-  using Step = PairStep;
   static constexpr int kPer = 2;
   static inline Vec along(const bf16* p) { return {_mm512_castsi512_ps(_mm512_loadu_si512(p))}; }
   static inline Vec along_n(const bf16* p, int64_t n) {
