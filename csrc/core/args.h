@@ -26,7 +26,7 @@ enum class Reduce : int32_t { sum, max };
 // accumulate: C += op(A) op(B), and then bias, act, residual and pre are null/none.
 // Promise: each element of C is one chain of fma over k = 0..K-1 in order (started from C when accumulating), whatever
 // M, N, the tiles and the threads are; so a row has the same bits alone or in a batch. bf16 is summed in float and rounded
-// once, when C is written; where the machine multiplies pairs (avx512bf16) the chain is over the pairs of k in order.
+// once, when C is written; what avx512amx and avx512bf16 add when is in docs/architecture.md.
 template <class T> struct GemmArgs {
   const T *a, *b;
   T* c;               // or null: the result goes to wide_c

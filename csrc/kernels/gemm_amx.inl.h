@@ -19,6 +19,7 @@ static inline void amx_begin() {
     config.row_bytes[i] = 64;
     config.rows[i] = 16;
   }
+  asm volatile("" ::: "memory");
   _tile_loadconfig(&config);
 }
 
@@ -136,6 +137,7 @@ static inline void amx_pack_a(const bf16* a, int64_t lda, bool transposed, int64
 template <int kRows, int kCols>
 static void amx_product(const bf16* a, int64_t lda, const bf16* b, int64_t steps, bool add, float* c) {
   const int64_t a_bytes = lda * 2, c_bytes = kAmxTile * 4;
+  asm volatile("" ::: "memory");  // the tile instructions do not say what they read and write
   if (add) {
     _tile_loadd(0, c, c_bytes);
     if (kCols > 1) _tile_loadd(1, c + 16, c_bytes);
@@ -163,6 +165,7 @@ static void amx_product(const bf16* a, int64_t lda, const bf16* b, int64_t steps
   if (kCols > 1) _tile_stored(1, c + 16, c_bytes);
   if (kRows > 1) _tile_stored(2, c + 16 * kAmxTile, c_bytes);
   if (kRows > 1 && kCols > 1) _tile_stored(3, c + 16 * kAmxTile + 16, c_bytes);
+  asm volatile("" ::: "memory");
 }
 
 // C (32 x 32, of which rows x cols count) as floats: the beginning of sums that accumulate.

@@ -41,19 +41,19 @@ const std::vector<Target>& targets() {
     const CpuFeatures& cpu = cpu_features();
     (void)cpu;
     std::vector<Target> all;
-#ifdef MG_TARGET_AMX  // this and avx512bf16: a bf16 matrix product of their own; the rest is avx512's
-    all.push_back({"amx", &avx512::table, &amx::table_bf16, cpu.amx_bf16, true});
+    // These have a bf16 matrix product of their own; the rest is avx512's.
+#ifdef MG_TARGET_AVX512AMX
+    all.push_back({"avx512amx", &avx512::table, &avx512amx::table_bf16, cpu.amx_bf16, true});
 #endif
-    // Intel's processors take VDPBF16PS at a quarter of the rate of AMD's: half of what they reach in float.
 #ifdef MG_TARGET_AVX512BF16
-    const Target pairs = {"avx512bf16", &avx512::table, &avx512bf16::table_bf16, cpu.avx512_bf16, cpu.amd};
-    if (cpu.amd) all.push_back(pairs);
+    const Target pairs = {"avx512bf16", &avx512::table, &avx512bf16::table_bf16, cpu.avx512_bf16, cpu.pairs_pay};
+    if (cpu.pairs_pay) all.push_back(pairs);
 #endif
 #ifdef MG_TARGET_AVX512
     all.push_back({"avx512", &avx512::table, &avx512::table_bf16, cpu.avx512});
 #endif
 #ifdef MG_TARGET_AVX512BF16
-    if (!cpu.amd) all.push_back(pairs);
+    if (!cpu.pairs_pay) all.push_back(pairs);
 #endif
 #ifdef MG_TARGET_AVX2
     all.push_back({"avx2", &avx2::table, &avx2::table_bf16, cpu.avx2 && cpu.fma});

@@ -12,7 +12,7 @@ struct Target {
   const KernelTable<float>* (*table)();
   const KernelTable<bf16>* (*table_bf16)();
   bool supported;          // by this machine
-  bool fast_bf16 = false;  // multiplies pairs of bf16 in one instruction
+  bool fast_bf16 = false;  // its bf16 product is faster than its float one
 };
 
 const std::vector<Target>& targets();          // compiled into this build, best first

@@ -168,9 +168,9 @@ TEST_CASE("a step that is not finite changes nothing") {
     if (!target.supported) continue;
     const std::vector<float> before[] = {param.all(), m.all(), v.all()};
     target.table()->adamw({param.as<float>(), m.as<float>(), v.as<float>(), grad.as<float>(), hyper.as<float>(),
-                           control.as<float>(), &step, 100, 0.9, 0.999, 1e-8, 0.1, 1.0}, Share{0, 1, nullptr});
+                           control.as<float>(), &step, 100, 0.9, 0.999, 1e-8, 0.1, 1.0, nullptr}, Share{0, 1, nullptr});
     target.table()->sgd({param.as<float>(), m.as<float>(), grad.as<float>(), hyper.as<float>(), control.as<float>(), &step, 100,
-                         0.9, 0.1, 1.0, 1}, Share{0, 1, nullptr});
+                         0.9, 0.1, 1.0, 1, nullptr}, Share{0, 1, nullptr});
     CHECK(same_bits(before[0], param.all()));
     CHECK(same_bits(before[1], m.all()));
     CHECK(same_bits(before[2], v.all()));

@@ -89,6 +89,17 @@ TEST_CASE("cpu features of recorded machines") {
   }
   const CpuidWords zen4{0xfffa3203, 0xf1bf07ab, 0x00405fc6, 0x10, 0x20, 0, 0xe7};
   CHECK(features(zen4) == "sse4.2 avx2 fma f16c avx512 avx512_vnni avx512_bf16");
+  // Tiles need the processor's two bits and two more that the operating system saves.
+  CpuidWords tiles = zen4;
+  tiles.leaf7_edx |= 1u << 22 | 1u << 24;
+  CHECK_FALSE(features_of(tiles).amx_bf16);
+  tiles.xcr0 |= 0x60000;
+  CHECK(features(tiles) == "sse4.2 avx2 fma f16c avx512 avx512_vnni avx512_bf16 amx_bf16");
+  for (const int bit : {22, 24}) {
+    CpuidWords less = tiles;
+    less.leaf7_edx &= ~(1u << bit);
+    CHECK_FALSE(features_of(less).amx_bf16);
+  }
   const CpuidWords alder_lake{0x7ffafbff, 0x239c27eb, 0x98c007ac, 0xfc18c410, 0x400810, 0, 0x207};
   CHECK(features(alder_lake) == "sse4.2 avx2 fma f16c avx_vnni");
 }

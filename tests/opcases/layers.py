@@ -73,6 +73,7 @@ CASES += [
     Case("linear", "plain", _linear((3,), 5, 7, bias=False), small=True),
     Case("linear", "residual", _linear((4,), 5, 3, residual=True), {"act": "gelu"}, small=True),
     Case("linear", "0rows", _linear((0,), 5, 7, residual=True), {"act": "gelu"}),
+    Case("linear", "wide", _linear((19,), 35, 33), {"wide_out": True}),
     Case("linear", "0inner", _linear((3,), 5, 0)),
     Case("linear", "0out", _linear((3,), 0, 4)),
     Case("linear", "vector", _linear((), 17, 33)),

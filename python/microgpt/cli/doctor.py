@@ -10,12 +10,11 @@ from typing import Any
 
 import click
 
-from .. import system
 from ..errors import MicrogptError, nearest
 from .common import Command, Option
 
 VARIABLES = {
-    "MICROGPT_ISA": "instruction set to use: amx, avx512bf16, avx512, avx2, scalar or auto",
+    "MICROGPT_ISA": "instruction set to use: avx512amx, avx512bf16, avx512, avx2, scalar or auto",
     "MICROGPT_NUM_THREADS": "threads to use",
     "MICROGPT_REPLAY": "0 runs training steps eagerly, with the same bits",
     "MICROGPT_TRACE": "1 shows the traceback behind an error",
@@ -31,9 +30,6 @@ LIBRARIES = {
     "click": None,
     "tqdm": None,
     "transformers": "parity",
-    "tensorboardX": "track",
-    "matplotlib": "plot",
-    "pyyaml": "yaml",
     "pytest": "test",
     "hypothesis": "test",
 }
@@ -99,7 +95,7 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     elif found["isa"] == "scalar":
         built = ", ".join(name for name in found["isas"] if name != "scalar")
         lines.append(f"running scalar, many times slower: this processor has none of {built or 'the vector sets'}")
-    allowed = system.allowed_cpus()
+    allowed = len(os.sched_getaffinity(0))
     if found["threads"] > allowed:
         lines.append(f"{found['threads']} threads share {allowed} allowed CPUs: expect it to be slower, not faster")
     if found["memory_available"] is not None and found["memory_available"] < LITTLE_MEMORY:

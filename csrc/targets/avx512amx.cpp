@@ -11,7 +11,7 @@
 
 namespace mg {
 bool allow_tiles();  // runtime/platform.h, which includes the STL
-namespace amx {
+namespace avx512amx {
 #include "simd/avx512.h"
 namespace {
 #include "simd/math.h"
@@ -29,5 +29,5 @@ const KernelTable<bf16>* table_bf16() {
   }();
   return &kernels;
 }
-}  // namespace amx
+}  // namespace avx512amx
 }  // namespace mg
