@@ -10,7 +10,6 @@ from pathlib import Path
 from .. import _kernels as k
 from ..data.batches import Stream
 from ..data.prepare import DataSettings, Prepared, prepare
-from ..errors import ConfigError
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
 from ..models.sizes import dimensions
