@@ -5,6 +5,7 @@ One kernel then updates a whole group, and clipping, checkpoints and (later) all
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,8 +84,6 @@ class Arenas:
         self.size = offset
         self.params = self.new()
         self.rounded = None if stored == self.dtype else self.new(stored)
-        self.grads = self.new()
-        self.slots = []
         for bucket in buckets:
             for name, parameter in bucket:
                 place, shape = self.places[name]
@@ -96,9 +95,14 @@ class Arenas:
                     view = self.rounded.view(shape, place)
                     k.axpy(parameter.data, view)
                 parameter.data = view
-                assert parameter.slot is not None
-                parameter.slot.array = self.grads.view(shape, place)
-                self.slots.append(parameter.slot)
+        k.trim_pool()  # what the parameters left behind goes back to the system before gradients and moments come
+        self.grads = self.new()
+        self.slots = []
+        for name, parameter in itertools.chain(*buckets):
+            place, shape = self.places[name]
+            assert parameter.slot is not None
+            parameter.slot.array = self.grads.view(shape, place)
+            self.slots.append(parameter.slot)
 
     def new(self, dtype: str | None = None) -> Array:
         """Another arena of the same layout, zeroed (the padding must stay finite)."""

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ...errors import ConfigError, nearest
-from ...nn.spec import RopeScaling, RopeSpec, number
+from ...nn.spec import RopeScaling, RopeSpec, number, whole
 
 # Keys that transformers writes for every model and that say nothing about its mathematics.
 COMMON_KEYS = frozenset(
@@ -90,6 +90,8 @@ def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 100
         values.setdefault("original_max_position_embeddings", get.config.get("original_max_position_embeddings"))
         get.used.add("original_max_position_embeddings")
         values = {key: value for key, value in values.items() if value is not None}
+        if "original_max_position_embeddings" in values:
+            whole(f"config.json: {where}.original_max_position_embeddings", values["original_max_position_embeddings"])
         if "factor" not in values and "original_max_position_embeddings" in values:
             values["factor"] = max_positions / values["original_max_position_embeddings"]
         for key in NEEDED[kind]:

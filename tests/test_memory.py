@@ -1,0 +1,54 @@
+"""Memory of a training step of GPT-2 124M: at most 2.6 GB for float32 and 4 x 64 tokens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import resource
+import numpy as np
+from microgpt import _kernels as k
+from microgpt.models.decoder import Decoder
+from microgpt.models.zoo import MODELS
+from microgpt.nn import Ctx, Layout
+from microgpt.optim import AdamW, Optimizer, decay_groups
+from microgpt.program import Program
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+before = peak()
+model = Decoder(MODELS.get("gpt")(50257, 768, 12, 12, 1024, 0.0))
+assert model.num_parameters() == 124_439_808
+made = peak()
+optimizer = Optimizer(model, AdamW(), decay_groups(0.1), 1.0)
+ids = np.random.default_rng(0).integers(0, 50257, 257).astype(np.int32)
+tokens, targets = k.from_numpy(ids[:-1]), k.from_numpy(ids[1:])
+layout = Layout.packed([64] * 4)
+
+def step():
+    loss = model.loss(tokens, targets, Ctx(layout))
+    loss.backward()
+    optimizer.launch(loss)
+    return loss
+
+program = Program(step)
+losses = []
+for number in range(3):
+    optimizer.feed(number + 1, 1e-4)
+    losses.append(program().item())
+assert losses[2] < losses[0] < 11.5, losses
+print(before, made, peak())
+"""
+
+
+@pytest.mark.soak
+def test_gpt2_124m_trains_in_2600_megabytes():
+    out = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, timeout=600)
+    assert out.returncode == 0, out.stderr
+    before, made, peak = map(int, out.stdout.split())
+    print(f"peak RSS {peak / 1e6:,.0f} MB, {made / 1e6:,.0f} MB after the model was made, {before / 1e6:,.0f} before")
+    assert peak <= 2.6e9
