@@ -30,7 +30,7 @@ from microgpt.nn.ffn import FFNS
 from microgpt.nn.linear import Adapter, Linear
 from microgpt.nn.mixers import MIXERS
 from microgpt.nn.module import edit
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec, RopeSpec
+from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec, RopeScaling, RopeSpec
 from microgpt.ops.raw import ACTS
 from microgpt.state.contiguous import ContiguousStates
 from microgpt.tensor import Tensor
@@ -38,6 +38,13 @@ from microgpt.tensor import Tensor
 VOCAB, WIDTH, HEADS, HEAD_DIM, CONTEXT, TOKENS = 29, 24, 4, 6, 32, 21
 RMS = NormSpec("rms", bias=False)
 ROPE = RopeSpec()
+SCALINGS = [
+    RopeScaling("linear", 2.0),
+    RopeScaling("dynamic", 2.0, 16),
+    RopeScaling("yarn", 4.0, 8),
+    RopeScaling("longrope", 4.0, 8, short_factor=(1.0, 1.0, 1.0), long_factor=(1.0, 2.0, 4.0)),
+    RopeScaling("llama3", 4.0, 8),
+]
 
 
 def variant(
@@ -63,6 +70,7 @@ VARIANTS = {
     "rope": variant(rope=ROPE),
     "rope_interleaved": variant(rope=RopeSpec(500.0, interleaved=True)),
     "rope_partial": variant(rope=RopeSpec(100.0, dims=4)),
+    **{f"rope_{scaling.kind}": variant(rope=RopeSpec(100.0, scaling=scaling)) for scaling in SCALINGS},
     "alibi": variant(alibi=True),
     "no_positions": variant(),
     "gqa": variant(kv_heads=2, rope=ROPE),
@@ -299,6 +307,11 @@ def test_folder_round_trip(config: ModelConfig, tmp_path: Path) -> None:
 
 
 @every_variant
+def test_parameters_are_counted_without_building_the_model(config: ModelConfig) -> None:
+    assert config.num_parameters() == make(config).num_parameters()
+
+
+@every_variant
 def test_stated_flops_are_the_products_of_a_forward(config: ModelConfig) -> None:
     """Counted from the shapes of all weights that multiply, and 2 products of K numbers a head and seen token."""
     model = make(config)
@@ -382,7 +395,7 @@ def test_blocks_are_built_from_the_registries() -> None:
         assert type(block.ffn) is FFNS.get(config.blocks[0].ffn.kind)
 
 
-FAMILY_EXAMPLES = {"gpt2": VARIANTS["model_gpt"], "microgpt": VARIANTS["swiglu"]}
+FAMILY_EXAMPLES = {"gpt2": VARIANTS["model_gpt"], "llama": VARIANTS["model_llama"], "microgpt": VARIANTS["swiglu"]}
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

@@ -14,7 +14,7 @@ from microgpt.models.pretrained import load_decoder
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: make parity installs it")
-reference = pytest.importorskip("tests.parity.gpt2_reference")
+reference = pytest.importorskip("tests.parity.reference")
 
 FILTERS = {
     "temperature": [0.7, 1.6],
@@ -29,7 +29,7 @@ TOGETHER = [dict(zip(FILTERS, values, strict=True)) for values in itertools.prod
 
 @pytest.fixture(scope="module")
 def model():
-    return reference.make(reference.TINY, seed=3).eval()
+    return reference.make(*reference.TINY["gpt2"], seed=3).eval()
 
 
 def theirs(model, settings, ids, logits):

@@ -106,9 +106,13 @@ class Module:
             if parameter.std is None:
                 k.fill(parameter.data, parameter.fill)
             else:
-                values = normal(parameter.size, seed, name) * parameter.std
-                values = values.astype(wide(parameter.dtype)).astype(numpy_dtype(parameter.dtype))
-                parameter.data.copy_from(values.reshape(parameter.shape))
+                flat = parameter.data.view((parameter.size,), 0)
+                for start, values in normal_pieces(parameter.size, seed, name):
+                    values = (values * parameter.std).astype(wide(parameter.dtype))
+                    flat.view(values.shape, start).copy_from(values.astype(numpy_dtype(parameter.dtype)))
+
+
+PIECE = 1 << 18  # numbers drawn at a time: an embedding's worth of float64 would be the peak of a run's memory
 
 
 def normal(count: int, seed: int, name: str) -> npt.NDArray[np.float64]:
@@ -116,12 +120,32 @@ def normal(count: int, seed: int, name: str) -> npt.NDArray[np.float64]:
 
     NumPy promises the stream of the bits and not that of its distributions, hence the transform here.
     """
+    made = np.empty(count)
+    for start, values in normal_pieces(count, seed, name):
+        made[start : start + values.size] = values
+    return made
+
+
+def normal_pieces(count: int, seed: int, name: str) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    """The numbers of normal() piece by piece, each with its place: the transform's cosines fill the first half, its
+    sines the second."""
     key = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16], "little")
     half = (count + 1) // 2
-    bits = np.random.Philox(key=key).random_raw(2 * half)
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    radius, angle = np.sqrt(-2.0 * np.log(uniform[:half])), 2.0 * math.pi * uniform[half:]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+    first, second = np.random.Philox(key=key), np.random.Philox(key=key)
+    second.advance(half // 4)  # a step of Philox's counter makes four numbers
+    second.random_raw(half % 4)
+    for start in range(0, half, PIECE):
+        size = min(PIECE, half - start)
+        radius = np.sqrt(-2.0 * np.log(_uniform(first, size)))
+        angle = 2.0 * math.pi * _uniform(second, size)
+        yield start, radius * np.cos(angle)
+        if half + start < count:
+            yield half + start, (radius * np.sin(angle))[: count - half - start]
+
+
+def _uniform(bits: np.random.Philox, count: int) -> npt.NDArray[np.float64]:
+    """Numbers between 0 and 1, neither included."""
+    return ((bits.random_raw(count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 def edit(model: Module, where: Filter, fn: Callable[[str, Any], Module | None]) -> int:

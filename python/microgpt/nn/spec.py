@@ -102,6 +102,7 @@ class RopeScaling:
         if self.kind == "longrope":
             require(len(self.short_factor) == len(self.long_factor) > 0, "rope scaling long_factor",
                     f"as many numbers as short_factor, {len(self.short_factor)}", len(self.long_factor))  # fmt: skip
+            require(self.original != 1, "rope scaling original", "at least 2 for longrope", self.original)
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class RopeSpec:
         number("rope theta", self.theta, 1e-6)
         whole("rope dims", self.dims, 0)
         require(self.dims % 2 == 0, "rope dims", "an even number", self.dims)
+        if self.scaling is not None and self.scaling.kind == "yarn":
+            require(self.theta > 1.0, "rope theta", "more than 1 for yarn", self.theta)
 
 
 @dataclass(frozen=True)

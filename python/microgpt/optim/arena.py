@@ -5,7 +5,6 @@ One kernel then updates a whole group, and clipping, checkpoints and (later) all
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -84,6 +83,7 @@ class Arenas:
         self.size = offset
         self.params = self.new()
         self.rounded = None if stored == self.dtype else self.new(stored)
+        self.slots = []
         for bucket in buckets:
             for name, parameter in bucket:
                 place, shape = self.places[name]
@@ -95,14 +95,13 @@ class Arenas:
                     view = self.rounded.view(shape, place)
                     k.axpy(parameter.data, view)
                 parameter.data = view
-        k.trim_pool()  # what the parameters left behind goes back to the system before gradients and moments come
+        k.trim_pool()  # the blocks that the parameters left: a model's worth of memory, and nothing will ask for it
         self.grads = self.new()
-        self.slots = []
-        for name, parameter in itertools.chain(*buckets):
-            place, shape = self.places[name]
-            assert parameter.slot is not None
-            parameter.slot.array = self.grads.view(shape, place)
-            self.slots.append(parameter.slot)
+        for bucket in buckets:
+            for name, parameter in bucket:
+                assert parameter.slot is not None
+                parameter.slot.array = self.view(self.grads, name)
+                self.slots.append(parameter.slot)
 
     def new(self, dtype: str | None = None) -> Array:
         """Another arena of the same layout, zeroed (the padding must stay finite)."""

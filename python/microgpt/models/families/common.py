@@ -77,7 +77,7 @@ def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 100
     theta = values.pop("rope_theta", get.get("rope_theta", (float, int), theta))
     share = values.pop("partial_rotary_factor", get.get("partial_rotary_factor", (float, int), 1.0))
     old_name = values.pop("type", "default")  # transformers below 4.45 wrote this; both may stand
-    kind = values.pop("rope_type", old_name)
+    kind = str(values.pop("rope_type", old_name))
     kind = OLD_NAMES.get(kind, kind)
     number(f"config.json: {where}.rope_theta", theta, 1e-6)
     number(f"config.json: {where}.partial_rotary_factor", share, 1e-6, 1.0)
@@ -87,13 +87,13 @@ def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 100
         if kind not in NEEDED:
             known = ", ".join(["default", *NEEDED])
             raise ConfigError(f"config.json: {where}.rope_type {kind!r}{nearest(str(kind), NEEDED)}; known: {known}")
-        values.setdefault("original_max_position_embeddings", get.config.get("original_max_position_embeddings"))
-        get.used.add("original_max_position_embeddings")
         values = {key: value for key, value in values.items() if value is not None}
-        if "original_max_position_embeddings" in values:
-            whole(f"config.json: {where}.original_max_position_embeddings", values["original_max_position_embeddings"])
-        if "factor" not in values and "original_max_position_embeddings" in values:
-            values["factor"] = max_positions / values["original_max_position_embeddings"]
+        if "original_max_position_embeddings" in NEEDED[kind]:  # the model's own by default, as in transformers
+            outer = get.get("original_max_position_embeddings", (int, type(None)), None)
+            original = values.setdefault("original_max_position_embeddings", outer or max_positions)
+            whole(f"config.json: {where}.original_max_position_embeddings", original, 1, 2**24)
+            if kind != "llama3":
+                values.setdefault("factor", max_positions / original)
         for key in NEEDED[kind]:
             if key not in values:
                 raise ConfigError(f"config.json: {where}: missing key {key!r} for rope_type {kind}")
