@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,8 @@ settings.load_profile("default")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: the tests send signals of their own
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr == "soak":
         settings.load_profile("soak")
 
