@@ -17,7 +17,7 @@ settings.load_profile("default")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: the tests send signals of their own
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job; tests send signals
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr == "soak":
         settings.load_profile("soak")
