@@ -1,11 +1,18 @@
-"""Memory of a training step of GPT-2 124M: at most 2.6 GB for float32 and 4 x 64 tokens."""
+"""Memory of training: GPT-2 124M in at most 2.6 GB (float32, 4 x 64 tokens), and what the dry run says of it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from microgpt.training.build import model_config
+from microgpt.training.config import TrainConfig
+from microgpt.training.plan import training_memory
 
 CHILD = """
 import resource
@@ -52,3 +59,25 @@ def test_gpt2_124m_trains_in_2600_megabytes():
     before, made, peak = map(int, out.stdout.split())
     print(f"peak RSS {peak / 1e6:,.0f} MB, {made / 1e6:,.0f} MB after the model was made, {before / 1e6:,.0f} before")
     assert peak <= 2.6e9
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "gpt", "size": "20m", "block_size": 64, "batch_size": 8},
+        {"model": "llama", "size": "5m", "block_size": 256, "batch_size": 16, "dtype": "bf16"},
+        {"model": "llama", "size": "5m", "block_size": 256, "batch_size": 16, "checkpointing": True},
+    ],
+    ids=["gpt", "llama_bf16", "llama_checkpointing"],
+)
+def test_the_dry_run_knows_the_memory(tmp_path: Path, settings: dict[str, Any]):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not True]
+    options += ["--checkpointing"] * ("checkpointing" in settings)
+    command = [sys.executable, "-m", "microgpt", "train", *options, "--steps=4", "--log-every=1", "--eval-every=0"]
+    subprocess.run([*command, "--quiet", f"--out={tmp_path / 'run'}"], check=True, timeout=600)
+    measured = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["memory"]
+    config = TrainConfig(**settings)
+    stated = training_memory(config, model_config(config, 27))[2]
+    print(f"stated {stated / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
+    assert abs(stated / measured - 1) <= 0.2

@@ -392,7 +392,8 @@ def test_the_plan_is_that_of_the_run(tmp_path: Path) -> None:
     assert f"{run.model.num_parameters():,} parameters, float32" in text
     flops = 3 * run.model.flops_per_token(4)
     assert f"{flops:.3g} FLOPs a token, {flops * 32:.3g} a step of 32 tokens, {flops * 320:.3g} in 10 steps" in text
-    assert "5 arrays of the parameters" in text  # weights, gradients, two moments, the average
+    arenas = 5 * 4 * run.model.num_parameters()  # weights, gradients, two moments, the average
+    assert f"{arenas / 2**20:.1f} MiB of parameters, gradients and optimizer" in text
     assert "documents from names" in text and "GFLOP/s" in text
 
 

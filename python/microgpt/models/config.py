@@ -46,6 +46,19 @@ class ModelConfig:
         blocks = sum(block.parameters(self.width) for block in self.blocks)
         return tables * self.width + norms + blocks + self.head_bias * self.vocab_size
 
+    def flops_per_token(self, context: int) -> int:
+        """FLOPs of a forward for one token that sees `context` others: 2 a weight used, and attention's own."""
+        weights = self.num_parameters() - self.max_positions * self.learned_positions * self.width
+        if not self.tie_embeddings:
+            weights -= self.vocab_size * self.width  # the embedding is a look-up
+        flops: int = 2 * weights + sum(block.mixer.flops(context) for block in self.blocks)
+        return flops
+
+    def activations(self, remat: bool = False) -> int:
+        """Numbers a token that training keeps for the backward; `remat` keeps the input of each block and one block."""
+        blocks = [block.activations(self.width) for block in self.blocks]
+        return 2 * self.width + (len(blocks) * self.width + max(blocks) if remat else sum(blocks))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         values: dict[str, Any] = to_dict(self)

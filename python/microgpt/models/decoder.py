@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from .. import _kernels as k
 from .. import ops
@@ -83,16 +82,8 @@ class Decoder(Module):
         return y
 
     def flops_per_token(self, context: int) -> int:
-        """FLOPs of a forward for one token that sees `context` others: 2 a weight used, 4 K a head and seen token."""
-        weights = self.num_parameters() - (self.positions.weight.size if self.positions else 0)
-        if self.head is not None:
-            weights -= self.embed.weight.size  # the embedding is a look-up
-        attention = 0
-        for block in self.config.blocks:
-            spec: Any = block.mixer
-            if spec.kind == "attention":
-                attention += 4 * spec.heads * spec.head_dim * min(context, spec.window or context)
-        return 2 * weights + attention
+        """See ModelConfig."""
+        return self.config.flops_per_token(context)
 
     def state_bytes_per_token(self) -> int:
         """Cache memory of one token."""

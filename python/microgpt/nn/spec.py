@@ -181,6 +181,15 @@ class AttentionSpec:
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return (2 * width * (q + kv)) + self.bias * (q + 2 * kv) + self.out_bias * width
 
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: q, k, v, the two that turned, what attention gave."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return 2 * q + 2 * kv + (q + kv if self.rope else 0)
+
+    def flops(self, context: int) -> int:
+        """FLOPs of a token that sees `context` others, beyond its weights."""
+        return 4 * self.heads * self.head_dim * min(context, self.window or context)
+
     @property
     def mask(self) -> Mask:
         """The layer's own mask."""
@@ -206,6 +215,10 @@ class MlpSpec:
         """Numbers it learns over a stream of `width`."""
         return 2 * width * self.width + self.bias * (width + self.width)
 
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: before and after the activation."""
+        return 2 * self.width
+
 
 @dataclass(frozen=True)
 class GluSpec:
@@ -225,6 +238,10 @@ class GluSpec:
     def parameters(self, width: int) -> int:
         """Numbers it learns over a stream of `width`."""
         return 3 * width * self.width + self.bias * (width + 2 * self.width)
+
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: gate, up and their product."""
+        return 3 * self.width
 
 
 @dataclass(frozen=True)
@@ -247,6 +264,12 @@ class BlockSpec:
         """Numbers it learns over a stream of `width`."""
         norms = 4 if self.placement == "sandwich" else 2
         count: int = self.mixer.parameters(width) + self.ffn.parameters(width) + norms * self.norm.parameters(width)
+        return count
+
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: those of the layers, the norms' outputs and the stream twice."""
+        norms = 4 if self.placement == "sandwich" else 2
+        count: int = self.mixer.activations(width) + self.ffn.activations(width) + (norms + 2) * width
         return count
 
 

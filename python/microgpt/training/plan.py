@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..models.config import ModelConfig
+from ..ops.loss import LOGITS_AT_ONCE
 from ..optim import RULES
-from .build import make_data, make_model, resolve_dtype, total_steps
+from .build import make_data, model_config, resolve_dtype, total_steps
 from .config import TrainConfig
 from .probe import TRAINING, peak_flops
+
+PROCESS = 80 << 20  # bytes of Python, NumPy and the tokenizer
 
 
 def plan(config: TrainConfig, say: Callable[[str], None] | None = None, show: bool = False) -> list[str]:
@@ -18,16 +22,13 @@ def plan(config: TrainConfig, say: Callable[[str], None] | None = None, show: bo
     """
     data = make_data(config, None, None, say, show)
     dtype = resolve_dtype(config.dtype)
-    model = make_model(config, data.tokenizer.vocab_size)
+    model = model_config(config, data.tokenizer.vocab_size)
     parameters = model.num_parameters()
     steps = total_steps(config, data.train)
     tokens = config.batch_size * config.block_size * config.accumulate
     per_token = TRAINING * model.flops_per_token((config.block_size + 1) // 2)
-    item = 8 if dtype == "float64" else 4
-    copies = 2 + len(_slots(config)) + (config.ema > 0) + (dtype == "bfloat16") / 2  # of which the model is a copy
-    # A block keeps about 8 vectors of the width and two of the feed-forward; recomputation keeps its input only.
-    kept = 1 if config.checkpointing else 16
-    activations = item * config.batch_size * config.block_size * config.width * (config.layers * kept + 8)
+    arenas, activations, memory = training_memory(config, model)
+    wide = 8 if dtype == "float64" else 4  # a checkpoint has everything but the gradients
     peak = peak_flops(dtype)
     seconds = steps * tokens * per_token / peak
     return [
@@ -35,12 +36,30 @@ def plan(config: TrainConfig, say: Callable[[str], None] | None = None, show: bo
         f"model        {config.model}, {parameters:,} parameters, {dtype}",
         f"work         {per_token:.3g} FLOPs a token, {per_token * tokens:.3g} a step of {tokens:,} tokens, "
         f"{per_token * tokens * steps:.3g} in {steps:,} steps",
-        f"memory       about {_size(item * copies * parameters + activations)}: {copies:g} arrays of the parameters, "
-        f"{_size(activations)} of activations (rough)",
-        f"checkpoints  {_size(item * (copies - 1) * parameters)} each, room for {config.keep + 2} of them",
+        f"memory       about {_size(memory)}: {_size(arenas)} of parameters, gradients and optimizer, "
+        f"{_size(activations)} of activations",
+        f"checkpoints  {_size(arenas - wide * parameters)} each, room for {config.keep + 2} of them",
         f"time         at least {_time(seconds)}, at the {peak / 1e9:.0f} GFLOP/s that a product reaches here; "
         f"{_time(2 * seconds)} at half of it",
     ]
+
+
+def training_memory(config: TrainConfig, model: ModelConfig) -> tuple[int, int, int]:
+    """Bytes of parameters with all that belongs to them, of activations, and of the whole process; before validation,
+    whose forward has memory of its own.
+    """
+    dtype = resolve_dtype(config.dtype)
+    wide = 8 if dtype == "float64" else 4
+    item = 2 if dtype == "bfloat16" else wide
+    batch = config.batch_size * config.block_size
+    # Parameters, gradients, moments, average; of bfloat16 the parameters that the model computes with as well.
+    copies = wide * (2 + len(_slots(config)) + (config.ema > 0)) + (item if item < wide else 0)
+    # The backward of a block works on about its activations again; the head on a chunk of logits and two gradients.
+    kept = model.activations(config.checkpointing) + max(block.activations(model.width) for block in model.blocks)
+    rows = min(batch, max(64, LOGITS_AT_ONCE // model.vocab_size))
+    head = item * model.vocab_size * (rows + 2 * model.width)
+    arenas, activations = copies * model.num_parameters(), item * batch * kept
+    return arenas, activations, arenas + activations + head + PROCESS
 
 
 def _slots(config: TrainConfig) -> tuple[str, ...]:
