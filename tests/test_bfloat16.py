@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import microgpt
 from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.engine.generate import generate_ids
@@ -253,3 +256,13 @@ def test_numpy_sees_bfloat16() -> None:
     assert array.numpy().tobytes() == values.tobytes()
     assert [array.item(i) for i in range(2)] == [1.0, 1.0 + 2.0**-7]
     assert isinstance(k.fast_bf16(), bool)
+
+
+def test_a_fresh_process_reads_what_another_wrote(tmp_path: Path) -> None:
+    """NumPy knows bfloat16 only once ml_dtypes is imported, which reading must not leave to somebody else."""
+    microgpt.train(data="names", steps=4, dtype="bf16", out=tmp_path / "run")
+    code = "import microgpt, sys; run = microgpt.train(resume=sys.argv[1], steps=6); print(run.steps, run.model.dtype)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["6", "bfloat16"], done.stderr

@@ -30,6 +30,7 @@ def load(path: Path | str) -> dict[str, np.ndarray[Any, Any]]:
 
     Raises FormatError naming the file when it is missing, not a file, truncated or inconsistent.
     """
+    import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name from then on)
     import safetensors
 
     path = Path(path)
