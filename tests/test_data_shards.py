@@ -146,7 +146,12 @@ def test_damage_is_named(tmp_path: Path, place: str) -> None:
     (folder / "manifest.json").write_text(text.replace('"documents": 50', '"documents": 49'))
     with pytest.raises(DataError, match="its content does not match its own sha256"):
         TokenStore(folder)
-    for bad, message in (("{", "not JSON"), ("[]", "expected the manifest of a token store"), ("", "not JSON")):
+    for bad, message in (
+        ("{", "not JSON"),
+        ("[]", "expected an object, got list"),
+        ("{}", "manifest of a token store"),
+        ("", "not JSON"),
+    ):
         (folder / "manifest.json").write_text(bad)
         with pytest.raises(DataError, match=message):
             TokenStore(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,18 +22,14 @@ import numpy as np
 from microgpt.data.windows import Longs, spread
 from microgpt.errors import ConfigError, DataError
 from microgpt.io import files
+from microgpt.io.sealed import seal, unseal
 from microgpt.tokenizers.base import Tokenizer
 
 FORMAT, FORMAT_VERSION = "microgpt tokens", 1
 MANIFEST = "manifest.json"
 SHARD_BYTES = 256 << 20
 _DOCUMENTS = "documents.bin"
-_LIMIT = 64 << 20  # bytes of a manifest
 _IN_MEMORY = 32 << 20  # bytes of tokens, and of document ends, that are rather held than read each time
-
-
-def _text(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def _dtype(vocab_size: int) -> np.dtype[Any]:
@@ -157,8 +152,7 @@ class StoreWriter:
                 "info": info,
                 "files": self._written,
             }
-            content["sha256"] = hashlib.sha256(_text(content)).hexdigest()
-            files.write_bytes_atomic(self._temp / MANIFEST, _text(content))
+            files.write_bytes_atomic(self._temp / MANIFEST, seal(content))
             files.rename(self._temp, self.folder)
             files.fsync_dir(self.folder.parent)
         return TokenStore(self.folder)
@@ -356,29 +350,15 @@ _COUNTS = ("documents", "tokens", "text_bytes", "vocab_size", "tokens_per_shard"
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    try:
-        data = files.read_bytes(path, _LIMIT)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing; {folder} is not a complete token store") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot read: {error.strerror or error}") from error
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: altered or truncated: not JSON ({error})") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DataError(f"{path}: expected the manifest of a token store ({FORMAT!r})")
-    # Before the checksum: a later version may well define that differently.
-    if content.get("format_version") != FORMAT_VERSION:
-        found = content.get("format_version")
-        raise DataError(f"{path}: expected format_version {FORMAT_VERSION}, got {found!r:.40}; tokenize the text again")
-    body = {key: value for key, value in content.items() if key != "sha256"}
-    try:
-        same = content.get("sha256") == hashlib.sha256(_text(body)).hexdigest() and _text(content) == data
-    except (ValueError, RecursionError):
-        same = False
-    if not same:
-        raise DataError(f"{path}: altered: its content does not match its own sha256")
+
+    def check(content: dict[str, Any]) -> None:
+        if content.get("format") != FORMAT:
+            raise DataError(f"{path}: expected the manifest of a token store ({FORMAT!r})")
+        if (found := content.get("format_version")) != FORMAT_VERSION:
+            wanted = f"expected format_version {FORMAT_VERSION}, got {found!r:.40}"
+            raise DataError(f"{path}: {wanted}; tokenize the text again")
+
+    content = unseal(path, DataError, f"{folder} is not a complete token store", check)
     listed = content.get("files")
     sound = (
         all(type(content.get(key)) is int and content[key] >= (key in _COUNTS[3:]) for key in _COUNTS)

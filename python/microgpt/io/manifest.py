@@ -4,22 +4,16 @@ unaltered.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from microgpt.errors import CheckpointError
 from microgpt.io import files
+from microgpt.io.sealed import seal, unseal
 
 FORMAT_VERSION = 1
 NAME = "manifest.json"
-_LIMIT = 64 << 20  # bytes; a manifest takes about 120 a file
-
-
-def _text(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def build(folder: Path, step: int, version: str, info: Mapping[str, Any]) -> bytes:
@@ -37,7 +31,7 @@ def build(folder: Path, step: int, version: str, info: Mapping[str, Any]) -> byt
         "info": dict(info),
         "files": listed,
     }
-    return _text(content | {"sha256": hashlib.sha256(_text(content)).hexdigest()})
+    return seal(content)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -46,33 +40,13 @@ def read(folder: Path) -> dict[str, Any]:
     Raises CheckpointError when it is missing, unreadable, altered, or of another format version.
     """
     path = folder / NAME
-    try:
-        data = files.read_bytes(path, _LIMIT)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing; {folder.name} is not a complete checkpoint") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read: {error.strerror or error}") from error
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: altered or truncated: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: altered: expected an object, got {type(content).__name__}")
-    found = content.get("format_version")
-    # Before the checksum: a later version may well define that differently.
-    if found != FORMAT_VERSION:
-        writer = content.get("microgpt_version")
-        raise CheckpointError(
-            f"{path}: expected format_version {FORMAT_VERSION}, got {found!r:.40} (written by microgpt {writer!s:.40})"
-        )
-    body = {key: value for key, value in content.items() if key != "sha256"}
-    try:
-        # The bytes too, so that no change hides in white space or in another spelling of a number.
-        same = content.get("sha256") == hashlib.sha256(_text(body)).hexdigest() and _text(content) == data
-    except (ValueError, RecursionError):
-        same = False
-    if not same:
-        raise CheckpointError(f"{path}: altered: its content does not match its own sha256")
+
+    def check(content: dict[str, Any]) -> None:
+        if (found := content.get("format_version")) != FORMAT_VERSION:
+            writer = f"written by microgpt {content.get('microgpt_version')!s:.40}"
+            raise CheckpointError(f"{path}: expected format_version {FORMAT_VERSION}, got {found!r:.40} ({writer})")
+
+    content = unseal(path, CheckpointError, f"{folder.name} is not a complete checkpoint", check)
     listed = content.get("files")
     if not isinstance(listed, dict) or not all(_sound(name, entry) for name, entry in listed.items()):
         raise CheckpointError(f"{path}: 'files' must map plain relative names to a size and a sha256")
