@@ -16,8 +16,9 @@ from microgpt.errors import (
     StorageError,
     UsageError,
 )
-from microgpt.io import files, manifest
+from microgpt.io import files
 from microgpt.io.checkpoint import RunFolder, find_newest_run, verify
+from microgpt.io.sealed import seal
 from tests.checkpoint_tools import names, stale, text_of, writer
 
 
@@ -192,8 +193,7 @@ def signed(change: Callable[[dict], object]) -> Callable[[Path], None]:
         found = json.loads(path.read_bytes())
         change(found)
         body = {k: v for k, v in found.items() if k != "sha256"}
-        digest = manifest.hashlib.sha256(manifest._text(body)).hexdigest()
-        path.write_bytes(manifest._text(body | {"sha256": digest}))
+        path.write_bytes(seal(body))
 
     return apply
 

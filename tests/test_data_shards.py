@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import subprocess
@@ -25,6 +24,7 @@ from microgpt.data.corpus import open_source
 from microgpt.data.prepare import DataSettings, prepare, tokenize
 from microgpt.data.shards import StoreWriter, TokenStore
 from microgpt.errors import ConfigError, DataError, MicrogptError, StorageError, TokenizerError
+from microgpt.io.sealed import seal
 from microgpt.tokenizers.char import CharTokenizer
 
 LETTERS = CharTokenizer(list("abcdefghij"))
@@ -113,8 +113,7 @@ def resealed(folder: Path, **changes: Any) -> None:
     """Change the manifest and give it a fitting checksum, as a careless or hostile writer would."""
     content = json.loads((folder / "manifest.json").read_text()) | changes
     del content["sha256"]
-    content["sha256"] = hashlib.sha256(shards._text(content)).hexdigest()
-    (folder / "manifest.json").write_bytes(shards._text(content))
+    (folder / "manifest.json").write_bytes(seal(content))
 
 
 def test_damage_is_named(tmp_path: Path, place: str) -> None:
