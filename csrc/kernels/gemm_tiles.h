@@ -7,8 +7,9 @@
 
 namespace mg {
 
-// Depth of a block. The tile of A in hand is at most 16 x 384 floats = 24 KiB of L1; the panels of B (384 x 256 floats,
-// 384 KiB) stay in L2 and stream past it. 256 reads and writes C too often, 512 is no faster. Blocking K keeps the chain of fma: the partial sum is stored and reloaded.
+// Depth of a block. The tile of A in hand is at most 16 x 512 floats = 32 KiB of L1; the panels of B (512 x 256 floats,
+// 512 KiB) stay in L2 and stream past it. 256 reads and writes C too often. Blocking K keeps the chain of fma: the partial
+// sum is stored and reloaded.
 constexpr int64_t kGemmDepth = 512;
 constexpr int64_t kGemmCols = 256;
 // Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.

@@ -9,9 +9,7 @@
 #include "kernels/tiles.h"
 #include "targets/targets.h"
 
-namespace mg {
-bool allow_tiles();  // runtime/platform.h, which includes the STL
-namespace avx512amx {
+namespace mg::avx512amx {
 #include "simd/avx512.h"
 namespace {
 #include "simd/math.h"
@@ -20,14 +18,12 @@ namespace {
 #include "kernels/gemm_amx.inl.h"
 }  // namespace
 
-// The system gives a process its tiles when it first asks; one that is refused them does without.
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512::table_bf16();
-    if (allow_tiles()) all.gemm = &gemm_amx;
+    all.gemm = &gemm_amx;
     return all;
   }();
   return &kernels;
 }
-}  // namespace avx512amx
-}  // namespace mg
+}  // namespace mg::avx512amx

@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "ref/ref.h"
 #include "runtime/cpu.h"
+#include "runtime/platform.h"
 #include "targets/targets.h"
 
 namespace mg {
@@ -43,7 +44,7 @@ const std::vector<Target>& targets() {
     std::vector<Target> all;
     // These have a bf16 matrix product of their own; the rest is avx512's.
 #ifdef MG_TARGET_AVX512AMX
-    all.push_back({"avx512amx", &avx512::table, &avx512amx::table_bf16, cpu.amx_bf16, true});
+    all.push_back({"avx512amx", &avx512::table, &avx512amx::table_bf16, cpu.amx_bf16 && allow_tiles(), true});
 #endif
 #ifdef MG_TARGET_AVX512BF16
     const Target pairs = {"avx512bf16", &avx512::table, &avx512bf16::table_bf16, cpu.avx512_bf16, cpu.pairs_pay};

@@ -34,7 +34,7 @@ from .training.config import TrainConfig, check_names
 from .training.objective import whole_text_loss
 from .training.pretrain import Run, pretrain
 from .training.resume import changed, run_config
-from .training.settings import read_settings, with_file
+from .training.settings import check_shape, read_settings, with_file
 
 AT_ONCE = 256  # sequences that generate_many advances together; bounds the memory of their states
 MOST = 1_000_000  # sequences of one call; their texts are one list in memory
@@ -231,6 +231,7 @@ def train(
         run = microgpt.train(data="names", steps=1000)
     """
     check_names(settings)
+    check_shape(settings)
     if config is not None:
         settings = with_file(read_settings(Path(config)), settings)
     if resume is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -41,6 +43,28 @@ class Command(click.Command):
         with formatter.section("Examples"):
             for line in examples.splitlines():
                 formatter.write(" " * formatter.current_indent + line + "\n")
+
+
+class Folder(click.Path):
+    """A folder to create. An empty name, which an unset shell variable leaves, is not the current folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("expected a folder, got an empty name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM end the verb with one line and their exit code, and what was begun is cleared away."""
+    from ..training.signals import Interrupted, Signals
+
+    try:
+        with Signals():
+            yield
+    except Interrupted as error:
+        say(f"{error}: stopped; nothing was kept")
+        raise click.exceptions.Exit(128 + error.number) from None
 
 
 def say(line: str) -> None:

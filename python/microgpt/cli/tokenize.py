@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import click
-
 from ..errors import ConfigError
-from .common import Command, Option, say
+from .common import Command, Folder, Option, say, stoppable
 
 EXAMPLES = """\
 microgpt tokenize --train --data novels/ --vocab-size 4096 --out tokens/novels
@@ -35,8 +33,9 @@ def _run(
         raise ConfigError("--vocab-size: only for --train")
     tell = (lambda line: None) if quiet else say
     started = time.perf_counter()
-    readers = [open_source(source, documents, dedup, tell) for source in data]
-    store, duplicates = tokenize(readers, out, tokenizer or "bpe", vocab_size, tell, not quiet)
+    with stoppable():
+        readers = [open_source(source, documents, dedup, tell) for source in data]
+        store, duplicates = tokenize(readers, out, tokenizer or "bpe", vocab_size, tell, not quiet)
     if quiet:
         return
     seconds = time.perf_counter() - started
@@ -64,7 +63,7 @@ command = Command(
                help="Ids of the trained tokenizer, at least 257. [default: 4096, 16384 above 64 MiB of text]"),
         Option(["--tokenizer"], metavar="PATH|char", section="Tokenizer",
                help="A tokenizer.json, a folder with one, or char for the characters of the data."),
-        Option(["--out"], type=click.Path(path_type=Path), required=True, metavar="FOLDER", section="Result",
+        Option(["--out"], type=Folder(path_type=Path), required=True, metavar="FOLDER", section="Result",
                help="Folder to create: token shards, their manifest and the tokenizer."),
         Option(["--quiet"], is_flag=True, section="Result", help="Print nothing but errors and warnings."),
     ],

@@ -15,7 +15,7 @@ import click
 from ..data.corpus import BUNDLED
 from ..errors import ConfigError
 from ..training.config import TrainConfig
-from .common import Command, Option, say
+from .common import Command, Folder, Option, say, stoppable
 
 SAMPLES, TEMPERATURE = 5, 0.8
 
@@ -102,7 +102,7 @@ SECTIONS: dict[str, list[Setting]] = {
         Setting("sample_every", int, "N", "Steps between samples, printed and kept in samples.jsonl; 0 for none."),
         Setting("sample_prompt", str, "TEXT", "What these samples begin with."),
         Setting("log_every", int, "N", "Steps between records in metrics.jsonl."),
-        Setting("save_every", int, "N", "Steps between checkpoints; 0 saves only at the end."),
+        Setting("save_every", int, "N", "Steps between checkpoints; 0 saves at the end and the best on the way."),
         Setting("keep", int, "N", "Checkpoints kept, besides the best one."),
         Setting("tensorboard", bool, "", "Write RUN/tensorboard as well (needs microgpt[track])."),
         Setting("plot", bool, "", "Draw RUN/loss.png at the end (needs microgpt[plot])."),
@@ -136,7 +136,7 @@ def _options() -> list[click.Parameter]:
             else:
                 made.append(Option([option], type=kind, metavar=metavar, help=text, section=section))
     run: list[click.Parameter] = [
-        Option(["--out"], type=click.Path(path_type=Path), metavar="FOLDER", section="Run",
+        Option(["--out"], type=Folder(path_type=Path), metavar="FOLDER", section="Run",
                help="Run folder to create. [default: runs/NAME-N, the next free number]"),
         Option(["--resume"], type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="RUN",
                section="Run", help="Go on with a run folder; settings given here replace its own."),
@@ -162,7 +162,7 @@ def _run(
     **given: Any,
 ) -> None:
     from .. import api
-    from ..training.settings import read_settings, with_file
+    from ..training.settings import check_shape, read_settings, with_file
 
     settings = {name: value for name, value in given.items() if value is not None}
     if data:
@@ -173,6 +173,7 @@ def _run(
         raise ConfigError("give --out or --resume, not both")
     if settings.get("steps") is not None and settings.get("epochs") is not None:
         raise ConfigError("give --steps or --epochs, not both")
+    check_shape(settings)
     if config is not None:
         settings = with_file(read_settings(config), settings)
     if resume is None:
@@ -203,7 +204,9 @@ def _run(
     if quiet:
         return
     report(run, place)
-    if num_samples:
+    if num_samples and run.tokenizer.bos_id is None:
+        say("no samples: this tokenizer has no token to begin with; microgpt generate --prompt TEXT writes some")
+    elif num_samples:
         model = api.LanguageModel(run.model, run.tokenizer)
         for each in model.generate_many("", num_samples, temperature=TEMPERATURE, seed=run.config.seed):
             click.echo(each.text)
@@ -212,8 +215,9 @@ def _run(
 def _plan(config: TrainConfig, quiet: bool) -> None:
     from ..training.plan import plan
 
-    for line in plan(config, None if quiet else say, not quiet):
-        click.echo(line)
+    with stoppable():
+        for line in plan(config, None if quiet else say, not quiet):
+            click.echo(line)
 
 
 def report(run: Any, place: Path) -> None:

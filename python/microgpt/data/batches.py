@@ -102,7 +102,7 @@ class Stream(ABC):
         """Batches that cover one pass, rounded up; estimated from its first 2**16 windows where there are more."""
         if not self.packing:
             return -(-self.windows // self.batch_size)
-        measured = min(self.windows, _MEASURED)
+        measured = min(self.windows, max(_MEASURED, 16 * self._most))  # whole batches among them
         ends = self._ends(self._peek(0, measured, fresh=True).lengths)
         if measured == self.windows:
             return len(ends) + (ends[-1:] != [measured])

@@ -85,7 +85,8 @@ def opened(path: Path, stamps: Stamps) -> Iterator[ByteStream]:
 def unreadable(path: Path, error: Exception) -> DataError:
     """The DataError for a file that the system does not give."""
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: vanished while it was being read")
+        what = "a link to a file that is not there" if path.is_symlink() else "vanished while it was being read"
+        return DataError(f"{path}: {what}")
     return DataError(f"{path}: cannot read: {getattr(error, 'strerror', None) or error}")
 
 

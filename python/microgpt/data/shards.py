@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from microgpt import system
 from microgpt.data.windows import Longs, spread
 from microgpt.errors import ConfigError, DataError
 from microgpt.io import files
@@ -80,8 +81,12 @@ class StoreWriter:
             folder.parent.mkdir(parents=True, exist_ok=True)
             _remove_stale(folder)
             self._temp = files.temp_name(folder)
-            files.make_dir(self._temp)
-            self._index = _File(self._temp / _DOCUMENTS)
+            try:
+                files.make_dir(self._temp)
+                self._index = _File(self._temp / _DOCUMENTS)
+            except BaseException:  # a signal too
+                shutil.rmtree(self._temp, ignore_errors=True)
+                raise
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -161,8 +166,9 @@ class StoreWriter:
 def _remove_stale(folder: Path) -> None:
     """Remove what writers of this folder left that are dead."""
     for entry in os.listdir(folder.parent):
-        match = re.fullmatch(re.escape(folder.name) + r"\.tmp\.(\d+)\.[0-9a-f]{12}", entry)
-        if match and not os.path.exists(f"/proc/{match[1]}") and os.path.isdir("/proc/self"):
+        match = re.fullmatch(re.escape(folder.name) + r"\.tmp\.(\d{1,10})\.[0-9a-f]{12}", entry)
+        # Our own number, met again after a restart in a container, was a dead writer's.
+        if match and (int(match[1]) == os.getpid() or not system.process_runs(int(match[1]))):
             shutil.rmtree(folder.parent / entry, ignore_errors=True)
 
 

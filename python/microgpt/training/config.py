@@ -87,6 +87,10 @@ class TrainConfig:
         require(self.dtype in DTYPES.values(), "dtype", f"one of {', '.join(DTYPES)}", self.dtype)
         for name in ("layers", "heads", "width", "block_size", "batch_size", "accumulate", "log_every", "keep"):
             whole(name, getattr(self, name))
+        for name in ("documents", "curriculum", "tokenizer", "model", "optimizer", "schedule", "sample_prompt"):
+            require(isinstance(getattr(self, name), str), name, "a text", getattr(self, name))
+        require(self.size is None or isinstance(self.size, str), "size", 'a text such as "10m"', self.size)
+        require(isinstance(self.groups, tuple), "groups", "a list of objects", self.groups)
         for name in ("warmup", "eval_every", "eval_batches", "save_every", "patience", "sample_every"):
             whole(name, getattr(self, name), 0)
         whole("seed", self.seed, 0, 2**64 - 1)
@@ -97,7 +101,7 @@ class TrainConfig:
         if self.steps is not None:
             whole("steps", self.steps)
         if self.epochs is not None:
-            number("epochs", self.epochs, 1e-9)
+            number("epochs", self.epochs, 1e-9, 1e9)
         number("dropout", self.dropout, 0.0, 0.999)
         number("lr", self.lr, 0.0, 1e30)
         number("min_lr", self.min_lr, 0.0, 1.0)
@@ -111,6 +115,8 @@ class TrainConfig:
             require(isinstance(getattr(self, name), bool), name, "true or false", getattr(self, name))
         if self.patience and not self.eval_every:
             raise ConfigError(f"patience: expected eval_every above 0 with patience {self.patience}, got eval_every 0")
+        if self.patience and not self.val_fraction:
+            raise ConfigError(f"patience: expected val_fraction above 0 with patience {self.patience}, got 0")
         self._check_data()
         for i, group in enumerate(self.groups):
             check_group(f"groups[{i}]", group)
@@ -118,11 +124,21 @@ class TrainConfig:
     def _check_data(self) -> None:
         paths = isinstance(self.data, tuple) and self.data and all(isinstance(each, str) for each in self.data)
         require(paths or isinstance(self.data, str), "data", "a path or several", self.data)
+        for name in ("data", "tokenizer", "sample_prompt"):
+            value = getattr(self, name)
+            for text in value if isinstance(value, tuple) else (value,):
+                require(bool(text) or name == "sample_prompt", name, "a path", text)
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    wrong = f"got {text!r} (character {error.start})"
+                    raise ConfigError(f"{name}: expected text that UTF-8 can write, {wrong}") from None
         if self.weights is not None:
+            require(isinstance(self.weights, tuple), "weights", "a list of numbers", self.weights)
             count = len(self.data) if isinstance(self.data, tuple) else 1
             require(len(self.weights) == count, "weights", f"one for each of the {count} data", self.weights)
             for each in self.weights:
-                number("weights", each, 1e-9)
+                number("weights", each, 1e-9, 1e9)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -82,7 +82,8 @@ def read_curve(run: Path) -> Curve:
 
 def _number(values: dict[str, Any], name: str) -> float | None:
     value = values.get(name)
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # What two of which may differ by is still finite.
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e150
     return float(value) if good and value is not None else None
 
 
@@ -99,8 +100,9 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float, float, float]:
     points = [point for curve in curves for point in curve.train + curve.validation]
     xs, ys = [x for x, _ in points], [y for _, y in points]
     low, high = min(ys), max(ys)
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
+    if high - low < 1e-9 * max(1.0, abs(high)):
+        pad = max(0.5, abs(high) * 1e-6)
+        low, high = low - pad, high + pad
     return min(xs), max(max(xs), min(xs) + 1.0), low, high
 
 
@@ -215,7 +217,7 @@ def save_picture(curves: Sequence[Curve], path: Path) -> None:
         raise ConfigError(f"picture {path}: expected .svg, .png, .pdf or .jpg, got {kind or 'no ending'!r}")
     try:
         if kind == ".svg":
-            path.write_text(svg(curves), encoding="utf-8")
+            files.write_bytes_atomic(path, svg(curves).encode("utf-8", "replace"))
         else:
             _matplotlib(curves, path)
     except OSError as error:

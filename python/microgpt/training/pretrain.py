@@ -30,7 +30,7 @@ from .ema import Ema
 from .logger import JsonLines, Progress, Samples, TensorBoard
 from .objective import LanguageModeling
 from .probe import TRAINING, Meter
-from .settings import save_settings
+from .settings import HEADER, save_settings
 from .signals import Signals
 from .trainer import Limits, Trainer, checkpoint_bytes, read_state
 
@@ -124,8 +124,8 @@ def _pretrain(config: TrainConfig, folder: RunFolder | None, resuming: bool, too
     tools.say(f"{config.model}: {model.num_parameters():,} parameters, {trainer.limits.steps:,} steps of "
               f"{config.batch_size * config.accumulate} sequences of up to {config.block_size} tokens")  # fmt: skip
     if folder is not None:
-        # A new checkpoint is written beside the old one before that is removed.
-        preflight(folder.path, 2 * checkpoint_bytes(trainer, tokenizer.vocab_size))
+        # A new checkpoint is written beside the best and the latest before one of them is removed.
+        preflight(folder.path, 3 * checkpoint_bytes(trainer, tokenizer.vocab_size))
         trainer.save = _saver(folder, config, trainer, model, tokenizer)
     if checkpoint is not None:
         _restore(trainer, model, checkpoint)
@@ -186,7 +186,18 @@ def _checkpoint(folder: RunFolder | None, resuming: bool, say: Callable[[str], N
         return found
     if folder.checkpoints():
         raise ConfigError(f"{folder.path} already holds a run; resume it, or choose another folder")
+    _check_own(folder.path)
     return None
+
+
+def _check_own(place: Path) -> None:
+    """A run overwrites only what a run wrote: an earlier one that never came to its first checkpoint."""
+    settings = place / "config.toml"
+    own = settings.is_file() and settings.read_bytes().startswith(HEADER.encode())
+    for name in ("config.toml", "metrics.jsonl", "samples.jsonl"):
+        if (place / name).exists() and not own and (place / name).stat().st_size:
+            raise ConfigError(f"{place / name}: expected a new or empty run folder, found a file that no run wrote; "
+                              "choose another folder")  # fmt: skip
 
 
 def _check_prompt(prompt: str, tokenizer: Tokenizer, model: Decoder) -> None:

@@ -44,11 +44,29 @@ def read_settings(path: Path) -> dict[str, Any]:
     return values
 
 
+HEADER = "# Every setting of this run; microgpt train --config reads it."
+SHAPE = {"layers", "heads", "width"}
+
+
 def with_file(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a file, and in their place those given by hand; `steps` also replaces `epochs` and the reverse."""
+    """Settings of a file, and in their place those given by hand.
+
+    `steps` also replaces `epochs` and the reverse, and a shape replaces `size`, which stands for one.
+    """
+    replaced: set[str] = set()
     if "steps" in given or "epochs" in given:
-        values = {name: value for name, value in values.items() if name not in ("steps", "epochs")}
-    return {**values, **given}
+        replaced |= {"steps", "epochs"}
+    if given.keys() & SHAPE:
+        replaced.add("size")
+    elif {**values, **given}.get("size") is not None:
+        replaced |= SHAPE
+    return {**{name: value for name, value in values.items() if name not in replaced}, **given}
+
+
+def check_shape(given: dict[str, Any]) -> None:
+    """Raise ConfigError where `size` and a part of the shape that it stands for are both given."""
+    if given.get("size") is not None and (parts := sorted(given.keys() & SHAPE)):
+        raise ConfigError(f"give size or {parts[0]}, not both: size chooses layers, heads and width")
 
 
 def _parse(path: Path, parse: Any, text: str) -> Any:
@@ -67,7 +85,7 @@ def _read_yaml(path: Path, text: str) -> Any:
         ) from error
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"config {path}: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
@@ -82,7 +100,7 @@ def _read_yaml(path: Path, text: str) -> Any:
 
 def to_toml(config: TrainConfig) -> str:
     """Every setting as TOML that read_settings accepts; a setting without a value is left out, as TOML has none."""
-    lines = ["# Every setting of this run; microgpt train --config reads it."]
+    lines = [HEADER]
     tables = []
     for name, value in config.to_dict().items():
         if name == "groups":

@@ -22,7 +22,8 @@ from .callback import Callback
 from .ema import Ema
 from .objective import Objective
 
-AHEAD = 256  # micro-batches prepared at a time: NumPy's cost per batch falls to about a microsecond
+AHEAD = 256  # micro-batches prepared at a time, at most: NumPy's cost per batch falls to about a microsecond
+AHEAD_TOKENS = 1 << 20  # and tokens at a time
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Trainer:
         self._save_asked = False
         self._saved = 0  # the step of the newest checkpoint
         self._owed = False  # a validation that was cut short; a resumed run begins with it
+        self._sample_owed = False  # likewise
         self._aside = 0.0  # seconds spent on other things than steps since the last record
         self._buffers = [objective.buffers() for _ in range(limits.accumulate)]
         self._block: BatchBlock | None = None
@@ -131,7 +133,8 @@ class Trainer:
         for buffers in self._buffers:
             if self._block is None or self._row == len(self._block.tokens):
                 self._data_state = self.train.state()
-                self._block, self._row = self.train.next_many(AHEAD), 0
+                size = self.train.batch_size * self.train.block_size
+                self._block, self._row = self.train.next_many(max(1, min(AHEAD, AHEAD_TOKENS // size))), 0
             self.objective.feed(buffers, self._block, self._row)
             count += int(self._block.n_targets[self._row])
             self._row += 1
@@ -144,8 +147,11 @@ class Trainer:
         pause = math.gcd(limits.eval_every, limits.sample_every, limits.save_every)  # one look a step is enough
         clock, clock_tokens, self._aside = time.perf_counter(), self.tokens, 0.0
         try:
-            if self._owed and self._validate():
-                self._checkpoint(True)
+            if self._owed or self._sample_owed:
+                improved = self._owed and self._validate()
+                self._sample()
+                if not self._owed:
+                    self._checkpoint(improved)
             self._out_of_patience()
             while self.step < limits.steps and not self.stopping:
                 rate = self.lr * self.schedule(self.step)
@@ -193,10 +199,17 @@ class Trainer:
         improved = False
         if self._due(self.limits.eval_every, last) and self.validation:
             improved = self._validate()
-        if self.sample and self._due(self.limits.sample_every) and not self.hurry:
-            self.sample(self.step)
-        if self._save_due(last):
+        if self.sample and self._due(self.limits.sample_every):
+            self._sample_owed = True
+            self._sample()
+        if improved or self._save_due(last):  # the best weights are kept whenever they come
             self._checkpoint(improved)
+
+    def _sample(self) -> None:
+        """The sample that is due, unless there is no time for it."""
+        if self.sample and self._sample_owed and not self.hurry:
+            self.sample(self.step)
+            self._sample_owed = False
 
     def _checkpoint(self, improved: bool) -> None:
         self._save_asked = False
@@ -302,6 +315,7 @@ class Trainer:
             "best": None if math.isinf(self.best) else self.best,
             "waited": self.waited,
             "owed": self._owed,
+            "sample_owed": self._sample_owed,
             "data": {**self._data_state, "skip": self._row},
         }
 
@@ -311,6 +325,7 @@ class Trainer:
             self.step, self.tokens = int(state["step"]), int(state["tokens"])
             self.best = math.inf if state["best"] is None else float(state["best"])
             self.waited, self._owed = int(state.get("waited", 0)), bool(state.get("owed", False))
+            self._sample_owed = bool(state.get("sample_owed", False))
             data = dict(state["data"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"trainer state is damaged: {error!r}") from None
