@@ -89,9 +89,9 @@ def test_a_writer_that_gives_up_leaves_nothing(tmp_path: Path, monkeypatch: pyte
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "s.tmp.4194304.0123456789ab").mkdir()  # of a writer that was killed (no process has that number)
-    (tmp_path / f"s.tmp.{os.getpid()}.0123456789ab").mkdir()  # of one that is alive
+    (tmp_path / f"s.tmp.{os.getppid()}.0123456789ab").mkdir()  # of one that is alive
     write(tmp_path / "s", random_docs(3))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", f"s.tmp.{os.getpid()}.0123456789ab"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", f"s.tmp.{os.getppid()}.0123456789ab"]
     with pytest.raises(ConfigError, match=r"s: exists already"):
         StoreWriter(tmp_path / "s", LETTERS)
     (tmp_path / "f").touch()

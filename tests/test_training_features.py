@@ -28,7 +28,7 @@ from microgpt.training.plan import plan
 from microgpt.training.pretrain import EMA
 from microgpt.training.probe import peak_flops
 from microgpt.training.resume import run_config
-from microgpt.training.settings import read_settings, to_toml
+from microgpt.training.settings import HEADER, read_settings, to_toml
 from microgpt.training.trainer import Trainer
 from tests.training_tools import SMALL, digests, same, small, weights, words
 
@@ -211,7 +211,7 @@ def test_callbacks_are_told_and_may_ask(tmp_path: Path) -> None:
 
     run = small(out=tmp_path, eval_every=4, callbacks=[Mine()])
     assert (run.steps, run.stopped) == (6, "enough")
-    assert [each.name for each in RunFolder(tmp_path).checkpoints()] == ["step-3", "step-6"]
+    assert [each.name for each in RunFolder(tmp_path).checkpoints()] == ["step-3", "step-4", "step-6"]
     assert Mine.seen == ["loss 1", "step 1", "loss 2", "step 2", "loss 3", "step 3", "loss 4", "step 4", "val",
                          "loss 5", "step 5", "loss 6", "step 6", "close"]  # fmt: skip
 
@@ -265,6 +265,7 @@ def test_metrics_say_what_the_run_costs(tmp_path: Path) -> None:
 def test_metrics_do_not_follow_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(HEADER)  # of a run that never came to a checkpoint
     (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "precious")
     with pytest.raises(StorageError, match=r"writing metrics failed at .*metrics\.jsonl.*ELOOP"):
         small(out=tmp_path / "run")
