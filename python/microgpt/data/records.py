@@ -130,8 +130,8 @@ def _physical_lines(path: Path, stamps: Stamps) -> Iterator[str]:
 def parquet_rows(path: Path, stamps: Stamps, say: Say) -> Iterator[str]:
     """Column "text" of a Parquet file, or its first column of strings, some rows at a time; needs `pyarrow`."""
     try:
-        import pyarrow as arrow  # type: ignore[import-not-found]
-        import pyarrow.parquet as parquet  # type: ignore[import-not-found]
+        import pyarrow as arrow  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import pyarrow.parquet as parquet  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
         raise MissingExtraError(f"{path}: reading Parquet needs pyarrow; pip install 'microgpt[data]'") from error
     with opened(path, stamps) as raw:
@@ -162,7 +162,7 @@ def hub_rows(source: str, say: Say) -> Iterator[str]:
         raise DataError(f"{source}: expected hf:ORG/NAME or hf:ORG/NAME:CONFIG")
     name, config = match[1], match[2]
     try:
-        import datasets  # type: ignore[import-not-found]
+        import datasets  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
         cache = Path("~/.cache/huggingface/datasets").expanduser()
         raise MissingExtraError(
