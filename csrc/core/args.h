@@ -172,7 +172,7 @@ template <class T> struct CountArgs {
   int64_t n;
 };
 
-// y = x * mask / (1 - p), mask drawn by Philox with key `seed` at counter (step[0], stream, element / 4).
+// y = x * mask / (1 - p), mask drawn by Philox with key `seed` at counters made of step[0], stream and element (core/rng.h).
 // The backward is the same kernel on dy.
 template <class T> struct DropoutArgs {
   const T* x;

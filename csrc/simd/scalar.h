@@ -62,3 +62,5 @@ static inline float hmax(Vec a) {
   return x > y ? x : y;
 }
 #undef MG_LANES
+typedef uint64_t Words64 __attribute__((vector_size(16)));
+static inline Words64 mul_words(Words64 a, Words64 b) { return (a & 0xffffffffull) * (b & 0xffffffffull); }

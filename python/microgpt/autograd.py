@@ -94,14 +94,14 @@ class Slot:
             k.axpy(gradient, self.array, 1.0, 1.0 if self.filled else 0.0)
         self.filled = True
 
-    def add(self, gradient: Array, scale: float = 1.0) -> None:
-        """Add (a multiple of) an array that stays the caller's."""
+    def add(self, gradient: Array, scale: float = 1.0, scale_at: Array | None = None) -> None:
+        """Add (a multiple of) an array that stays the caller's; `scale_at` holds one more factor."""
         if gradient.dtype != self.dtype:
             wide = k.empty(gradient.shape, self.dtype)
             k.cast(gradient, wide)
             gradient = wide
         array, accumulate = self.target()
-        k.axpy(gradient, array, scale, 1.0 if accumulate else 0.0)
+        k.axpy(gradient, array, scale, 1.0 if accumulate else 0.0, alpha_at=scale_at)
 
     def zero_if_empty(self) -> None:
         """A parameter that took no part in the loss has gradient zero, not the last step's."""

@@ -15,8 +15,8 @@ from .op import Cost, check, check_float, check_int32, elements_bytes, op
 Array = k.Array
 Needs = list[bool] | None
 
-# Logits held at a time by linear_cross_entropy: 32 MiB of float32; at least 64 rows, so that products stay efficient.
-LOGITS_AT_ONCE = 2**23
+# Logits held at a time by linear_cross_entropy: 64 MiB of float32; at least 64 rows, so that products stay efficient.
+LOGITS_AT_ONCE = 2**24
 
 
 def _check_targets(name: str, targets: Array, rows: int) -> None:
@@ -124,7 +124,8 @@ def linear_cross_entropy(
 
     `reduction`: mean over the targets that are not negative, or none -> (T), which has no gradient. `label_smoothing`
     and `z_loss` as in cross_entropy. The gradients are computed while a chunk's logits are at hand, so no product is
-    done twice (as Hsu et al. 2024, arXiv:2410.10989).
+    done twice (as Hsu et al. 2024, arXiv:2410.10989). Where one chunk holds all rows, its logits become their gradient
+    and wait for the backward, whose products then write where the optimizer reads.
     """
     check_float("linear_cross_entropy", x=x, weight=weight)
     check(x.ndim == 2, "linear_cross_entropy", "x", "two axes (tokens, width)", x.shape)
@@ -145,10 +146,12 @@ def linear_cross_entropy(
     losses = k.empty((rows,), wide(x.dtype))
     inv_count = k.empty((1,), wide(x.dtype))
     k.count_targets(targets, inv_count)
-    need_x, need_weight = needs or (False, False)
+    chunk = max(64, min(rows, LOGITS_AT_ONCE // max(1, vocab)))
+    whole = rows <= chunk
+    need_x, need_weight = (needs or (False, False)) if not whole else (False, False)
     dx = k.empty_like(x) if need_x else None
     dweight = k.empty(weight.shape, wide(weight.dtype)) if need_weight else None
-    chunk = max(64, min(rows, LOGITS_AT_ONCE // max(1, vocab)))
+    saved: Any = (dx, dweight)
     for start in range(0, rows, chunk):
         count = min(chunk, rows - start)
         xs = x.view((count, width), start * width)
@@ -159,22 +162,34 @@ def linear_cross_entropy(
                         z_loss=z_loss)  # fmt: skip
         if needs and logits.dtype != x.dtype:
             logits = raw.cast(logits, x.dtype)
+        if whole:
+            saved = (logits, x, weight)
         if dx is not None:
             k.gemm(logits, weight, dx.view((count, width), start * width), count, width, vocab)
         if dweight is not None:
             k.gemm(logits, xs, dweight, vocab, width, count, trans_a=True, accumulate=start > 0)
-    if rows == 0 and dweight is not None:
-        k.fill(dweight, 0.0)
+    if rows == 0:
+        saved = (k.empty((0, vocab), x.dtype), x, weight)
     y = losses if reduction == "none" else _mean(losses, inv_count)
-    return y, (dx, dweight)
+    return y, saved
 
 
 @linear_cross_entropy.backward
 def _(saved: Any, dy: Array, dx: Any, dweight: Any) -> None:
+    if len(saved) == 3:
+        dlogits, x, weight = saved
+        rows, vocab = dlogits.shape
+        k.axpy(dlogits, dlogits, alpha_at=dy)
+        if dx is not None:
+            array, add_to = dx.target()
+            k.gemm(dlogits, weight, array, rows, x.shape[1], vocab, accumulate=add_to)
+        if dweight is not None:
+            array, add_to = dweight.target()
+            k.gemm(dlogits, x, array, vocab, x.shape[1], rows, trans_a=True, accumulate=add_to)
+        return
     for unit, slot in zip(saved, (dx, dweight), strict=True):
         if slot is not None:
-            k.axpy(unit, unit, alpha_at=dy)
-            slot.take(unit)
+            slot.add(unit, scale_at=dy)
 
 
 @linear_cross_entropy.cost
