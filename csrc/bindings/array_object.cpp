@@ -58,13 +58,14 @@ PyObject* repr(PyObject* self) {
   return PyUnicode_FromFormat("Array(%s, %s)", shape_text(array.shape, array.rank).c_str(), dtype_name(array.dtype));
 }
 
+// The first line is the type, for the stub (tools/stub.py).
 PyGetSetDef properties[] = {
-    {"shape", shape, nullptr, "Sizes of the axes.", nullptr},
-    {"dtype", dtype, nullptr, "NumPy's name of the element type.", nullptr},
-    {"size", size, nullptr, "Number of elements.", nullptr},
-    {"ndim", ndim, nullptr, "Number of axes.", nullptr},
-    {"nbytes", nbytes, nullptr, "Bytes of the elements.", nullptr},
-    {"address", address, nullptr, "Where the first element lies.", nullptr},
+    {"shape", shape, nullptr, "tuple[int, ...]\n\nSizes of the axes.", nullptr},
+    {"dtype", dtype, nullptr, "str\n\nNumPy's name of the element type.", nullptr},
+    {"size", size, nullptr, "int\n\nNumber of elements.", nullptr},
+    {"ndim", ndim, nullptr, "int\n\nNumber of axes.", nullptr},
+    {"nbytes", nbytes, nullptr, "int\n\nBytes of the elements.", nullptr},
+    {"address", address, nullptr, "int\n\nWhere the first element lies.", nullptr},
     {},
 };
 

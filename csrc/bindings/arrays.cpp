@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "bindings/common.h"
+#include "runtime/pool.h"
 
 namespace mg::bindings {
 namespace {
@@ -95,9 +96,14 @@ Array copy_of(const py::handle& value) {
   int64_t shape[kMaxRank];
   if (checked.array.ndim() > kMaxRank) throw shape_error("at most " + std::to_string(kMaxRank) + " axes");
   for (py::ssize_t i = 0; i < checked.array.ndim(); ++i) shape[i] = checked.array.shape(i);
+  // A recording's constants come from outside its pool: what replays write to blocks that were free before must not
+  // reach them.
+  Program* const program = recording();
+  const std::shared_ptr<Pool> pool = current_pool();
+  if (program) set_current_pool(nullptr);
   Array array = make_array(checked.dtype, shape, (int)checked.array.ndim());
+  if (program) set_current_pool(pool), program->hold(array);
   memcpy(array.data, checked.array.data(), array.bytes());
-  if (Program* program = recording()) program->hold(array);
   return array;
 }
 

@@ -74,7 +74,7 @@ void register_checks(py::module_& m) {
                            "Raise DTypeError unless all given arrays are of one floating-point type."),
       method<&check_wide>("check_wide",
                           "check_wide(name: str, like: microgpt._kernels.Array, **arrays: microgpt._kernels.Array | None) "
-                          "-> None\n\nRaise DTypeError unless all given arrays are of the type that goes with `like`: "
+                          "-> None\n\nRaise DTypeError unless all given arrays are of the type that goes with `like`:\n"
                           "float32 beside bfloat16, else the same."),
       method<&check_int32>("check_int32",
                            "check_int32(name: str, **arrays: microgpt._kernels.Array | None) -> None\n\n"

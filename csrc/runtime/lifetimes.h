@@ -12,12 +12,14 @@ struct Lifetime {
   static constexpr int64_t kAlive = INT64_MAX;
   size_t bytes = 0;
   int64_t from = 0, until = kAlive;
-  size_t offset = 0;
+  static constexpr size_t kArena = SIZE_MAX;
+  size_t host = kArena, offset = 0;  // where it is placed: within the arena or another block
 };
 
 // The most bytes that live at one moment: no placement needs less.
 size_t most_alive(const std::vector<Lifetime>& blocks);
-// Gives every block that ends an offset, a multiple of 64; the size of the whole. Blocks that outlive are left out.
+// Gives every block that ends a place, at a multiple of 64; the size of the arena. Blocks that outlive the recording stay
+// where they are, but others may lie in them (`host` is the index) before they are needed themselves.
 size_t place(std::vector<Lifetime>& blocks);
 
 }  // namespace mg

@@ -153,6 +153,7 @@ struct PoolRegistry {
 struct PoolLog {
   int64_t clock = 0;
   std::vector<Lifetime> blocks;
+  std::vector<char*> payloads;          // by number
   std::map<const char*, int64_t> live;  // payload -> number
 };
 
@@ -234,7 +235,10 @@ void* Pool::take(size_t bytes) {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     PoolLog& log = *impl_->log;
     block->number = (int64_t)log.blocks.size();
-    log.blocks.push_back({bytes, log.clock++, Lifetime::kAlive, 0});
+    Lifetime life;
+    life.bytes = bytes, life.from = log.clock++;
+    log.blocks.push_back(life);
+    log.payloads.push_back(payload);
     log.live[payload] = block->number;
   }
   return payload;
@@ -294,10 +298,12 @@ void Pool::begin_log() {
   impl_->log.reset(new PoolLog);
 }
 
-std::vector<Lifetime> Pool::end_log() {
+std::vector<Lifetime> Pool::end_log(std::vector<char*>* payloads) {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   const std::unique_ptr<PoolLog> log = std::move(impl_->log);
-  return log ? std::move(log->blocks) : std::vector<Lifetime>();
+  if (!log) return {};
+  if (payloads) *payloads = std::move(log->payloads);
+  return std::move(log->blocks);
 }
 
 int64_t Pool::logged(const void* p, size_t* offset) const {

@@ -80,7 +80,8 @@ void Program::find_pointers(const Node& node) {
 // While recording, a block was wherever one of its size was free. Now that all lifetimes are known, those that have
 // ended get places in one arena, and the nodes follow. What still lives (results, constants) stays where it is.
 void Program::plan_memory() {
-  std::vector<Lifetime> blocks = pool_->end_log();
+  std::vector<char*> payloads;
+  std::vector<Lifetime> blocks = pool_->end_log(&payloads);
   live_bytes_ = (int64_t)most_alive(blocks);
 #ifndef MG_GUARD_BYTES  // guards stand around the blocks where they are
   arena_bytes_ = place(blocks);
@@ -96,7 +97,8 @@ void Program::plan_memory() {
   for (const Pointer& pointer : pointers_) {
     const Lifetime& block = blocks[(size_t)pointer.block];
     if (block.until == Lifetime::kAlive) continue;
-    const char* const moved = static_cast<const char*>(arena_.get()) + block.offset + pointer.offset;
+    const char* const place = block.host == Lifetime::kArena ? static_cast<const char*>(arena_.get()) : payloads[block.host];
+    const char* const moved = place + block.offset + pointer.offset;
     memcpy(nodes_[pointer.node].args + pointer.at, &moved, sizeof moved);
   }
 #endif

@@ -204,19 +204,10 @@ class Tensor:
 _new = object.__new__
 
 
-def untracked(out: Any) -> Any:
-    """Tensors of an op's result, an array or a tuple of them, without gradient: Tensor(array) without its checks."""
-    if isinstance(out, tuple):
-        return tuple(map(untracked, out))
+def result(array: Array, slot: Slot | None = None) -> Tensor:
+    """The tensor of an op's result, with a slot where it is on the tape: Tensor(array) without its checks."""
     tensor: Tensor = _new(Tensor)
-    tensor.data, tensor.requires_grad, tensor.slot = out, False, None
-    return tensor
-
-
-def tracked(array: Array) -> Tensor:
-    """A tensor of an op's result with a slot for its gradient, which has the result's type."""
-    tensor: Tensor = _new(Tensor)
-    tensor.data, tensor.requires_grad, tensor.slot = array, True, Slot(array.shape, array.dtype)
+    tensor.data, tensor.requires_grad, tensor.slot = array, slot is not None, slot
     return tensor
 
 

@@ -48,16 +48,15 @@ def linear(
     if weight.ndim != 2:
         refuse("linear", "weight", "two axes (out, in)", weight.shape)
     n, inner = weight.shape
-    *rows_shape, cols = x.shape or (0,)
-    if cols != inner or not x.ndim:
+    if x.shape[-1:] != (inner,):
         refuse("linear", "x", f"(..., {inner})", x.shape)
     if bias is not None and bias.shape != (n,):
         refuse("linear", "bias", (n,), bias.shape)
-    shape = (*rows_shape, n)
+    shape = (*x.shape[:-1], n)
     if residual is not None and residual.shape != shape:
         refuse("linear", "residual", shape, residual.shape)
     code = act_code(act)
-    rows = math.prod(rows_shape)
+    rows = y_rows(shape)
     y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
     pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
     k.gemm(x, weight, y, rows, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)

@@ -23,10 +23,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from .. import _kernels as k
-from ..autograd import Entry, state
+from ..autograd import Entry, Slot, state
 from ..errors import ShapeError
 from ..registry import Registry
-from ..tensor import Tensor, as_array, tracked, untracked
+from ..tensor import Tensor, as_array, result
 
 Array = k.Array
 
@@ -50,8 +50,9 @@ class Op:
         self.backward_fn: Callable[..., None] | None = None
         self.cost_fn: Callable[..., Cost] | None = None
         self.composed_fn: Callable[..., Any] | None = None
+        self._count = len(self.tensors)
         given = inspect.signature(forward).parameters
-        self._required = {name for name in self.tensors if given[name].default is inspect.Parameter.empty}
+        self._required = sum(given[name].default is inspect.Parameter.empty for name in self.tensors)
         functools.update_wrapper(self, forward)
 
     def backward(self, fn: Callable[..., None]) -> Callable[..., None]:
@@ -72,64 +73,58 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.name}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **options: Any) -> Any:
         """Compute, and put the op on the tape where a gradient is wanted. Takes the forward's arguments."""
-        raise NotImplementedError("op() puts _caller()'s function here")
+        count = self._count
+        if len(args) < count:
+            args = self._completed(args, options)
+        arrays: list[Any] = []
+        slots: list[Any] = []
+        wanted = False
+        for value in args[:count]:
+            if isinstance(value, Tensor):
+                arrays.append(value.data)
+                slot: Any = value.slot
+            elif value is None and len(arrays) >= self._required:
+                arrays.append(None)
+                slot = None
+            else:
+                array, slot = self._given(value, len(arrays))
+                arrays.append(array)
+            slots.append(slot)
+            if slot is not None:
+                wanted = True
+        if len(args) > count:
+            arrays += args[count:]
+        if wanted and state.enabled:
+            return self._taped(self.forward(*arrays, needs=[slot is not None for slot in slots], **options), slots)
+        out = self.forward(*arrays, **options)[0]
+        return result(out) if isinstance(out, Array) else tuple(map(result, out))
 
-    def given(self, argument: str, value: Any) -> tuple[Any, Any]:
-        """Array and slot of an argument that is not a tensor: None, an array, a list of tensors or numbers."""
+    def _completed(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+        """The tensor arguments in order: those given by name are taken out of `options`, the others are None."""
+        return args + tuple(options.pop(name, None) for name in self.tensors[len(args) :])
+
+    def _given(self, value: Any, index: int) -> tuple[Any, Any]:
+        """Array and slot of an argument that is not a tensor: an array, numbers, or a list of tensors."""
         if value is None:
-            if argument in self._required:
-                raise TypeError(f"{self.name}: missing argument `{argument}`")
-            return None, None
+            raise TypeError(f"{self.name}: missing argument `{self.tensors[index]}`")
         if isinstance(value, (list, tuple)):
             slots = [each.slot if isinstance(each, Tensor) else None for each in value]
             return [as_array(each) for each in value], None if all(slot is None for slot in slots) else slots
         return as_array(value), None
 
-    def taped(self, result: tuple[Any, Any], slots: list[Any]) -> Any:
-        """Tensors with gradients from what the forward returned, and the entry that will fill them."""
-        out, saved = result
-        if self.backward_fn is None:
-            return untracked(out)
-        if isinstance(out, tuple):
-            tensors = [tracked(each) for each in out]
-            Entry(self.name, self.backward_fn, saved, slots, [tensor.slot for tensor in tensors if tensor.slot])
-            return tuple(tensors)
-        tensor = tracked(out)
-        Entry(self.name, self.backward_fn, saved, slots, (tensor.slot,))
-        return tensor
-
-
-def _caller(forward: Callable[..., Any], tensors: Sequence[str]) -> Callable[..., Any]:
-    """The `__call__` of one op, compiled for its own arguments: a generic one takes twice as long. That of `linear` is
-
-    def linear(self, x, weight, bias=None, residual=None, act="none", wide_out=False):
-        if isinstance(x, Tensor): x_slot = x.slot; x = x.data
-        else: x, x_slot = self.given("x", x)
-        ...
-        if x_slot is None and weight_slot is None and ... or not state.enabled:
-            return untracked(forward(x, weight, bias, residual, act, wide_out)[0])
-        needs = [x_slot is not None, weight_slot is not None, ...]
-        return self.taped(forward(x, weight, ..., needs=needs), [x_slot, weight_slot, ...])
-    """
-    parameters = [each for each in inspect.signature(forward).parameters.values() if each.name != "needs"]
-    names = [each.name for each in parameters]
-    space: dict[str, Any] = {"Tensor": Tensor, "state": state, "forward": forward, "untracked": untracked}
-    space |= {f"_{each.name}": each.default for each in parameters if each.default is not each.empty}
-    heads = [f"{name}=_{name}" if f"_{name}" in space else name for name in names]
-    lines = [f"def {forward.__name__}(self, {', '.join(heads)}):"]
-    for name in tensors:
-        lines.append(f" if isinstance({name}, Tensor): {name}_slot = {name}.slot; {name} = {name}.data")
-        lines.append(f" else: {name}, {name}_slot = self.given({name!r}, {name})")
-    slots = [f"{name}_slot" for name in tensors]
-    lines.append(f" if {' is None and '.join(slots)} is None or not state.enabled:")
-    lines.append(f"  return untracked(forward({', '.join(names)})[0])")
-    lines.append(f" needs = [{', '.join(f'{slot} is not None' for slot in slots)}]")
-    lines.append(f" return self.taped(forward({', '.join(names)}, needs=needs), [{', '.join(slots)}])")
-    exec("\n".join(lines), space)
-    made: Callable[..., Any] = space[forward.__name__]
-    return made
+    def _taped(self, made: tuple[Any, Any], inputs: list[Any]) -> Any:
+        """Tensors of what the forward returned, and the entry that will fill their slots and then the inputs'."""
+        out, saved = made
+        assert self.backward_fn is not None, f"{self.name} has no backward"
+        if isinstance(out, Array):
+            slot = Slot(out.shape, out.dtype)
+            Entry(self.name, self.backward_fn, saved, inputs, (slot,))
+            return result(out, slot)
+        slots = [Slot(each.shape, each.dtype) for each in out]
+        Entry(self.name, self.backward_fn, saved, inputs, slots)
+        return tuple(map(result, out, slots))
 
 
 def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
@@ -139,8 +134,7 @@ def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
     """
 
     def decorate(forward: Callable[..., Any]) -> Op:
-        kind = type(forward.__name__, (Op,), {"__call__": _caller(forward, tensors)})  # calls look at the class alone
-        made: Op = kind(forward, tensors)
+        made = Op(forward, tensors)
         OPS.add(made.name, made)
         return made
 
