@@ -267,44 +267,44 @@ void dropout(const Array& x, const Array& y, const Array& step, double p, uint64
 }  // namespace
 
 void register_layers(py::module_& m) {
-  m.def("embedding", &embedding, py::arg("table"), py::arg("ids"), py::arg("y"), py::arg("width"),
+  define<&embedding>(m, "embedding", py::arg("table"), py::arg("ids"), py::arg("y"), py::arg("width"),
         py::arg("accumulate") = false);
-  m.def("embedding_backward", &embedding_backward, py::arg("dy"), py::arg("ids"), py::arg("dtable"), py::arg("width"),
+  define<&embedding_backward>(m, "embedding_backward", py::arg("dy"), py::arg("ids"), py::arg("dtable"), py::arg("width"),
         py::arg("accumulate") = false);
-  m.def("norm", &norm, py::arg("x"), py::arg("y"), py::arg("rstd"), py::arg("cols"), py::arg("eps"),
+  define<&norm>(m, "norm", py::arg("x"), py::arg("y"), py::arg("rstd"), py::arg("cols"), py::arg("eps"),
         py::arg("weight") = nullptr, py::arg("bias") = nullptr, py::arg("mean") = nullptr,
         "LayerNorm where `mean` is given, RMSNorm where it is not.");
-  m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::arg("cols"),
+  define<&norm_backward>(m, "norm_backward", py::arg("dy"), py::arg("x"), py::arg("rstd"), py::arg("cols"),
         py::arg("weight") = nullptr, py::arg("mean") = nullptr, py::arg("dx") = nullptr,
         py::arg("accumulate_dx") = false, py::arg("dweight") = nullptr, py::arg("accumulate_dweight") = false,
         py::arg("dbias") = nullptr, py::arg("accumulate_dbias") = false);
-  m.def("act", &act, py::arg("x"), py::arg("y"), py::arg("act"));
-  m.def("act_backward", &act_backward, py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("act"),
+  define<&act>(m, "act", py::arg("x"), py::arg("y"), py::arg("act"));
+  define<&act_backward>(m, "act_backward", py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("act"),
         py::arg("accumulate") = false);
-  m.def("glu", &glu, py::arg("gate"), py::arg("up"), py::arg("y"), py::arg("act"));
-  m.def("glu_backward", &glu_backward, py::arg("gate"), py::arg("up"), py::arg("dy"), py::arg("act"),
+  define<&glu>(m, "glu", py::arg("gate"), py::arg("up"), py::arg("y"), py::arg("act"));
+  define<&glu_backward>(m, "glu_backward", py::arg("gate"), py::arg("up"), py::arg("dy"), py::arg("act"),
         py::arg("dgate") = nullptr, py::arg("accumulate_dgate") = false, py::arg("dup") = nullptr,
         py::arg("accumulate_dup") = false);
-  m.def("rope", &rope, py::arg("x"), py::arg("positions"), py::arg("cos"), py::arg("sin"), py::arg("y"),
+  define<&rope>(m, "rope", py::arg("x"), py::arg("positions"), py::arg("cos"), py::arg("sin"), py::arg("y"),
         py::arg("heads"), py::arg("head_dim"), py::arg("half"), py::arg("interleaved") = false,
         py::arg("inverse") = false, py::arg("accumulate") = false);
-  m.def("softmax", &softmax, py::arg("x"), py::arg("y"), py::arg("cols"), py::arg("scale") = 1.0);
-  m.def("softmax_backward", &softmax_backward, py::arg("y"), py::arg("dy"), py::arg("dx"), py::arg("cols"),
+  define<&softmax>(m, "softmax", py::arg("x"), py::arg("y"), py::arg("cols"), py::arg("scale") = 1.0);
+  define<&softmax_backward>(m, "softmax_backward", py::arg("y"), py::arg("dy"), py::arg("dx"), py::arg("cols"),
         py::arg("scale") = 1.0, py::arg("accumulate") = false);
-  m.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
+  define<&attention>(m, "attention", py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
         py::arg("k_dim"), py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("lse") = nullptr);
-  m.def("attention_backward", &attention_backward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"),
+  define<&attention_backward>(m, "attention_backward", py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"),
         py::arg("lse"), py::arg("d_o"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("q_start"),
         py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"), py::arg("k_dim"),
         py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("accumulate_dq") = false,
         py::arg("accumulate_dk") = false, py::arg("accumulate_dv") = false);
-  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
+  define<&cross_entropy>(m, "cross_entropy", py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
         py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr, py::arg("label_smoothing") = 0.0,
         py::arg("z_loss") = 0.0);
-  m.def("count_targets", &count_targets, py::arg("targets"), py::arg("inv_count"));
-  m.def("dropout", &dropout, py::arg("x"), py::arg("y"), py::arg("step"), py::arg("p"), py::arg("seed"),
+  define<&count_targets>(m, "count_targets", py::arg("targets"), py::arg("inv_count"));
+  define<&dropout>(m, "dropout", py::arg("x"), py::arg("y"), py::arg("step"), py::arg("p"), py::arg("seed"),
         py::arg("stream") = 0, py::arg("accumulate") = false);
 }
 

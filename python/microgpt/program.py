@@ -55,8 +55,13 @@ class Program(Generic[T]):
 
     @property
     def bytes(self) -> int:
-        """Memory of the recording's private pool."""
+        """Memory held for replays."""
         return 0 if self._program is None else int(self._program.bytes)
+
+    @property
+    def live_bytes(self) -> int:
+        """The most bytes that were alive at one moment of the recording: a lower bound of `bytes`."""
+        return 0 if self._program is None else int(self._program.live_bytes)
 
     @property
     def host_nodes(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _kernels as k
 from ..tensor import Tensor, wide
 from . import basic, raw
-from .op import Cost, check, check_float, check_int32, elements_bytes, op
+from .op import Cost, check_float, check_int32, elements_bytes, op, refuse
 
 Array = k.Array
 Needs = list[bool] | None
@@ -21,12 +21,15 @@ LOGITS_AT_ONCE = 2**24
 
 def _check_targets(name: str, targets: Array, rows: int) -> None:
     check_int32(name, targets=targets)
-    check(targets.size == rows, name, "targets", f"{rows} rows", targets.size)
+    if targets.size != rows:
+        refuse(name, "targets", f"{rows} rows", targets.size)
 
 
 def _check_terms(name: str, label_smoothing: float, z_loss: float) -> None:
-    check(0.0 <= label_smoothing <= 1.0, name, "label_smoothing", "a number from 0 to 1", label_smoothing)
-    check(0.0 <= z_loss < math.inf, name, "z_loss", "a finite number, 0 or more", z_loss)
+    if not 0.0 <= label_smoothing <= 1.0:
+        refuse(name, "label_smoothing", "a number from 0 to 1", label_smoothing)
+    if not 0.0 <= z_loss < math.inf:
+        refuse(name, "z_loss", "a finite number, 0 or more", z_loss)
 
 
 def _mean(losses: Array, inv_count: Array) -> Array:
@@ -52,14 +55,10 @@ def cross_entropy(
     target, which keeps logits near 0 (PaLM, arXiv:2204.02311, section 5; usually 1e-4).
     """
     check_float("cross_entropy", logits=logits)
-    check(
-        logits.ndim == 2 and logits.shape[1] > 0,
-        "cross_entropy",
-        "logits",
-        "two axes (tokens, vocabulary)",
-        logits.shape,
-    )
-    check(reduction in ("mean", "none"), "cross_entropy", "reduction", "mean or none", reduction)
+    if logits.ndim != 2 or logits.shape[1] < 1:
+        refuse("cross_entropy", "logits", "two axes (tokens, vocabulary)", logits.shape)
+    if reduction not in ("mean", "none"):
+        refuse("cross_entropy", "reduction", "mean or none", reduction)
     rows, vocab = logits.shape
     _check_targets("cross_entropy", targets, rows)
     _check_terms("cross_entropy", label_smoothing, z_loss)
@@ -128,17 +127,14 @@ def linear_cross_entropy(
     and wait for the backward, whose products then write where the optimizer reads.
     """
     check_float("linear_cross_entropy", x=x, weight=weight)
-    check(x.ndim == 2, "linear_cross_entropy", "x", "two axes (tokens, width)", x.shape)
-    check(weight.ndim == 2 and weight.shape[1] == x.shape[1], "linear_cross_entropy", "weight",
-          ("vocabulary", x.shape[1]), weight.shape)  # fmt: skip
-    check(reduction in ("mean", "none"), "linear_cross_entropy", "reduction", "mean or none", reduction)
-    check(
-        not (needs and reduction == "none"),
-        "linear_cross_entropy",
-        "reduction",
-        "mean where gradients are asked for",
-        reduction,
-    )
+    if x.ndim != 2:
+        refuse("linear_cross_entropy", "x", "two axes (tokens, width)", x.shape)
+    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
+        refuse("linear_cross_entropy", "weight", ("vocabulary", x.shape[1]), weight.shape)
+    if reduction not in ("mean", "none"):
+        refuse("linear_cross_entropy", "reduction", "mean or none", reduction)
+    if needs and reduction == "none":
+        refuse("linear_cross_entropy", "reduction", "mean where gradients are asked for", reduction)
     rows, width = x.shape
     vocab = weight.shape[0]
     _check_targets("linear_cross_entropy", targets, rows)
