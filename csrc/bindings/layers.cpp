@@ -42,7 +42,17 @@ void norm(const Array& x, const Array& y, const Array& rstd, int64_t cols, doubl
   });
 }
 
-// dx, dweight and dbias are each optional; the first is one kernel, the other two another.
+// (C) (+)= the sum of `parts` (shares, C).
+template <class T> void add_parts(const Array& parts, const Array* sum, bool accumulate) {
+  ReduceArgs<T> args{};
+  args.x = parts.as<T>(), args.y = sum->as<T>();
+  args.outer = 1, args.axis = parts.dim(0), args.inner = parts.dim(1);
+  args.op = Reduce::sum, args.accumulate = accumulate;
+  MG_RUN(reduce, T, args, &parts, sum);
+}
+
+// dx, dweight and dbias are each optional. Without dx the other two are one kernel that walks columns; with it they are
+// summed up on the way, a part for each share, and then added.
 void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t cols, const Array* weight,
                    const Array* mean, const Array* dx, bool accumulate_dx, const Array* dweight,
                    bool accumulate_dweight, const Array* dbias, bool accumulate_dbias) {
@@ -59,16 +69,20 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
     args.rows = rows, args.cols = cols, args.center = mean != nullptr;
     args.accumulate_dx = accumulate_dx;
     args.accumulate_dweight = accumulate_dweight, args.accumulate_dbias = accumulate_dbias;
-    if (dx) {
-      args.dx = out<T>(dx, x.size, "norm_backward", "dx");
-      MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, dx);
-      args.dx = nullptr;
+    args.dweight = out_opt<Wide<T>>(dweight, cols, "norm_backward", "dweight");
+    args.dbias = out_opt<Wide<T>>(dbias, cols, "norm_backward", "dbias");
+    if (!dx || rows == 0) {
+      if (dweight || dbias) MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, dweight, dbias);
+      return;
     }
-    if (dweight || dbias) {
-      args.dweight = out_opt<Wide<T>>(dweight, cols, "norm_backward", "dweight");
-      args.dbias = out_opt<Wide<T>>(dbias, cols, "norm_backward", "dbias");
-      MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, dweight, dbias);
-    }
+    args.dx = out<T>(dx, x.size, "norm_backward", "dx");
+    const int64_t shape[] = {plan_norm_backward(args).shares, cols};
+    Array weights, biases;
+    if (dweight) weights = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dweight = weights.as<Wide<T>>();
+    if (dbias) biases = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dbias = biases.as<Wide<T>>();
+    MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, dx, &weights, &biases);
+    if (dweight) add_parts<Wide<T>>(weights, dweight, accumulate_dweight);
+    if (dbias) add_parts<Wide<T>>(biases, dbias, accumulate_dbias);
   });
 }
 

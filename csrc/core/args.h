@@ -71,12 +71,14 @@ template <class T> struct NormArgs {
   int32_t center;
 };
 
-// dx (rows shared out) and, in a kernel of its own, dweight and dbias (columns shared out, rows in order).
+// dx (rows shared out) and, in a kernel of its own, dweight and dbias (columns shared out, rows in order). Where both are
+// wanted, the first also leaves each share's sums in `part_dweight` and `part_dbias` (shares, C), to be added up in order.
 template <class T> struct NormBackwardArgs {
   const T *dy, *x, *weight;
   const Wide<T> *mean, *rstd;
   T* dx;                     // (R, C), or null in norm_backward_weight
   Wide<T> *dweight, *dbias;  // (C) or null
+  Wide<T> *part_dweight, *part_dbias;
   int64_t rows, cols;
   int32_t center, accumulate_dx, accumulate_dweight, accumulate_dbias;
 };
