@@ -56,7 +56,7 @@ def linear(
     if residual is not None and residual.shape != shape:
         refuse("linear", "residual", shape, residual.shape)
     code = act_code(act)
-    rows = y_rows(shape)
+    rows = x.size // inner if inner else y_rows(shape)
     y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
     pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
     k.gemm(x, weight, y, rows, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)

@@ -51,6 +51,7 @@ class Op:
         self.cost_fn: Callable[..., Cost] | None = None
         self.composed_fn: Callable[..., Any] | None = None
         self._count = len(self.tensors)
+        self._absent = [(None,) * (self._count - given) for given in range(self._count)]
         given = inspect.signature(forward).parameters
         self._required = sum(given[name].default is inspect.Parameter.empty for name in self.tensors)
         functools.update_wrapper(self, forward)
@@ -77,7 +78,7 @@ class Op:
         """Compute, and put the op on the tape where a gradient is wanted. Takes the forward's arguments."""
         count = self._count
         if len(args) < count:
-            args = self._completed(args, options)
+            args = self._completed(args, options) if options else args + self._absent[len(args)]
         arrays: list[Any] = []
         slots: list[Any] = []
         wanted = False
@@ -127,6 +128,40 @@ class Op:
         return tuple(map(result, out, slots))
 
 
+class _Unary(Op):
+    """An op of one tensor argument; where that is all there is, the same as Op in half the time."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if options or len(args) != 1 or not isinstance(args[0], Tensor):
+            return super().__call__(*args, **options)
+        tensor: Tensor = args[0]
+        if tensor.slot is not None and state.enabled:
+            return self._taped(self.forward(tensor.data, needs=[True]), [tensor.slot])
+        out = self.forward(tensor.data)[0]
+        return result(out) if isinstance(out, Array) else tuple(map(result, out))
+
+
+class _Binary(Op):
+    """The same for two."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if options or len(args) != 2:
+            return super().__call__(*args, **options)
+        a, b = args
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            return super().__call__(a, b)
+        slots = [a.slot, b.slot]
+        if slots != _NONE and state.enabled:
+            needs = [a.slot is not None, b.slot is not None]
+            return self._taped(self.forward(a.data, b.data, needs=needs), slots)
+        out = self.forward(a.data, b.data)[0]
+        return result(out) if isinstance(out, Array) else tuple(map(result, out))
+
+
+_NONE = [None, None]
+_KINDS = {1: _Unary, 2: _Binary}
+
+
 def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
     """Make an op whose differentiable arguments are `tensors` and register it under the function's name.
 
@@ -134,7 +169,7 @@ def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
     """
 
     def decorate(forward: Callable[..., Any]) -> Op:
-        made = Op(forward, tensors)
+        made = _KINDS.get(len(tensors), Op)(forward, tensors)
         OPS.add(made.name, made)
         return made
 
