@@ -1,8 +1,9 @@
 // The inner kernel of a matrix product: a tile of C in registers, for any vector width.
 //
 // Registers. AVX-512 (32): 12 rows x 2 vectors = 24 sums + 2 of B + 1 of A = 27. AVX2 (16): 6 x 2 = 12 + 2 + 1 = 15.
-// NEON (32): 12 x 2 = 24 + 2 + 1 = 27. SSE2 (16): 4 x 2 = 8 + 2 + 1 = 11. All tile heights divide kGemmRowStep.
-constexpr int kGemmTileRows = kRegisters == 32 ? 12 : kWidth == 8 ? 6 : 4;
+// NEON (32): 8 x 2 = 16 + 2 + 8 of A, which gcc loads all at once (with 12 rows it spills sums). SSE2 (16): 4 x 2 = 8 + 2 +
+// 1 = 11. All but NEON's divide kGemmRowStep.
+constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
 constexpr int kGemmTileCols = 2 * kWidth;
 // A packed row of A's tile: whole vectors, so that it is written by whole stores.
 constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;

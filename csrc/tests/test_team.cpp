@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "runtime/float_state.h"
 #include "runtime/parallel.h"
 
 using namespace mg;
@@ -272,6 +273,35 @@ TEST_CASE("floating point rounds and keeps small numbers as usual in every threa
   Job job;
   job.run({look, nullptr, &args, 12, 0});
   CHECK(wrong == 0);
+}
+
+TEST_CASE("kernels compute in the default environment, and the caller gets its own back") {
+#if defined(__aarch64__)
+  const FloatState states[] = {1u << 24, 3u << 22, 1u << 24 | 1u << 22};  // flush to zero; toward zero; both
+#else
+  const FloatState states[] = {0x9fc0, 0x7f80, 0xdfc0, 0x1d00};  // FTZ and DAZ; toward zero; upward and both; traps
+#endif
+  const FloatState usual = float_state();
+  const auto look = [](void (*)(), const void* a, const Share&) {
+    if ((float_state() & kFloatControl) != kFloatDefault) ++**static_cast<std::atomic<int>* const*>(a);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+  std::atomic<int> wrong{0};
+  std::atomic<int>* const args = &wrong;
+  for (const FloatState state : states) {
+    stop_team();
+    set_num_threads(3);  // the team starts, and inherits, within
+    set_float_state(state);
+    {
+      Job job;
+      job.run({look, nullptr, &args, 12, 0});
+      job.run({look, nullptr, &args, 1, 0});
+    }
+    const FloatState after = float_state();
+    set_float_state(usual);
+    CHECK((after & kFloatControl) == (state & kFloatControl));
+    CHECK(wrong == 0);
+  }
 }
 
 TEST_CASE("the OpenMP runtime has a name") {
