@@ -3,7 +3,7 @@
 Disassembles the object files of a build (x86-64; they still have symbols, unlike the extension). An object of
 csrc/targets/NAME.cpp may use what NAME has, in functions of namespace mg::NAME; every other object the baseline alone,
 x86-64-v2. An object of a target must also have no static initialiser, and no weak function outside its namespace: the
-linker keeps one copy of those, and might keep this one for every machine. No kernel may write the floating-point control
+linker keeps one copy of those, and might keep this one for every machine. No kernel may write MXCSR or the x87 control
 word.
 """
 
