@@ -2,7 +2,7 @@
 // All matrices but the operands of the tails live in scratch with rows padded to whole vectors.
 
 constexpr int kTileRows = 4;                       // with kTileVecs: 16 (8) sums, enough to hide the latency of fma
-constexpr int kTileVecs = kWidth == 16 ? 4 : 2;    // 32 registers on AVX-512, 16 elsewhere
+constexpr int kTileVecs = kRegisters == 32 ? 4 : 2;  // 32 registers on AVX-512 and NEON, 16 elsewhere
 constexpr int kChunk = (int)kKeyChunk;             // also the row stride of score tiles and transposed chunks
 constexpr int kTile = (int)kQueryTile;
 

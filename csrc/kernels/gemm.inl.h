@@ -90,8 +90,9 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
     for (int64_t i = 0; i < tiles * rows; i += 16) __builtin_prefetch(ahead + i);
     int64_t at = 0;
     for (int64_t i = 0; i < tiles; ++i) {
-      const Vec x = P::across(row + at, lda, k * kPer + 1 < depth, left - at < kWidth ? left - at : kWidth);
-      store(dst + (i * words + k) * kGemmPackedRows, x);
+      for (int64_t r = 0; r < kGemmTileRows && at + r < left; r += kWidth)
+        store(dst + (i * words + k) * kGemmPackedRows + r,
+              P::across(row + at + r, lda, k * kPer + 1 < depth, left - at - r < kWidth ? left - at - r : kWidth));
       at += rows + (i < longer);
     }
   }
@@ -134,7 +135,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         if (pack_a) {
           float* tile = packed + i % kGemmPackTiles * words * kGemmPackedRows;
           if (!args.trans_a) {
-            gemm_pack_columns<P>(a_tile, args.lda, height, now, tile, kGemmPackedRows);
+            for (int64_t r = 0; r < height; r += kWidth)
+              gemm_pack_columns<P>(a_tile + r * args.lda, args.lda, height - r < kWidth ? height - r : kWidth, now, tile + r,
+                                   kGemmPackedRows);
           } else if (i % kGemmPackTiles == 0) {
             gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
           }

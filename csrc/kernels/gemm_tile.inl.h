@@ -1,8 +1,9 @@
 // The inner kernel of a matrix product: a tile of C in registers, for any vector width.
 //
 // Registers. AVX-512 (32): 12 rows x 2 vectors = 24 sums + 2 of B + 1 of A = 27. AVX2 (16): 6 x 2 = 12 + 2 + 1 = 15.
-// Four floats (16 on SSE2): 4 x 2 = 8 + 2 + 1 = 11. All three tile heights divide kGemmRowStep.
-constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 4;
+// NEON (32): 8 x 2 = 16 + 2 + 8 of A, which gcc loads all at once (with 12 rows it spills sums). SSE2 (16): 4 x 2 = 8 + 2 +
+// 1 = 11. All but NEON's divide kGemmRowStep.
+constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
 constexpr int kGemmTileCols = 2 * kWidth;
 // A packed row of A's tile: whole vectors, so that it is written by whole stores.
 constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
@@ -162,11 +163,16 @@ template <class V> static inline void gemm_transpose(V* rows) {
       rows[j + 4].v = __builtin_shufflevector(low.v, high.v, 4, 5, 6, 7, 12, 13, 14, 15);
     }
   } else {
-    float in[kWidth][kWidth], out[kWidth][kWidth];
-    for (int i = 0; i < kWidth; ++i) store(in[i], rows[i]);
-    for (int i = 0; i < kWidth; ++i) {
-      for (int j = 0; j < kWidth; ++j) out[i][j] = in[j][i];
+    V t[4];
+#pragma GCC unroll 2
+    for (int i = 0; i < 4; i += 2) {
+      t[i].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 0, 4, 1, 5);
+      t[i + 1].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 2, 6, 3, 7);
     }
-    for (int i = 0; i < kWidth; ++i) rows[i] = load(out[i]);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      rows[2 * h].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 0, 1, 4, 5);
+      rows[2 * h + 1].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 2, 3, 6, 7);
+    }
   }
 }

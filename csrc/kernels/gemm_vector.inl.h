@@ -53,8 +53,8 @@ static inline void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int6
 
 // Decode: a few rows times W (N, K) reads W once and does little else. kWidth rows of W are transposed in registers, so
 // that lanes are columns of C and each keeps its own chain; nothing is packed.
-// Registers: AVX-512 16 of W + 8 sums of 32; AVX2 8 + 4 of 16.
-constexpr int64_t kGemmVectorRows = kWidth == 16 ? 8 : 4;
+// Registers: AVX-512 16 of W + 8 sums of 32, NEON 4 + 8; AVX2 8 + 4 of 16.
+constexpr int64_t kGemmVectorRows = kRegisters == 32 ? 8 : 4;
 
 template <class P, int R>
 static void gemm_vector_tile(const typename P::Element* a, int64_t a_row, int64_t a_step, const typename P::Element* b,

@@ -183,6 +183,7 @@ namespace detail {
 void launch(Node& node, std::initializer_list<const Array*> uses) {
   if (t_recording) t_recording->append(node, uses);
   if (node.shares == 1 && node.scratch_bytes == 0) {
+    const DefaultFloats floats;
     node.call(node.kernel, node.args, Share{0, 1, nullptr});
     return;
   }

@@ -1,5 +1,6 @@
 // AVX2 + FMA: eight floats.
 constexpr int kWidth = 8;
+constexpr int kRegisters = 16;
 struct Vec {
   __m256 v;
 };

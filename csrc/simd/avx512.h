@@ -1,5 +1,6 @@
 // AVX-512 F, BW, DQ, VL: sixteen floats, tails by mask register.
 constexpr int kWidth = 16;
+constexpr int kRegisters = 32;
 struct Vec {
   __m512 v;
 };

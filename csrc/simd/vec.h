@@ -2,6 +2,7 @@
 //
 //   struct Vec { ... };            kWidth floats
 //   constexpr int kWidth;
+//   constexpr int kRegisters;      vector registers, for the height of register tiles
 //   Vec load(const float*)         store(float*, Vec)            any alignment
 //   Vec load_n(const float*, n)    store_n(float*, Vec, n)       first n floats, 0 <= n <= kWidth; the rest reads as 0
 //   the same four for bf16*        widened by loads, rounded to nearest even by stores; NaN stays NaN

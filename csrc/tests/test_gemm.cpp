@@ -55,6 +55,8 @@ struct Problem {
     if (!a.empty()) a.resize(a.size() - (size_t)o.pad);
     if (!b.empty()) b.resize(b.size() - (size_t)o.pad);
     a.shrink_to_fit(), b.shrink_to_fit();
+    if (a.empty()) a.reserve(1);  // empty arrays have an address, as the pool's have
+    if (b.empty()) b.reserve(1);
     bias = uniform((size_t)s.n, 3), residual = uniform((size_t)(s.batch * size_c), 4);
     c = guarded(uniform((size_t)(s.batch * size_c), 5));
     pre = guarded(std::vector<float>((size_t)(s.batch * size_c), 0.25f));
