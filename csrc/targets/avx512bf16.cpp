@@ -1,4 +1,4 @@
-// The bf16 matrix product on VDPBF16PS; every other kernel is avx512's. As in avx512.cpp, no STL header here.
+// The bf16 matrix product and attention on VDPBF16PS; every other kernel is avx512's. As in avx512.cpp, no STL header here.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -16,12 +16,16 @@ namespace {
 #include "simd/math.h"
 //
 #include "kernels/gemm.inl.h"
+#include "kernels/attention.inl.h"
+#include "kernels/attention_pairs.inl.h"
 }  // namespace
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512::table_bf16();
     all.gemm = &gemm_of<BfPairs>;
+    all.attention = &attention_of<AttentionPairs>;
+    all.attention_backward = &attention_backward_of<AttentionPairs>;
     return all;
   }();
   return &kernels;
