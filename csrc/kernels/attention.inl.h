@@ -115,7 +115,8 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
     const int64_t count = clamped(seen.end - chunk, 0, kChunk);
     const bool all = all_seen(args, q, chunk, count);
     pack_turned<P>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys);
-    pack_across<P>(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values, v_step);
+    const bool finite = pack_across<P>(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
+                                       v_step);
     Spans spans;
     if (all) same_spans(kTallRows, (int)count, spans);
     for (int64_t i = 0, low = 0, high; i < tiles; ++i, low = high) {
@@ -129,7 +130,7 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
       }
       if (first >= last) continue;
       const Product<P, false> scores = {s.queries + low * k_step, k_step, s.keys + first, kChunk, padded(last - first),
-                                        s.probs + first, kChunk, nullptr, nullptr};
+                                        s.probs + first, kChunk};
       scores.tile(0, high - low, 0, k_words, nullptr);
       alignas(64) float factor[16], offsets[16];
       ScoreRule own[kTallRows];
@@ -143,17 +144,15 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
       }
       softmax_tile<P>(rules, offsets, high - low, all && count == kChunk, spans, s.probs, words, s.max + low,
                       s.sums + low * kWidth, factor);
-      const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, s.out + low * v_step, v_step,
-                                        spans.begin, spans.end};
-      output.run(high - low, factor);
+      const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, s.out + low * v_step, v_step};
+      output.run(high - low, spans.begin, spans.end, finite, factor);
     }
   }
   const Vec unit = set1(shared.plain ? shared.scale * kLog2E : 1.0f);
   for (int64_t r = 0; r < rows; r += kWidth) {
-    alignas(64) float sum[kWidth], inverse[kWidth], lse[kWidth];
+    alignas(64) float inverse[kWidth], lse[kWidth];
     const int64_t count = at_most(rows - r, kWidth);
-    for (int64_t i = 0; i < kWidth; ++i) sum[i] = i < count ? hsum(load(s.sums + (r + i) * kWidth)) : 0.0f;
-    const Vec total = load(sum);
+    const Vec total = lane_sums(s.sums + r * kWidth, count);
     const Mask empty = eq(total, zero());
     store(inverse, select(empty, zero(), div(set1(1.0f), total)));
     const Vec top = mul(load_n(s.max + r, count), unit);
@@ -170,10 +169,11 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
 template <class P>
 static void attention_unit(const AttentionArgs<typename P::Element>& args, int64_t unit, const ForwardScratch& scratch) {
   const int64_t blocks = forward_blocks(args), rows = forward_rows(args);
-  // Blocks of a head follow each other, the last (under a causal mask the longest) first; single rows have their heads
-  // side by side, as the cache has.
-  const int64_t group = rows == 1 ? unit % args.kv_heads : unit / blocks;
-  const int64_t block = rows == 1 ? unit / args.kv_heads : blocks - 1 - unit % blocks;
+  // Long sequences: the blocks of a head follow each other, the last (under a causal mask the longest) first. Short ones:
+  // the heads of a block, which lie side by side in memory.
+  const bool is_long = args.q_rows > args.seqs * rows;
+  const int64_t group = is_long ? unit / blocks : unit % args.kv_heads;
+  const int64_t block = is_long ? blocks - 1 - unit % blocks : unit / args.kv_heads;
   const int64_t begin = block * rows, end = at_most(begin + rows, args.q_rows);
   int64_t seq = 0;
   for (int64_t above = args.seqs; seq < above;) {  // the first sequence that ends after `begin`

@@ -41,7 +41,7 @@ template <class P, class T> static inline BackwardScratch backward_scratch(const
 }
 
 // Raw products and gradients of probabilities, rows of a register tile -> probabilities and gradients of the raw products
-// (but for the factor `scale`), in place; zero where a row does not see. Pairs need the zeros of whole rows.
+// (but for the factor `scale`), in place; zero where a row does not see.
 template <class P>
 static inline void dscores_tile(const ScoreRule& rule, const float* offsets, int64_t rows, bool whole, const Spans& keys,
                                 const float* lse, const float* delta, float* probs, float* dscores, float* along) {
@@ -63,11 +63,16 @@ static inline void dscores_tile(const ScoreRule& rule, const float* offsets, int
       }
       continue;
     }
-    const int first = P::kPer > 1 ? 0 : begin / kSoftmaxStep * kSoftmaxStep, last = P::kPer > 1 ? kChunk : end;
-    for (int i = first; i < last; i += kSoftmaxStep) {
+    for (int i = 0; i < kChunk; i += kSoftmaxStep) {
       Vec both[2];
       for (int half = 0; half < 2; ++half) {
         const int at = i + half * kWidth;
+        if (at >= end || at + kWidth <= begin) {
+          both[half] = zero();
+          store(p + at, zero());
+          if (P::kPer > 1) store(d + at, zero());
+          continue;
+        }
         Vec s = load(p + at), bend = zero();
         if (!rule.plain) s = score_of(rule, s, add(load(kLanes), set1(offsets[r] + (float)at)), bend);
         const Vec prob = power_of_two(keep_seen(fma(s, scale, by), lowest, at, begin, end));
@@ -95,7 +100,7 @@ template <class T> static inline float row_delta(const T* dout, const T* out, in
 template <class P>
 static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args, const QueryRows& q, int64_t head,
                           int64_t chunk, int64_t keys, float* dq_sums, const float* delta, const float* lse,
-                          const BackwardScratch& s) {
+                          bool finite_keys, const BackwardScratch& s) {
   const AttentionArgs<typename P::Element>& fwd = args.fwd;
   const int64_t k_words = (fwd.k_dim + P::kPer - 1) / P::kPer, v_words = (fwd.v_dim + P::kPer - 1) / P::kPer;
   const int64_t k_step = padded(k_words), v_step = padded(v_words), k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
@@ -103,12 +108,15 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
   const auto* dout = args.d_o + q.row * fwd.o_stride + head * fwd.v_dim;
   const ScoreRule rule = score_rule(fwd, head);
   const bool all = all_seen(fwd, q, chunk, keys);
-  pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries, k_step);
-  pack_along<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout, v_step);
+  const bool finite_queries = pack_across<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width);
+  const bool finite_dout = pack_across<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout_across, v_width);
   if (P::kPer > 1) {
-    pack_across<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width);
-    pack_across<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout_across, v_width);
+    pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries, k_step);
+    pack_along<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout, v_step);
   }
+  const int64_t unused = (kSpanStep - q.count % kSpanStep) % kSpanStep;  // rows that dk and dv may take along
+  clear(s.probs + q.count * kChunk, unused * kChunk);
+  clear(s.dscores + q.count * kChunk, unused * kChunk);
 
   Spans spans;
   if (all) same_spans(kTallRows, (int)keys, spans);
@@ -124,45 +132,36 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
     }
     float *probs = s.probs + low * kChunk, *dscores = s.dscores + low * kChunk;
     if (first >= last) {
-      if (P::kPer > 1) {
-        clear(probs, (high - low) * kChunk);
-        clear(dscores, (high - low) * kChunk);
-      }
+      clear(probs, (high - low) * kChunk);
+      clear(dscores, (high - low) * kChunk);
       continue;
     }
     const int64_t cols = padded(last - first);
-    const Product<P, false> scores = {s.queries + low * k_step, k_step, s.keys_t + first, kChunk, cols, probs + first, kChunk,
-                                      nullptr, nullptr};
+    const Product<P, false> scores = {s.queries + low * k_step, k_step, s.keys_t + first, kChunk, cols, probs + first, kChunk};
     scores.tile(0, high - low, 0, k_words, nullptr);
     const Product<P, false> dprobs = {s.dout + low * v_step, v_step, s.values_t + first, kChunk, cols, dscores + first,
-                                      kChunk, nullptr, nullptr};
+                                      kChunk};
     dprobs.tile(0, high - low, 0, v_words, nullptr);
     float offsets[kTallRows];
     for (int64_t r = low; r < high; ++r) offsets[r - low] = (float)(chunk - (q.position + r));
     float* along = s.dscores_along + low * (kChunk / P::kPer);
     dscores_tile<P>(rule, offsets, high - low, all && keys == kChunk, spans, lse + low, delta + low, probs, dscores, along);
-    const Product<P, false> dq = {along, kChunk / P::kPer, s.keys, k_width, k_width, dq_sums + low * k_width, k_width,
-                                  spans.begin, spans.end};
-    dq.run(high - low, kUnchanged);
+    const Product<P, false> dq = {along, kChunk / P::kPer, s.keys, k_width, k_width, dq_sums + low * k_width, k_width};
+    dq.run(high - low, spans.begin, spans.end, finite_keys, kUnchanged);
   }
   if (P::kPer > 1)
-    for (int64_t r = 0; r < q.count; r += 2)
+    for (int64_t r = 0; r < q.count + unused; r += 2)
       for (int64_t i = 0; i < kChunk; i += kWidth) {
-        const int64_t at = r * kChunk + i;
-        const bool more = r + 1 < q.count;
-        store(s.probs_across + r / 2 * kChunk + i,
-              P::across_rows(load(s.probs + at), more ? load(s.probs + at + kChunk) : zero()));
-        store(s.dscores_across + r / 2 * kChunk + i,
-              P::across_rows(load(s.dscores + at), more ? load(s.dscores + at + kChunk) : zero()));
+        const int64_t at = r * kChunk + i, word = r / 2 * kChunk + i;
+        store(s.probs_across + word, P::across_rows(load(s.probs + at), load(s.probs + at + kChunk)));
+        store(s.dscores_across + word, P::across_rows(load(s.dscores + at), load(s.dscores + at + kChunk)));
       }
   if (all) same_spans(keys, (int)q.count, spans);
   else rows_of_keys(fwd, q, chunk, keys, spans);
-  const Product<P, true> dv = {s.probs_across, kChunk, s.dout_across, v_width, v_width, s.dvalues, v_width, spans.begin,
-                               spans.end};
-  dv.run(keys, kUnchanged);
-  const Product<P, true> dk = {s.dscores_across, kChunk, s.queries_across, k_width, k_width, s.dkeys, k_width, spans.begin,
-                               spans.end};
-  dk.run(keys, kUnchanged);
+  const Product<P, true> dv = {s.probs_across, kChunk, s.dout_across, v_width, v_width, s.dvalues, v_width};
+  dv.run(keys, spans.begin, spans.end, finite_dout, kUnchanged);
+  const Product<P, true> dk = {s.dscores_across, kChunk, s.queries_across, k_width, k_width, s.dkeys, k_width};
+  dk.run(keys, spans.begin, spans.end, finite_queries, kUnchanged);
 }
 
 template <class P>
@@ -187,7 +186,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     const int64_t v_at = (k_start + chunk) * fwd.v_stride + group * fwd.v_dim;
     pack_turned<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t);
     pack_turned<P>(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t);
-    pack_across<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width);
+    const bool finite_keys = pack_across<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width);
     clear(s.dkeys, keys * k_width);
     clear(s.dvalues, keys * v_width);
     for (int64_t h = 0; h < each; ++h)
@@ -196,7 +195,8 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
         const Stretch seen = chunks_seen(fwd, q);
         if (chunk < seen.begin || chunk >= seen.end) continue;
         const int64_t at = h * rows + row;
-        backward_tile<P>(args, q, group * each + h, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at, s);
+        backward_tile<P>(args, q, group * each + h, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at,
+                         finite_keys, s);
       }
     write_rows(s.dkeys, k_width, keys, fwd.k_dim, &scale, 0, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, v_width, keys, fwd.v_dim, kUnchanged, 0, args.dv + v_at, fwd.v_stride, args.accumulate_dv);

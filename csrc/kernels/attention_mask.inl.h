@@ -68,7 +68,7 @@ static inline void rows_of_keys(const AttentionArgs<T>& args, const QueryRows& q
       if (key + window < end) end = key + window;
     }
     spans.begin[k] = (int)clamped(begin, 0, q.count);
-    spans.end[k] = (int)clamped(end, 0, q.count);
+    spans.end[k] = (int)clamped(end, spans.begin[k], q.count);
   }
 }
 

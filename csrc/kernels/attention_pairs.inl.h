@@ -9,9 +9,13 @@ struct AttentionPairs : BfPairs {
                                            20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v)))};
   }
-  // One number of each word, the other as zero.
-  static inline Vec only(Vec words, bool second) {
-    return {_mm512_castsi512_ps(
-        _mm512_and_si512(_mm512_castps_si512(words.v), _mm512_set1_epi32(second ? (int)0xffff0000u : 0xffff)))};
+  static inline Vec probe_of(Vec words, Vec probe) {
+    const Vec first = {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(words.v), 16))};
+    return fma(words, zero(), fma(first, zero(), probe));
+  }
+  // Numbers that are not seen become zeros of their sign.
+  static inline Vec seen(Vec words, bool first, bool second) {
+    const uint32_t keep = (first ? 0xffffu : 0x8000u) | (second ? 0xffff0000u : 0x80000000u);
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words.v), _mm512_set1_epi32((int)keep)))};
   }
 };

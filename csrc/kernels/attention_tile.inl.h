@@ -20,7 +20,12 @@ template <class T> struct AttentionWords : FloatWords<T> {
     store(words + at + kWidth, b);
   }
   static inline Vec across_rows(Vec even, Vec) { return even; }
-  static inline Vec only(Vec words, bool) { return words; }
+  // What makes NaN of `probe` if a number in the words is not finite.
+  static inline Vec probe_of(Vec words, Vec probe) { return fma(words, zero(), probe); }
+  // Numbers that are not seen become zeros of their sign, as if a finite number was multiplied by 0.
+  static inline Vec seen(Vec words, bool yes, bool) {
+    return yes ? words : select(lt(abs(words), set1(INFINITY)), mul(words, zero()), zero());
+  }
 };
 
 // C = factor[row] * C + A B on R rows and C vectors over `steps` words; a null factor starts from zero. Each element is one
@@ -37,7 +42,9 @@ struct ProductTile {
 // kAcross: A's rows lie side by side, a[k * a_step + r]; else a[r * a_step + k]. The pragmas are for gcc: it keeps the
 // sums in registers only if it unrolls early.
 template <class Step, bool kAcross, int R, int C> static void product_tile(const ProductTile& t) {
-  const float *a = t.a, *b = t.b;
+  constexpr int kGroup = 4;  // rows that one pointer serves: few enough registers for addresses
+  const float *a[3] = {t.a, t.a + (kAcross ? kGroup : kGroup * t.a_step), t.a + (kAcross ? 2 * kGroup : 2 * kGroup * t.a_step)};
+  const float* b = t.b;
   const int64_t a_step = t.a_step, b_step = t.b_step;
   Vec sum[R][C];
   if (t.factor) {
@@ -60,11 +67,11 @@ template <class Step, bool kAcross, int R, int C> static void product_tile(const
     for (int i = 0; i < C; ++i) row[i] = load(b + i * kWidth);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vec x = set1(kAcross ? a[r] : a[r * a_step]);
+      const Vec x = set1(a[r / kGroup][kAcross ? r % kGroup : r % kGroup * a_step]);
 #pragma GCC unroll 4
       for (int i = 0; i < C; ++i) sum[r][i] = Step::step(x, row[i], sum[r][i]);
     }
-    a += kAcross ? a_step : 1;
+    for (int g = 0; g < 3; ++g) a[g] += kAcross ? a_step : 1;
     b += b_step;
   }
 #pragma GCC unroll 16
@@ -102,9 +109,12 @@ constexpr Factors unchanged() {
 static constexpr Factors kUnchangedFactors = unchanged();
 static constexpr const float* kUnchanged = kUnchangedFactors.of;
 
-// A product whose rows each take a span of the summed index of their own, [begin, end) in elements. What rows share goes
-// through a tile; the ends are shared out by halving. A product with zero would do as well, but not if B holds NaN there,
-// and a row must not feel what it does not see.
+// A product whose rows each take a span of the summed index of their own, [begin, end) in elements; both ends only grow from
+// row to row. A is zero where a row does not see, so spans are widened to multiples of kSpanStep (which keeps a row's sums its
+// own affair) and go through tiles in few pieces. Where B holds NaN or an infinity, which zero does not cancel, each row goes
+// alone over what it sees.
+constexpr int kSpanStep = 8;
+
 template <class P, bool kAcross> struct Product {
   const float* a;
   int64_t a_step;
@@ -112,11 +122,8 @@ template <class P, bool kAcross> struct Product {
   int64_t b_step, cols;  // cols in words, whole vectors
   float* c;
   int64_t c_step;
-  const int *begin, *end;
 
-  static inline int64_t first_word(int64_t element) { return (element + P::kPer - 1) / P::kPer; }
-
-  // Words [from, to) of rows [low, high).
+  // C = factor * C + A B for words [from, to) of rows [low, high); a null factor starts from zero.
   inline void tile(int64_t low, int64_t high, int64_t from, int64_t to, const float* factor) const {
     const int rows = (int)(high - low);
     const int64_t block = (rows <= kLowRows ? 4 : 2) * kWidth;
@@ -133,88 +140,53 @@ template <class P, bool kAcross> struct Product {
       product_tile_of<typename P::Step, kAcross>(rows, (int)(at_most(cols - j, block) / kWidth))(t);
     }
   }
-  // One of the two elements of a word, for one row.
-  inline void half(int64_t row, int64_t word, bool second) const {
-    const Vec x = set1(kAcross ? a[word * a_step + row] : a[row * a_step + word]);
+  // One row, B's unseen numbers hidden: the same bits as in a tile if they are finite.
+  void row(int64_t r, int begin, int end, float factor) const {
+    const int from = begin / kSpanStep * kSpanStep, to = (end + kSpanStep - 1) / kSpanStep * kSpanStep;
     for (int64_t j = 0; j < cols; j += kWidth) {
-      float* sum = c + row * c_step + j;
-      store(sum, P::Step::step(x, P::only(load(b + word * b_step + j), second), load(sum)));
-    }
-  }
-  inline int64_t latest_begin(int64_t low, int64_t high) const {
-    int64_t word = 0;
-    for (int64_t r = low; r < high; ++r) word = at_least(word, first_word(begin[r]));
-    return word;
-  }
-  inline int64_t earliest_end(int64_t low, int64_t high) const {
-    int64_t word = end[low] / P::kPer;
-    for (int64_t r = low + 1; r < high; ++r) word = at_most(word, end[r] / P::kPer);
-    return word;
-  }
-  // What rows [low, high) see before word `until`, which all of them reach.
-  void heads(int64_t low, int64_t high, int64_t until) const {
-    if (high - low == 1) {
-      if (begin[low] % P::kPer) half(low, begin[low] / P::kPer, true);
-      return;
-    }
-    const int64_t middle = low + (high - low) / 2, ends[3] = {low, middle, high};
-    for (int i = 0; i < 2; ++i) {
-      const int64_t from = latest_begin(ends[i], ends[i + 1]);
-      heads(ends[i], ends[i + 1], from);
-      if (from < until) tile(ends[i], ends[i + 1], from, until, kUnchanged);
-    }
-  }
-  // What they see from word `from` on, up to which all of them see everything.
-  void tails(int64_t low, int64_t high, int64_t from) const {
-    if (high - low == 1) {
-      if (end[low] % P::kPer) half(low, end[low] / P::kPer, false);
-      return;
-    }
-    const int64_t middle = low + (high - low) / 2, ends[3] = {low, middle, high};
-    for (int i = 0; i < 2; ++i) {
-      const int64_t to = earliest_end(ends[i], ends[i + 1]);
-      if (to > from) tile(ends[i], ends[i + 1], from, to, kUnchanged);
-      tails(ends[i], ends[i + 1], to);
-    }
-  }
-  // Rows with sums of their own already in C.
-  void ragged(int64_t low, int64_t high) const {
-    const int64_t from = latest_begin(low, high), to = earliest_end(low, high);
-    if (high - low == 1) {
-      if (begin[low] >= end[low]) return;
-      heads(low, high, from);
-      if (from < to) tile(low, high, from, to, kUnchanged);
-      tails(low, high, to);
-    } else if (from >= to) {
-      const int64_t middle = low + (high - low) / 2;
-      ragged(low, middle);
-      ragged(middle, high);
-    } else {
-      heads(low, high, from);
-      tile(low, high, from, to, kUnchanged);
-      tails(low, high, to);
-    }
-  }
-  // C = factor * C + A B; a null factor starts from zero.
-  void run(int64_t rows, const float* factor) const {
-    const int64_t tiles = (rows + kTallRows - 1) / kTallRows;
-    int64_t low = 0;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t high = low + rows / tiles + (i < rows % tiles);
-      const float* by = factor ? factor + low : nullptr;
-      bool same = begin[low] < end[low];
-      for (int64_t r = low; r < high; ++r) same &= begin[r] == begin[low] && end[r] == end[low];
-      if (same && begin[low] % P::kPer == 0 && end[low] % P::kPer == 0) {
-        tile(low, high, begin[low] / P::kPer, end[low] / P::kPer, by);
-      } else {
-        for (int64_t r = low; r < high; ++r)
-          for (int64_t j = 0; j < cols; j += kWidth) {
-            float* sum = c + r * c_step + j;
-            store(sum, by ? mul(load(sum), set1(by[r - low])) : zero());
-          }
-        ragged(low, high);
+      Vec sum = mul(load(c + r * c_step + j), set1(factor));
+      for (int i = from; i < to; i += P::kPer) {
+        const int word = i / P::kPer, second = i + P::kPer - 1;
+        const Vec x = set1(kAcross ? a[word * a_step + r] : a[r * a_step + word]);
+        const Vec y = P::seen(load(b + word * b_step + j), i >= begin && i < end, second >= begin && second < end);
+        sum = P::Step::step(x, y, sum);
       }
-      low = high;
+      store(c + r * c_step + j, sum);
+    }
+  }
+  // C = factor * C + A B for all rows, at most kChunk.
+  void run(int64_t rows, const int* begin, const int* end, bool finite, const float* factor) const {
+    const int64_t tiles = (rows + kTallRows - 1) / kTallRows;
+    for (int64_t i = 0, low = 0, high; i < tiles; ++i, low = high) {
+      high = low + rows / tiles + (i < rows % tiles);
+      int from[kTallRows], to[kTallRows], at = kChunk, stop = 0;
+      float by[kTallRows];
+      for (int64_t r = low; r < high; ++r) {
+        const bool any = begin[r] < end[r];
+        from[r - low] = begin[r] / kSpanStep * kSpanStep;
+        to[r - low] = any ? (end[r] + kSpanStep - 1) / kSpanStep * kSpanStep : from[r - low];
+        by[r - low] = factor[r];
+        if (any && !finite) row(r, begin[r], end[r], factor[r]);
+        at = any && from[r - low] < at ? from[r - low] : at;
+        stop = any && to[r - low] > stop ? to[r - low] : stop;
+      }
+      while (finite && at < stop) {  // up to where the next row begins or ends
+        int next = stop;
+        int64_t first = high, last = low;
+        for (int64_t r = low; r < high; ++r) {
+          const int f = from[r - low], t = to[r - low];
+          if (f > at) {
+            next = f < next ? f : next;
+          } else if (t > at) {
+            next = t < next ? t : next;
+            first = r < first ? r : first;
+            last = r + 1;
+          }
+        }
+        if (first < last) tile(first, last, at / P::kPer, next / P::kPer, by + (first - low));
+        for (int64_t r = first; r < last; ++r) by[r - low] = 1.0f;
+        at = next;
+      }
     }
   }
 };
@@ -231,13 +203,21 @@ static inline void pack_along(const typename P::Element* src, int64_t stride, in
   }
 }
 
-// The same rows -> ceil(rows / kPer) rows of words across.
+// The same rows -> rows of words across, zeros up to a multiple of kSpanStep elements. Returns whether all are finite.
 template <class P>
-static inline void pack_across(const typename P::Element* src, int64_t stride, int64_t rows, int64_t width, float* dst,
+static inline bool pack_across(const typename P::Element* src, int64_t stride, int64_t rows, int64_t width, float* dst,
                                int64_t dst_step) {
-  for (int64_t r = 0; r < rows; r += P::kPer, src += P::kPer * stride, dst += dst_step)
-    for (int64_t i = 0; i < width; i += kWidth)
-      store(dst + i, P::across(src + i, stride, r + 1 < rows, at_most(width - i, kWidth)));
+  Vec probe = zero();
+  int64_t r = 0;
+  for (; r < rows; r += P::kPer, src += P::kPer * stride, dst += dst_step)
+    for (int64_t i = 0; i < width; i += kWidth) {
+      const Vec words = P::across(src + i, stride, r + 1 < rows, at_most(width - i, kWidth));
+      probe = P::probe_of(words, probe);
+      store(dst + i, words);
+    }
+  for (; r % kSpanStep; r += P::kPer, dst += dst_step)
+    for (int64_t i = 0; i < width; i += kWidth) store(dst + i, zero());
+  return hsum(probe) == 0.0f;
 }
 
 // (keys, width) -> words along, transposed: (words of width, kChunk), keys beyond the last as zeros up to a whole vector.
@@ -290,4 +270,15 @@ static inline void write_rows(const float* src, int64_t src_step, int64_t rows, 
 
 static inline void clear(float* p, int64_t n) {
   for (int64_t i = 0; i < n; i += kWidth) store(p + i, zero());
+}
+
+// The sums of `count` <= kWidth vectors, as one vector: they are turned, so that lanes are added in order.
+static inline Vec lane_sums(const float* vectors, int64_t count) {
+  Vec v[kWidth];
+  for (int i = 0; i < kWidth; ++i) v[i] = i < count ? load(vectors + i * kWidth) : zero();
+  gemm_transpose(v);
+#pragma GCC unroll 4
+  for (int step = kWidth / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) v[i] = add(v[i], v[i + step]);
+  return v[0];
 }
