@@ -27,17 +27,18 @@ template <class T> static inline ForwardScratch forward_scratch(const AttentionA
   return s;
 }
 
+constexpr int kTallPadded = (kTallRows + kWidth - 1) / kWidth * kWidth;
 constexpr int kSoftmaxStep = 2 * kWidth;  // two vectors of probabilities become words together
 
-// Raw products of a tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier sums are
+// Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier sums are
 // to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if `whole`.
 // Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
 template <class P>
 static inline void softmax_tile(const ScoreRule* const* rules, const float* offsets, int64_t rows, bool whole,
                                 const Spans& keys, float* probs, float* words, float* max_so_far, float* sums, float* factor) {
   const Vec lowest = set1(-INFINITY);
-  alignas(64) float scale[16], before[16], now[16], shift[16];
-  for (int r = 0; r < 16; ++r) {
+  alignas(64) float scale[kTallPadded], before[kTallPadded], now[kTallPadded], shift[kTallPadded];
+  for (int r = 0; r < kTallPadded; ++r) {
     scale[r] = 1.0f;
     before[r] = now[r] = -INFINITY;
   }
@@ -97,7 +98,7 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
 template <class P>
 static void attend(const AttentionArgs<typename P::Element>& args, const QueryRows& q, int64_t group, const ForwardScratch& s) {
   using T = typename P::Element;
-  const int64_t each = args.heads / args.kv_heads, rows = q.count * each, tiles = (rows + kTallRows - 1) / kTallRows;
+  const int64_t each = args.heads / args.kv_heads, rows = q.count * each, tiles = parts_of(rows, kTallRows);
   const int64_t k_words = (args.k_dim + P::kPer - 1) / P::kPer, k_step = padded(k_words), v_step = padded(args.v_dim);
   const T* keys = args.k + q.k_start * args.k_stride + group * args.k_dim;
   const T* values = args.v + q.k_start * args.v_stride + group * args.v_dim;
@@ -119,20 +120,11 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
                                        v_step);
     Spans spans;
     if (all) same_spans(kTallRows, (int)count, spans);
-    for (int64_t i = 0, low = 0, high; i < tiles; ++i, low = high) {
-      high = low + rows / tiles + (i < rows % tiles);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const auto [low, high] = part_of(rows, tiles, i);
       if (!all) keys_of_rows(args, q, each, low, high, chunk, spans);
-      int64_t first = kChunk, last = 0;
-      for (int64_t r = 0; r < high - low; ++r) {
-        if (spans.begin[r] >= spans.end[r]) continue;
-        first = at_most(first, spans.begin[r] / kWidth * kWidth);
-        last = at_least(last, spans.end[r]);
-      }
-      if (first >= last) continue;
-      const Product<P, false> scores = {s.queries + low * k_step, k_step, s.keys + first, kChunk, padded(last - first),
-                                        s.probs + first, kChunk};
-      scores.tile(0, high - low, 0, k_words, nullptr);
-      alignas(64) float factor[16], offsets[16];
+      chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys, high - low, spans.begin, spans.end, s.probs);
+      alignas(64) float factor[kTallPadded], offsets[kTallPadded];
       ScoreRule own[kTallRows];
       const ScoreRule* rules[kTallRows];
       for (int64_t r = 0; r < high - low; ++r) {

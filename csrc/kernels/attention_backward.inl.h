@@ -120,28 +120,13 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
 
   Spans spans;
   if (all) same_spans(kTallRows, (int)keys, spans);
-  const int64_t tiles = (q.count + kTallRows - 1) / kTallRows;
-  for (int64_t i = 0, low = 0, high; i < tiles; ++i, low = high) {
-    high = low + q.count / tiles + (i < q.count % tiles);
+  const int64_t tiles = parts_of(q.count, kTallRows);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const auto [low, high] = part_of(q.count, tiles, i);
     if (!all) keys_of_rows(fwd, q, 1, low, high, chunk, spans);
-    int64_t first = kChunk, last = 0;
-    for (int64_t r = 0; r < high - low; ++r) {
-      if (spans.begin[r] >= spans.end[r]) continue;
-      first = at_most(first, spans.begin[r] / kWidth * kWidth);
-      last = at_least(last, spans.end[r]);
-    }
     float *probs = s.probs + low * kChunk, *dscores = s.dscores + low * kChunk;
-    if (first >= last) {
-      clear(probs, (high - low) * kChunk);
-      clear(dscores, (high - low) * kChunk);
-      continue;
-    }
-    const int64_t cols = padded(last - first);
-    const Product<P, false> scores = {s.queries + low * k_step, k_step, s.keys_t + first, kChunk, cols, probs + first, kChunk};
-    scores.tile(0, high - low, 0, k_words, nullptr);
-    const Product<P, false> dprobs = {s.dout + low * v_step, v_step, s.values_t + first, kChunk, cols, dscores + first,
-                                      kChunk};
-    dprobs.tile(0, high - low, 0, v_words, nullptr);
+    chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys_t, high - low, spans.begin, spans.end, probs);
+    chunk_products<P>(s.dout + low * v_step, v_step, v_words, s.values_t, high - low, spans.begin, spans.end, dscores);
     float offsets[kTallRows];
     for (int64_t r = low; r < high; ++r) offsets[r - low] = (float)(chunk - (q.position + r));
     float* along = s.dscores_along + low * (kChunk / P::kPer);

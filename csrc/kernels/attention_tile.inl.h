@@ -12,6 +12,16 @@ static inline int64_t padded(int64_t n) { return (n + kWidth - 1) / kWidth * kWi
 static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Rows in parts of at most `most`, as even as can be: part i of them.
+struct RowPart {
+  int64_t low, high;
+};
+static inline int64_t parts_of(int64_t rows, int64_t most) { return (rows + most - 1) / most; }
+static inline RowPart part_of(int64_t rows, int64_t parts, int64_t i) {
+  const int64_t height = rows / parts, longer = rows % parts;
+  return {i * height + at_most(i, longer), (i + 1) * height + at_most(i + 1, longer)};
+}
+
 // What attention needs of a word beside loading it. AttentionPairs (attention_pairs.inl.h) is the other kind.
 template <class T> struct AttentionWords : FloatWords<T> {
   // Two vectors of numbers, neighbours in a row, to their words.
@@ -156,9 +166,9 @@ template <class P, bool kAcross> struct Product {
   }
   // C = factor * C + A B for all rows, at most kChunk.
   void run(int64_t rows, const int* begin, const int* end, bool finite, const float* factor) const {
-    const int64_t tiles = (rows + kTallRows - 1) / kTallRows;
-    for (int64_t i = 0, low = 0, high; i < tiles; ++i, low = high) {
-      high = low + rows / tiles + (i < rows % tiles);
+    const int64_t tiles = parts_of(rows, kTallRows);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const auto [low, high] = part_of(rows, tiles, i);
       int from[kTallRows], to[kTallRows], at = kChunk, stop = 0;
       float by[kTallRows];
       for (int64_t r = low; r < high; ++r) {
@@ -191,6 +201,21 @@ template <class P, bool kAcross> struct Product {
   }
 };
 
+// Products of a register tile's rows, words along, with a turned chunk, (rows, kChunk): the vectors that some row sees.
+template <class P>
+static inline void chunk_products(const float* x, int64_t x_step, int64_t words, const float* turned, int64_t rows,
+                                  const int* begin, const int* end, float* out) {
+  int64_t first = kChunk, last = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (begin[r] >= end[r]) continue;
+    first = at_most(first, begin[r] / kWidth * kWidth);
+    last = at_least(last, end[r]);
+  }
+  if (first >= last) return;
+  const Product<P, false> product = {x, x_step, turned + first, kChunk, padded(last - first), out + first, kChunk};
+  product.tile(0, rows, 0, words, nullptr);
+}
+
 // Rows [0, rows) of `width` elements -> rows of words along, `dst_step` apart, zeros up to a whole vector.
 template <class P>
 static inline void pack_along(const typename P::Element* src, int64_t stride, int64_t rows, int64_t width, float* dst,
@@ -209,12 +234,15 @@ static inline bool pack_across(const typename P::Element* src, int64_t stride, i
                                int64_t dst_step) {
   Vec probe = zero();
   int64_t r = 0;
-  for (; r < rows; r += P::kPer, src += P::kPer * stride, dst += dst_step)
+  for (; r < rows; r += P::kPer, src += P::kPer * stride, dst += dst_step) {
+    Vec of_row = zero();
     for (int64_t i = 0; i < width; i += kWidth) {
       const Vec words = P::across(src + i, stride, r + 1 < rows, at_most(width - i, kWidth));
-      probe = P::probe_of(words, probe);
+      of_row = P::probe_of(words, of_row);
       store(dst + i, words);
     }
+    probe = add(probe, of_row);
+  }
   for (; r % kSpanStep; r += P::kPer, dst += dst_step)
     for (int64_t i = 0; i < width; i += kWidth) store(dst + i, zero());
   return hsum(probe) == 0.0f;
