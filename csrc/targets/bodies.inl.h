@@ -11,6 +11,12 @@ namespace {
 
 static void gemm(const GemmArgs<float>& args, const Share& share) { gemm_of<FloatWords<float>>(args, share); }
 static void gemm(const GemmArgs<bf16>& args, const Share& share) { gemm_of<FloatWords<bf16>>(args, share); }
+template <class T> static void attention(const AttentionArgs<T>& args, const Share& share) {
+  attention_of<AttentionWords<T>>(args, share);
+}
+template <class T> static void attention_backward(const AttentionBackwardArgs<T>& args, const Share& share) {
+  attention_backward_of<AttentionWords<T>>(args, share);
+}
 }  // namespace
 
 #define X(name, Args) &name,
