@@ -12,15 +12,15 @@ import numpy as np
 from ..errors import ChildError
 from . import report
 from .cases import Case, cases
-from .paired import OURS, Rivals, contest, our_command, peer_command
+from .paired import DISTURBED, OURS, Rivals, contest, our_command, peer_command
 from .roofline import LIMITS
 
 PEERS = {"numpy": "numpy", "torch": "torch"}  # peer -> package
 DTYPES = ("float32", "bfloat16")
 ITEM = {"float32": 4, "bfloat16": 2}
-# How far results may lie apart, as |a - b| over |a| of the sampled numbers. Sums of K terms in different order differ by
-# about sqrt(K) roundings of float32 (K up to 8,192 here) times the cancellation of random signs; bfloat16 results carry
-# their own rounding, 2^-9 each, and gradients go through two or three of them.
+# How far results may lie apart, as |a - b| over |a| of the sampled numbers. Sums of K terms of random signs differ by
+# about sqrt(K) roundings of float32 (K is up to 16,384 here, so 2^-24 * 128) and as much again in gradients; bfloat16
+# results carry their own rounding, 2^-9 each, and gradients go through a few of them.
 ALLOWED = {"float32": 1e-3, "bfloat16": 3e-2}
 UNCOMPARED = ("dropout",)  # its mask is random
 
@@ -67,7 +67,7 @@ def moved(case: Case, dtype: str) -> int:
 def limit_of(case: Case, dtype: str, limits: dict[str, float], cache: int) -> str:
     """Which of the machine's limits bounds the case: the one that takes longer."""
     if case.group == "elementwise" and case.memory:
-        return "copy" if case.writes else "read"
+        return "update" if case.kind == "adamw" else "copy" if case.writes else "read"
     nbytes = moved(case, dtype)
     in_memory = case.memory or nbytes > cache
     return "read" if in_memory and nbytes / limits["read"] > case.flops / limits[dtype] else dtype
@@ -119,35 +119,42 @@ def measure_case(rivals: Rivals, case: Case, dtype: str, settings: Settings, lim
             "limit": limit, "limit_rate": reached, "results": {**results, **failed}, "others": others}  # fmt: skip
 
 
+WIDTHS = "{:<43} {:<4} {:<32} {:>16} {:>5}  {}"
+TITLES = WIDTHS.format(" rows x inner x columns", "type", "microgpt, median [min, max]", "rate", "roof",
+                       "a peer's time over ours [95 %]")  # fmt: skip
+
+
 def line(row: report.Row) -> str:
     """A row for people."""
     ours = row["results"][OURS]
     limit = row["limit"]
     mine = ours["flops_per_second"] if limit in DTYPES else ours["bytes_per_second"]
-    mark = "!" if (row["others"] or 0.0) > report.DISTURBED else " "
+    mark = "!" if (row["others"] or 0.0) > DISTURBED else " "
     peers = "  ".join(report.against(name, found) for name, found in row["results"].items() if name != OURS)
     short = {"float32": "f32", "bfloat16": "bf16"}[row["dtype"]]
-    text = f"{mark}{row['case']:<42} {short:<4} {report.times(ours):<32} {report.rate(limit, mine):>16} {ours['share']:>5.0%}"
-    return f"{text}  {peers}".rstrip()
+    share, speed = report.percent(ours["share"]), report.rate(limit, mine)
+    return WIDTHS.format(mark + row["case"], short, report.times(ours), speed, share, peers).rstrip()
 
 
 def measure(settings: Settings, say: Callable[[str], None], progress: Callable[[Sequence[Any]], Any]) -> dict[str, Any]:
     """Everything; lines go to `say` as they come, `progress` wraps the list of cases. The result is plain JSON."""
-    todo = [(case, dtype) for case in cases(settings.groups, settings.quick) for dtype in settings.dtypes]
+    todo = [
+        (case, dtype)
+        for case in cases(settings.groups, settings.quick)
+        for dtype in settings.dtypes
+        if dtype in case.dtypes
+    ]
     cache = last_level_cache()
     rows: list[report.Row] = []
     with Rivals() as rivals:
         ours = rivals.start(OURS, our_command("ours_kernels"), settings.threads, settings.timeout)
-        seconds = 0.2 if settings.quick else 1.0
+        seconds = 0.15 if settings.quick else 1.0
         limits = {name: ours.need({"do": "probe", "limit": name, "seconds": seconds})["rate"] for name in LIMITS}
         for name in settings.peers:
             rivals.start(name, peer_command(settings.python, f"{name}_kernels"), settings.threads, settings.timeout)
         machine = ours.hello
-        say(f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads; peers: "
-            + (", ".join(f"{name} {version}" for name, version in settings.peers.items()) or "none"))  # fmt: skip
-        say(report.roofline_line(limits))
-        say(f" {'rows x inner x columns':<42} {'type':<4} {'microgpt, median [min, max]':<32} {'rate':>16} {'roof':>5}  "
-            + ("time of a peer over ours [95 %]" if settings.peers else ""))  # fmt: skip
+        for text in (*report.header(machine, settings.peers, limits), TITLES.rstrip()):
+            say(text)
         for case, dtype in progress(todo):
             rows.append(measure_case(rivals, case, dtype, settings, limits, cache))
             for text in (line(rows[-1]), *report.failures(rows[-1])):

@@ -22,7 +22,9 @@ from .peers.serve import Server
 def spec(config: dict[str, Any]) -> ModelConfig:
     """The ModelConfig of an entry of CONFIGS."""
     positions = config.get("positions", config["block"])
-    return MODELS.get(config["model"])(config["vocab"], config["width"], config["layers"], config["heads"], positions, 0.0)
+    return MODELS.get(config["model"])(
+        config["vocab"], config["width"], config["layers"], config["heads"], positions, 0.0
+    )
 
 
 def initial_model(config: dict[str, Any], dtype: str = "float32") -> Decoder:

@@ -1,7 +1,7 @@
 """Rivals in warm child processes of their own, run in turns and compared pairwise.
 
-One library a process, because thread pools disturb each other; turns, because the ratio of two neighbours in time is not
-affected by slow drift of the machine.
+One library a process, because thread pools disturb each other; turns, because slow drift of the machine does not touch
+the ratio of two neighbours in time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Child:
         self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None, timeout: float = 300.0
     ) -> None:
         self.name, self.timeout = name, timeout
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115: closed by stop()
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115
         self._lines: queue.Queue[str | None] = queue.Queue()
         try:
             self._process = subprocess.Popen(
@@ -98,7 +98,11 @@ class Child:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5.0)
             code = self._process.returncode
-            how = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
+            how = (
+                f"killed by {signal.Signals(-code).name}"
+                if code is not None and code < 0
+                else f"ended with code {code}"
+            )
             raise ChildError(f"{self.name}: {how}{self.last_words()}")
         try:
             answer = json.loads(line)
@@ -178,7 +182,9 @@ class Rivals:
     def __enter__(self) -> Rivals:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for child in self.children.values():
             child.stop()
 
@@ -244,8 +250,8 @@ def contest(
     """Run the steps that `children` have set up in turns; the first of a round changes from round to round.
 
     Returns for each the median, min and max seconds, and for each but ours the paired ratio to ours with its interval
-    (above 1: ours is faster); the median rate of our `probe` between the rounds; what others used of the machine. A child
-    whose step fails has {"error": text} instead.
+    (above 1: ours is faster); the median rate of our `probe` between the rounds; what others used of the machine. A
+    child whose step fails has {"error": text} instead.
     """
     times: dict[str, list[float]] = {name: [] for name in children}
     failed: dict[str, str] = {}

@@ -55,7 +55,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 def _panel(axes: Any, title: str, rows: list[dict[str, Any]], names: list[str]) -> None:
-    bar = 0.8 / len(names)
+    names = [name for name in names if any("share" in row["results"].get(name, {}) for row in rows)]
+    bar = 0.8 / max(1, len(names))
     for number, name in enumerate(names):
         places, shares = [], []
         for at, row in enumerate(rows):

@@ -27,6 +27,11 @@ def times(found: dict[str, Any]) -> str:
     return f"{duration(found['median'])} [{duration(found['min'])}, {duration(found['max'])}]"
 
 
+def percent(share: float) -> str:
+    """Whole percents, tenths below ten."""
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
 def rate(limit: str, value: float) -> str:
     """FLOP/s or bytes/s in the unit of LIMITS."""
     return f"{value / 1e9:,.1f} {LIMITS[limit]}"
@@ -49,14 +54,23 @@ def failures(row: Row) -> list[str]:
         if "error" in found:
             lines.append(f"    {name}: {found['error']}")
         elif not found.get("agrees", True):
-            lines.append(f"    {name}: its result differs by {found['difference']:.1e} (at most {found['allowed']:.0e})")
+            lines.append(
+                f"    {name}: its result differs by {found['difference']:.1e} (at most {found['allowed']:.0e})"
+            )
     return lines
 
 
 def roofline_line(limits: dict[str, float]) -> str:
     """The measured limits in one line."""
-    words = {"float32": "float32 peak", "bfloat16": "bfloat16 peak", "read": "memory read", "copy": "copy"}
-    return "roofline: " + ", ".join(f"{words[name]} {rate(name, value)}" for name, value in limits.items())
+    words = {"read": "memory read", "copy": "copy", "update": "update in place"}
+    return "roofline: " + ", ".join(f"{words.get(name, name)} {rate(name, value)}" for name, value in limits.items())
+
+
+def header(machine: dict[str, Any], peers: dict[str, str], limits: dict[str, float]) -> list[str]:
+    """What a comparison says first: machine, peers, roofline."""
+    names = ", ".join(f"{name} {version}" for name, version in peers.items()) or "none installed or asked for"
+    isa = f"{machine['isa']}, {machine['threads']} threads"
+    return [f"{machine['cpu']}, {isa}; peers: {names}", roofline_line(limits)]
 
 
 def geometric_mean(values: Sequence[float]) -> float:
@@ -93,11 +107,11 @@ def summary_lines(entries: Sequence[dict[str, Any]], keys: Sequence[str]) -> lis
     lines = []
     for entry in entries:
         name = " ".join(str(entry[key]) for key in keys)
-        share = "" if entry["share"] is None else f", median {entry['share']:.0%} of the roofline"
+        share = "" if entry["share"] is None else f", median {percent(entry['share'])} of the roofline"
         lines.append(f"{name}: {entry['cases']} cases{share}")
         lines += [
-            f"    {peer}: geometric mean {found['ratio']:.2f}x over {found['cases']}, worst {found['worst_ratio']:.2f}x "
-            f"({found['worst']})"
+            f"    {peer}: geometric mean {found['ratio']:.2f}x over {found['cases']}, "
+            f"worst {found['worst_ratio']:.2f}x ({found['worst']})"
             for peer, found in entry["peers"].items()
         ]
     return lines

@@ -17,10 +17,11 @@ from .peers.serve import Handler
 BYTES = 192 << 20  # beyond every cache
 PEAK_SECONDS = 0.002  # of arithmetic at a time
 LIMITS = {
-    "float32": "GFLOP/s",
-    "bfloat16": "GFLOP/s",
+    "float32": "GFLOP/s",  # fma
+    "bfloat16": "GFLOP/s",  # the product of pairs, or of tiles, where there is one
     "read": "GB/s",
-    "copy": "GB/s",
+    "copy": "GB/s",  # from one array to another: reading, and writing lines that were fetched for it
+    "update": "GB/s",  # in place
 }  # fmt: skip
 
 
@@ -66,7 +67,8 @@ class Probes:
         x, y, partial = self._memory()
         if limit == "read":
             return x.nbytes / _seconds(lambda: k.read(x, partial), seconds)
-        return 2 * x.nbytes / _seconds(lambda: k.axpy(x, y), seconds)
+        source = x if limit == "copy" else y
+        return 2 * x.nbytes / _seconds(lambda: k.axpy(source, y), seconds)
 
     def handlers(self) -> dict[str, Handler]:
         """For a child: {"do": "probe", "limit", "seconds"} -> {"rate"}."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import ChildError
 from . import report
-from .paired import OURS, Rivals, contest, our_command, peer_command
+from .paired import DISTURBED, OURS, Rivals, contest, our_command, peer_command
 from .peers.configs import CONFIGS
 from .roofline import LIMITS
 
@@ -93,9 +93,12 @@ def kernels(profile: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+TITLES = "a step, median [min, max]; its FLOPs over the peak; a peer's time over ours [95 %]; losses of the first steps"
+
+
 def lines(row: report.Row) -> list[str]:
     """A row for people."""
-    ours, mark = row["results"][OURS], "!" if (row["others"] or 0.0) > report.DISTURBED else " "
+    ours, mark = row["results"][OURS], "!" if (row["others"] or 0.0) > DISTURBED else " "
     found = [
         f"{mark}{row['case']}: {row['layers']} layers, {row['width']} wide, {row['heads']} heads, block "
         f"{row['block_size']}, batch {row['batch_size']}, {row['parameters']:,} parameters"
@@ -104,7 +107,7 @@ def lines(row: report.Row) -> list[str]:
         if "error" in each:
             continue
         text = (f"    {name:<14} {report.times(each):<34} {each['tokens_per_second']:>11,.0f} tokens/s "
-                f"{each['share']:>5.0%} of {report.rate(row['limit'], row['limit_rate'])}")  # fmt: skip
+                f"{report.percent(each['share']):>5} of {report.rate(row['limit'], row['limit_rate'])}")  # fmt: skip
         if name != OURS:
             text += f"  {each['ratio']:.2f}x [{each['ratio_low']:.2f}, {each['ratio_high']:.2f}]"
             text += f"  losses within {each['difference']:.1e}" + ("" if each["agrees"] else " DIFFERS")
@@ -112,11 +115,11 @@ def lines(row: report.Row) -> list[str]:
     found += report.failures(row)
     if "kernels" in row:
         whole = sum(each["seconds"] for each in row["kernels"])
-        found.append(f"    kernels of our step, one by one {report.duration(whole)} of {report.duration(ours['median'])}:")
-        found += [
-            f"      {each['kernel']:<24} {each['calls']:>5} calls {report.duration(each['seconds']):>10} {each['share']:>6.1%}"
-            for each in row["kernels"]
-        ]
+        step = report.duration(ours["median"])
+        found.append(f"    kernels of our step, each at its fastest: {report.duration(whole)} of {step}")
+        for each in row["kernels"]:
+            taken = report.duration(each["seconds"])
+            found.append(f"      {each['kernel']:<24} {each['calls']:>5} calls {taken:>10} {each['share']:>6.1%}")
     return found
 
 
@@ -130,10 +133,8 @@ def measure(settings: Settings, say: Callable[[str], None], progress: Callable[[
         for name in settings.peers:
             rivals.start(name, peer_command(settings.python, "torch_train"), settings.threads, settings.timeout)
         machine = ours.hello
-        say(f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads; peers: "
-            + (", ".join(f"{name} {version}" for name, version in settings.peers.items()) or "none"))  # fmt: skip
-        say(report.roofline_line(limits))
-        say("time of a step, median [min, max]; time of a peer over ours [95 %]; relative differences of the first losses")
+        for text in (*report.header(machine, settings.peers, limits), TITLES):
+            say(text)
         for name, dtype in progress(todo):
             # Arithmetic's peak follows the clock, so it is taken again beside each step.
             peak = ours.need({"do": "probe", "limit": dtype, "seconds": 0.1})["rate"]

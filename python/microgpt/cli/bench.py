@@ -87,7 +87,7 @@ def _common(options: dict[str, Any], dtypes: Sequence[str], peers: dict[str, str
 
 def _tell(measure: Callable[..., dict[str, Any]], settings: Any, options: dict[str, Any]) -> None:
     """Measure, with lines and a progress bar as they fit the streams; the JSON line and the picture."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
     from ..bench import plot
 
@@ -113,7 +113,7 @@ def _kernels(only: str | None, full: bool, **options: Any) -> None:
     from ..bench.rivals import chosen
 
     options["rounds"] = (7 if full else 5) if options["rounds"] is None else options["rounds"]
-    options["seconds"] = (0.1 if full else 0.03) if options["seconds"] is None else options["seconds"]
+    options["seconds"] = (0.1 if full else 0.02) if options["seconds"] is None else options["seconds"]
     groups = chosen("--only", only, GROUPS, GROUPS)
     settings = kernels.Settings(groups=groups, quick=not full, **_common(options, kernels.DTYPES, kernels.PEERS))
     _tell(kernels.measure, settings, options)
@@ -158,13 +158,13 @@ kernels_command = Command(
         Option(["--only"], metavar="GROUPS", help="gemm, attention, elementwise. [default: all]"),
         Option(["--full/--quick"], default=False,
                help="All shapes (some fifteen minutes), or a choice of them (about a minute). [default: quick]"),
-        *_options(None, None, ("5, 7 with --full", "0.03, 0.1 with --full"), "numpy, torch"),
+        *_options(None, None, ("5, 7 with --full", "0.02, 0.1 with --full"), "numpy, torch"),
     ],
     examples=KERNEL_EXAMPLES,
     help="Kernels beside NumPy, PyTorch and what this machine can do at most.\n\n"
     "Each library runs in a process of its own, in turns. The roofline is measured in the same run: float32 fma, the "
-    "fastest bfloat16 product, reading and copying memory. A ratio above 1 means that microgpt is faster. The last line "
-    "is JSON.",
+    "fastest bfloat16 product, reading, copying and updating memory. A ratio above 1 means that microgpt is faster. "
+    "The last line is JSON.",
 )  # fmt: skip
 
 train_command = Command(
@@ -179,8 +179,9 @@ train_command = Command(
     ],
     examples=TRAIN_EXAMPLES,
     help="Whole training steps beside PyTorch: forward, loss, backward, AdamW.\n\n"
-    "Same weights, same batches; the losses of the first 20 steps are compared. PyTorch runs eagerly and compiled, with "
-    "fused AdamW and scaled_dot_product_attention; its bfloat16 is autocast over float32 weights. The last line is JSON.",
+    "Same weights, same batches; the losses of the first 20 steps are compared. PyTorch runs eagerly and compiled, "
+    "with fused AdamW and scaled_dot_product_attention; its bfloat16 is autocast over float32 weights. The last line "
+    "is JSON.",
 )  # fmt: skip
 
 command = Group(

@@ -10,7 +10,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 if sys.path and Path(sys.path[0]).resolve() == HERE:
     del sys.path[0]  # names of this folder must not hide installed modules
-spec = importlib.util.spec_from_file_location("microgpt_peers", HERE / "__init__.py", submodule_search_locations=[str(HERE)])
+spec = importlib.util.spec_from_file_location(
+    "microgpt_peers", HERE / "__init__.py", submodule_search_locations=[str(HERE)]
+)
 assert spec is not None and spec.loader is not None
 package = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = package

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,9 @@ Ints = npt.NDArray[np.int32]
 SAMPLES = 64  # numbers of a result that are compared
 
 
+@functools.lru_cache(maxsize=4)
 def uniform(seed: int, *shape: int) -> Floats:
-    """float32 in [-1, 1)."""
+    """float32 in [-1, 1), to be copied: several sets of arrays begin with the same numbers."""
     return np.random.default_rng(seed).random(shape, np.float32) * np.float32(2) - np.float32(1)
 
 
@@ -27,6 +31,12 @@ def rope_tables(tokens: int, half: int) -> tuple[Floats, Floats]:
     """cos and sin (tokens, half) of rotary positions, base 10,000."""
     angles = np.arange(tokens)[:, None] * 10000.0 ** (-np.arange(half) / half)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def in_turn(steps: list[Callable[[], object]]) -> Callable[[], object]:
+    """One step that is each of `steps` in turn."""
+    turn = itertools.cycle(steps)
+    return steps[0] if len(steps) == 1 else lambda: next(turn)()
 
 
 def places(size: int) -> npt.NDArray[np.int64]:

@@ -20,6 +20,7 @@ def main() -> None:
         server.step = None
         sizes = request["sizes"]
         m, n, inner = sizes["m"], sizes["n"], sizes["k"]
+        uniform.cache_clear()
         x = uniform(1, inner, m).T if sizes["trans_a"] else uniform(1, m, inner)
         first = uniform(2, *((n, inner) if sizes["trans_b"] else (inner, n)))
         count = -(-COLD_BYTES // first.nbytes) if sizes["cold"] else 1
