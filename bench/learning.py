@@ -160,9 +160,7 @@ def main() -> None:
     """Driver."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a UTF-8 text file")
-    parser.add_argument(
-        "--config", choices=sorted(CONFIGS), default="b", help="of `microgpt bench train` (default: b)"
-    )
+    parser.add_argument("--config", choices=sorted(CONFIGS), default="b", help="of `microgpt bench train` (default: b)")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--rivals", default=",".join(RIVALS), help="comma-separated (default: all)")

@@ -8,8 +8,8 @@ from typing import Any
 
 GROUPS = ("gemm", "attention", "elementwise")
 COLD_BYTES = 192 << 20  # what a cold case walks through before it comes to the same memory again: beyond every cache
-# Rows and columns of the element-wise cases: 31 MiB of float32, below the 32 MiB from which malloc gives memory back after
-# every call and pays for it in page faults.
+# Rows and columns of the element-wise cases: 31 MiB of float32. From 32 MiB on malloc gives memory back after every
+# call, and PyTorch, which allocates its results, would pay for that in page faults.
 ROWS, COLS = 7936, 1024
 HEAD = 64  # of the rotary case
 VOCAB = 32000  # of the embedding

@@ -109,6 +109,8 @@ def measure_case(rivals: Rivals, case: Case, dtype: str, settings: Settings, lim
     limit = limit_of(case, dtype, limits, cache)
     probe = limit if limit not in DTYPES else None
     results, near, others = contest(taking, settings.rounds, settings.seconds, probe)
+    if "error" in results[OURS]:
+        raise ChildError(f"{OURS}: {case.name} in {dtype} failed: {results[OURS]['error']}")
     reached = limits[limit] if near is None else near  # memory drifts with the neighbours: the probe between the rounds
     for found in results.values():
         if "error" not in found:

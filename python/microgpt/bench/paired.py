@@ -158,7 +158,7 @@ class Child:
 
 def our_command(module: str) -> list[str]:
     """The command of a child of ours: microgpt.bench.`module`."""
-    return [sys.executable, "-c", f"import sys; sys.path.append({str(Path(__file__).parents[2])!r}); "
+    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); "
             f"from microgpt.bench import {module}; {module}.main()"]  # fmt: skip
 
 

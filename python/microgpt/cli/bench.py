@@ -33,6 +33,9 @@ microgpt bench train --configs c --dtype bfloat16 --per-op
 microgpt bench train --configs a,b,c,d --peers torch --json > train.json"""
 
 
+SHORT = {"f32": "float32", "bf16": "bfloat16"}
+
+
 def _positive(option: str, value: float) -> None:
     if not math.isfinite(value) or value <= 0:
         raise ConfigError(f"{option}: expected a positive number, got {value}")
@@ -61,6 +64,15 @@ def _overview(seconds: float, as_json: bool) -> None:
         click.echo(json.dumps({"machine": machine, "figures": figures}))
 
 
+def _finite(value: Any) -> Any:
+    """The same with null for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _common(options: dict[str, Any], dtypes: Sequence[str], peers: dict[str, str]) -> dict[str, Any]:
     """Check the options that both comparisons have; the settings they make."""
     from .. import _kernels as k
@@ -74,8 +86,11 @@ def _common(options: dict[str, Any], dtypes: Sequence[str], peers: dict[str, str
         _whole("--threads", options["threads"], 1024)
     if options["plot"] is not None:
         plot.check(options["plot"])
+    given = options["dtype"]
+    if given is not None:
+        given = ",".join(SHORT.get(name.strip(), name) for name in given.split(","))
     return {
-        "dtypes": chosen("--dtype", options["dtype"], dtypes, dtypes),
+        "dtypes": chosen("--dtype", given, dtypes, dtypes),
         "threads": options["threads"] or k.num_threads(),
         "peers": find_peers(options["peers"], peers, options["peer_python"], options["timeout"]),
         "python": options["peer_python"] or sys.executable,
@@ -101,7 +116,7 @@ def _tell(measure: Callable[..., dict[str, Any]], settings: Any, options: dict[s
 
     with stoppable():
         found = measure(settings, line, progress)
-    click.echo(json.dumps(found))
+    click.echo(json.dumps(_finite(found)))
     if options["plot"] is not None:
         plot.draw(found, options["plot"])
         say(f"drawn in {options['plot']}")
