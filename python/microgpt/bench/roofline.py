@@ -6,6 +6,7 @@ this machine did in this run, clock, neighbours and all.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,19 +26,24 @@ LIMITS = {
 }  # fmt: skip
 
 
-def _seconds(step: Callable[[], object], budget: float) -> float:
-    """The shortest of the calls that `budget` seconds allow: what the machine can do is not an average."""
+def _times(step: Callable[[], object], budget: float) -> list[float]:
+    """Seconds of each of the calls that `budget` seconds allow, after one that is not counted."""
     step()
-    best, end = float("inf"), time.perf_counter() + budget
-    while best == float("inf") or time.perf_counter() < end:
+    times: list[float] = []
+    end = time.perf_counter() + budget
+    while not times or time.perf_counter() < end:
         started = time.perf_counter()
         step()
-        best = min(best, time.perf_counter() - started)
-    return best
+        times.append(time.perf_counter() - started)
+    return times
 
 
 class Probes:
-    """measure(limit, seconds) for each name of LIMITS. Memory is allocated at the first use and kept."""
+    """measure(limit, seconds) for each name of LIMITS. Memory is allocated at the first use and kept.
+
+    Of arithmetic the best time counts: whatever is slower was disturbed. Of memory the median: neighbours share its
+    bandwidth, and what it reaches for a moment is not what a kernel finds.
+    """
 
     def __init__(self) -> None:
         self._arrays: tuple[k.Array, k.Array, k.Array] | None = None
@@ -54,7 +60,7 @@ class Probes:
     def _chains(self) -> k.Array:
         if self._y is None:
             one = k.empty((1,))
-            shares = max(1, int(PEAK_SECONDS / _seconds(lambda: k.peak_fma(one), 0.01))) * k.num_threads()
+            shares = max(1, int(PEAK_SECONDS / min(_times(lambda: k.peak_fma(one), 0.01)))) * k.num_threads()
             self._y = k.empty((shares,))
         return self._y
 
@@ -63,12 +69,12 @@ class Probes:
         if limit in ("float32", "bfloat16"):
             y = self._chains()
             run = k.peak_fma if limit == "float32" else k.peak_bf16
-            return float(y.size * k.PEAK_GRAIN / _seconds(lambda: run(y), seconds))
+            return float(y.size * k.PEAK_GRAIN / min(_times(lambda: run(y), seconds)))
         x, y, partial = self._memory()
         if limit == "read":
-            return x.nbytes / _seconds(lambda: k.read(x, partial), seconds)
+            return x.nbytes / statistics.median(_times(lambda: k.read(x, partial), seconds))
         source = x if limit == "copy" else y
-        return 2 * x.nbytes / _seconds(lambda: k.axpy(source, y), seconds)
+        return 2 * x.nbytes / statistics.median(_times(lambda: k.axpy(source, y), seconds))
 
     def handlers(self) -> dict[str, Handler]:
         """For a child: {"do": "probe", "limit", "seconds"} -> {"rate"}."""
