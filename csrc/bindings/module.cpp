@@ -18,4 +18,5 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_layers(m);
   mg::bindings::register_training(m);
   mg::bindings::register_runtime(m);
+  mg::bindings::register_peaks(m);
 }

@@ -277,4 +277,18 @@ template <class T> struct SgdArgs {
   bf16* rounded;  // as above
 };
 
+// What benches hold other kernels against. `peak` does kPeakGrain floating-point operations a share in independent chains of
+// the fastest multiply-add of T; `read` sums an array up, chunk by chunk.
+constexpr int64_t kPeakGrain = 3 << 19;  // a multiple of every target's pass; about 14 microseconds
+template <class T> struct PeakArgs {
+  Wide<T>* y;  // (shares): the mean of each share's chains, which is 1
+  int64_t shares;
+};
+constexpr int64_t kReadGrain = 1 << 16;
+template <class T> struct ReadArgs {
+  const T* x;
+  double* partial;  // (ceil(n / kReadGrain))
+  int64_t n;
+};
+
 }  // namespace mg

@@ -20,6 +20,15 @@ namespace {
 #include "kernels/gemm.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/attention_pairs.inl.h"
+#include "kernels/peak.inl.h"
+
+struct PairChain {
+  static constexpr int64_t kFlops = 4 * kWidth;
+  static inline Vec first() { return {_mm512_castsi512_ps(_mm512_set1_epi32(0x3f803f80))}; }          // 1 and 1
+  static inline Vec second() { return {_mm512_castsi512_ps(_mm512_set1_epi32((int)0xbf803f80u))}; }  // 1 and -1
+  static inline Vec step(Vec sum, Vec a, Vec b) { return PairStep::step(a, b, sum); }
+};
+void peak_pairs(const PeakArgs<bf16>& args, const Share& share) { args.y[share.index] = peak_mean<PairChain>(); }
 }  // namespace
 
 const KernelTable<bf16>* table_bf16() {
@@ -37,6 +46,7 @@ const KernelTable<bf16>* table_bf16() {
     all.cast = &cast;
     all.attention = &attention_of<AttentionPairs>;
     all.attention_backward = &attention_backward_of<AttentionPairs>;
+    all.peak = &peak_pairs;
     return all;
   }();
   return &kernels;

@@ -11,6 +11,8 @@ import numpy as _numpy
 
 __all__: list[str] = [
     "NORM_CHUNK",
+    "PEAK_GRAIN",
+    "READ_GRAIN",
     "VERSION",
     "Array",
     "Program",
@@ -52,7 +54,10 @@ __all__: list[str] = [
     "norm_backward",
     "num_threads",
     "openmp_runtime",
+    "peak_bf16",
+    "peak_fma",
     "pool_stats",
+    "read",
     "recording",
     "reduce",
     "rope",
@@ -370,7 +375,22 @@ def norm_backward(
 ) -> None: ...
 def num_threads() -> int: ...
 def openmp_runtime() -> str: ...
+def peak_bf16(y: Array) -> None:
+    """
+    The same with the instruction that multiplies bfloat16, or with fma where there is none; y is float32.
+    """
+
+def peak_fma(y: Array) -> None:
+    """
+    PEAK_GRAIN float32 operations for each element of y, in chains of fma; y becomes 1.
+    """
+
 def pool_stats() -> dict[str, typing.Any]: ...
+def read(x: Array, partial: Array) -> None:
+    """
+    partial[i] = sum of READ_GRAIN elements of x.
+    """
+
 def recording() -> bool: ...
 def reduce(x: Array, y: Array, outer: int, axis: int, inner: int, op: int, accumulate: bool = False) -> None: ...
 def rope(
@@ -413,4 +433,6 @@ def trim_pool() -> None: ...
 def unary(x: Array, y: Array, op: int) -> None: ...
 
 NORM_CHUNK: int = 16384
+PEAK_GRAIN: int = 1572864
+READ_GRAIN: int = 65536
 VERSION: str

@@ -68,6 +68,10 @@ class Program(Generic[T]):
         """Nodes that call back into Python."""
         return 0 if self._program is None else int(self._program.host_nodes)
 
+    def kernels(self) -> list[str]:
+        """The kernel of each node, in order."""
+        return [] if self._program is None else list(self._program.names())
+
     def profile(self, repeats: int = 10) -> dict[str, float]:
         """Seconds spent in each kind of kernel in one replay: the smallest of `repeats`, node by node."""
         if self._program is None:
