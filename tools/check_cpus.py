@@ -19,7 +19,7 @@ from pathlib import Path
 #: Processor, the instruction set that must be chosen there, one that must be refused.
 PROCESSORS = [("Nehalem", "scalar", "avx2"), ("SandyBridge", "scalar", "avx2"), ("Haswell", "avx2", "avx512")]
 # A few of every kind of kernel, in both storage types: emulation costs a factor of 20 to 50.
-OPS = "float32_against_float64 or bfloat16_against_float64"
+OPS = "against_float64_on_every_isa and not shares and (linear-3 or softmax or norm or attention-small)"
 
 CHOICE = """
 import sys

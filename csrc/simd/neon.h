@@ -81,3 +81,7 @@ static inline float hsum(Vec a) {
   return vget_lane_f32(s, 0) + vget_lane_f32(s, 1);
 }
 static inline float hmax(Vec a) { return vmaxvq_f32(a.v); }
+typedef uint64_t Words64 __attribute__((vector_size(16)));
+static inline Words64 mul_words(Words64 a, Words64 b) {
+  return (Words64)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
+}
