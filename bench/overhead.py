@@ -56,7 +56,7 @@ def bursts(run: Callable[[], object], calls: int, seconds: float) -> list[float]
     run()
     times = []
     end = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
+    while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         for _ in range(calls):
             run()
@@ -185,7 +185,6 @@ def in_turns(program: Program[Any], seconds: float, rounds: int) -> dict[str, Fi
     for _ in range(rounds):
         for count, each in times.items():
             k.set_num_threads(count)
-            program()
             each += bursts(program, 1, seconds)
     k.set_num_threads(threads)
     return {str(count): summary(each, 1e3) for count, each in times.items()}
@@ -216,7 +215,6 @@ def beside_neighbours(counts: list[int], seconds: float) -> dict[str, Any]:
         try:
             time.sleep(0.3)
             for name, program in programs.items():
-                program()
                 times = in_turns(program, 2 * seconds, 3)
                 ratio = {key: times[threads][key] / times["1"][key] for key in ("median", "mean", "p99")}
                 found[f"{name} beside {count}"] = {"threads": times, "ratio": ratio}

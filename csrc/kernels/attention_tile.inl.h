@@ -5,7 +5,7 @@
 // rows 2j and 2j + 1.
 
 constexpr int kChunk = (int)kKeyChunk;  // also the row stride of score tiles and transposed chunks
-constexpr int kTallRows = kRegisters == 32 ? 12 : kWidth == 8 ? 6 : 4;  // with two vectors: 24, 12 or 8 sums
+constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;  // with two vectors: 24, 12, 16 or 8 sums
 constexpr int kLowRows = kRegisters == 32 ? 4 : 2;                      // up to so many rows a tile is four vectors wide
 
 static inline int64_t padded(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }

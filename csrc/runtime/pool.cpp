@@ -70,6 +70,8 @@ void free_blocks(Header* block) noexcept {
   }
 }
 
+char* payload_of(Header* block) { return reinterpret_cast<char*>(block + 1) + kGuard; }
+
 [[noreturn]] void die(const char* what, const Header* block) noexcept {
   fprintf(stderr, "microgpt: %s a block of %zu bytes\n", what, block->requested);
   abort();
@@ -166,6 +168,16 @@ struct Pool::Impl {
   PoolRing ring;
 
   explicit Impl(bool keep) : keep_all(keep) { ring.mutex = &mutex; }
+  void note(Header* block, size_t bytes) {  // under the mutex
+    block->number = -1;
+    if (!log) return;
+    block->number = (int64_t)log->blocks.size();
+    Lifetime life;
+    life.bytes = bytes, life.from = log->clock++;
+    log->blocks.push_back(life);
+    log->payloads.push_back(payload_of(block));
+    log->live[payload_of(block)] = block->number;
+  }
   Header* detach_cached() {  // under the mutex
     Header* all = nullptr;
     for (Header*& list : free) {
@@ -206,6 +218,7 @@ void* Pool::take(size_t bytes) {
       stats.live_bytes += (int64_t)wanted.capacity;
       stats.peak_bytes = std::max(stats.peak_bytes, stats.live_bytes);
       ++stats.blocks_reused;
+      impl_->note(block, bytes);
     }
   }
   if (!block) {
@@ -224,24 +237,13 @@ void* Pool::take(size_t bytes) {
     stats.live_bytes += (int64_t)wanted.capacity;
     stats.peak_bytes = std::max(stats.peak_bytes, stats.live_bytes);
     ++stats.blocks_made;
+    impl_->note(block, bytes);
   }
   block->next = nullptr;
   block->requested = bytes;
   block->state = kLive;
-  block->number = -1;
   arm(block);
-  char* const payload = reinterpret_cast<char*>(block + 1) + kGuard;
-  if (impl_->log) {
-    const std::lock_guard<std::mutex> lock(impl_->mutex);
-    PoolLog& log = *impl_->log;
-    block->number = (int64_t)log.blocks.size();
-    Lifetime life;
-    life.bytes = bytes, life.from = log.clock++;
-    log.blocks.push_back(life);
-    log.payloads.push_back(payload);
-    log.live[payload] = block->number;
-  }
-  return payload;
+  return payload_of(block);
 }
 
 void Pool::release(void* p) noexcept {
