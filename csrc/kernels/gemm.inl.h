@@ -2,9 +2,9 @@
 // columns of C everywhere: no sum is ever split over lanes or over blocks of k.
 //
 // A share walks its block of C: for each strip of kGemmCols columns and each block of kGemmDepth k, tiles of rows over
-// panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used; A's tile is
-// packed [k][rows] when enough panels use it. P says what a packed word is (gemm_tile.inl.h); bf16 is always packed, which
-// is where it is widened or paired.
+// panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used; the rows of A's
+// tile are copied (if A is transposed, packed as [k][rows]) when enough panels use them. P says what a packed word is
+// (gemm_tile.inl.h). While a tile computes it fetches what is packed next.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
@@ -33,7 +33,8 @@ static inline void gemm_pack_columns(const typename P::Element* src, int64_t ld,
   }
 }
 
-// Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead.
+// Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead where no
+// tile has.
 constexpr int64_t kGemmAhead = 8;
 
 // Packs `cols` <= kGemmTileCols columns of B into a panel, kWidth wide if that is enough.
@@ -209,7 +210,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             for (int64_t r = p * height / panel_count; r < (p + 1) * height / panel_count; ++r)
               for (int64_t x = 0; x < now; x += 64 / (int64_t)sizeof(T)) __builtin_prefetch(next + r * args.lda + x, 0, 2);
           }
-          t.ahead = (const char*)t.b;
+          t.ahead = (const char*)&t;  // nothing: a line that is at hand
           t.ahead_second = t.ahead_step = t.ahead_row = 0;
           t.ahead_group = words;
           if (i == 0 && p + 1 < panel_count) {
