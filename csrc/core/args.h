@@ -129,7 +129,7 @@ template <class T> struct SoftmaxArgs {
 // a key is seen if (not causal or k_pos <= q_pos) and (window < 0 or |q_pos - k_pos| < window).
 // A row that sees no key gives zeros and lse = -inf. Head h reads key/value head h / (H / G).
 // Promise: a row's result depends on its own query and its keys only: key chunks start at multiples of kKeyChunk from
-// the sequence's first key and are merged in order.
+// the sequence's first key and are merged in order. What avx512bf16 rounds and pairs is in docs/architecture.md.
 template <class T> struct AttentionArgs {
   const T *q, *k, *v;      // (T, H, K), (keys, G, K), (keys, G, Kv) with row strides below
   T* o;                    // (T, H, Kv)

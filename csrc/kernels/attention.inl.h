@@ -115,9 +115,10 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
   for (int64_t chunk = seen.begin; chunk < seen.end; chunk += kChunk) {
     const int64_t count = clamped(seen.end - chunk, 0, kChunk);
     const bool all = all_seen(args, q, chunk, count);
-    pack_turned<P>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys);
-    const bool finite = pack_across<P>(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
-                                       v_step);
+    const int64_t next = chunk + kChunk < seen.end ? kChunk : 0;
+    pack_turned<P>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys, next * args.k_stride);
+    const bool finite = P::pack_across(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
+                                       v_step, next * args.v_stride);
     Spans spans;
     if (all) same_spans(kTallRows, (int)count, spans);
     for (int64_t i = 0; i < tiles; ++i) {

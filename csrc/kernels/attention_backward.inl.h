@@ -108,8 +108,8 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
   const auto* dout = args.d_o + q.row * fwd.o_stride + head * fwd.v_dim;
   const ScoreRule rule = score_rule(fwd, head);
   const bool all = all_seen(fwd, q, chunk, keys);
-  const bool finite_queries = pack_across<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width);
-  const bool finite_dout = pack_across<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout_across, v_width);
+  const bool finite_queries = P::pack_across(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width, 0);
+  const bool finite_dout = P::pack_across(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout_across, v_width, 0);
   if (P::kPer > 1) {
     pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries, k_step);
     pack_along<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout, v_step);
@@ -171,7 +171,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     const int64_t v_at = (k_start + chunk) * fwd.v_stride + group * fwd.v_dim;
     pack_turned<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t);
     pack_turned<P>(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t);
-    const bool finite_keys = pack_across<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width);
+    const bool finite_keys = P::pack_across(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width, 0);
     clear(s.dkeys, keys * k_width);
     clear(s.dvalues, keys * v_width);
     for (int64_t h = 0; h < each; ++h)

@@ -5,12 +5,22 @@
 // rows 2j and 2j + 1.
 
 constexpr int kChunk = (int)kKeyChunk;  // also the row stride of score tiles and transposed chunks
+<<<<<<< HEAD
 constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;  // with two vectors: 24, 12, 16 or 8 sums
 constexpr int kLowRows = kRegisters == 32 ? 4 : 2;                      // up to so many rows a tile is four vectors wide
+=======
+constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 4;  // with two vectors: 24, 12 or 8 sums
+constexpr int kSpanStep = 8;                                        // spans of a product are multiples of it
+constexpr int kLowRows = kWidth == 16 ? 4 : 2;                      // up to so many rows a tile is four vectors wide
+>>>>>>> refs/heads/attn
 
 static inline int64_t padded(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
 static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline void clear(float* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += kWidth) store(p + i, zero());
+}
 
 // Rows in parts of at most `most`, as even as can be: part i of them.
 struct RowPart {
@@ -30,8 +40,26 @@ template <class T> struct AttentionWords : FloatWords<T> {
     store(words + at + kWidth, b);
   }
   static inline Vec across_rows(Vec even, Vec) { return even; }
-  // What makes NaN of `probe` if a number in the words is not finite.
-  static inline Vec probe_of(Vec words, Vec probe) { return fma(words, zero(), probe); }
+  // Rows [0, rows) of `width` elements -> rows of words across, zeros up to a multiple of kSpanStep elements. Returns whether
+  // all are finite. As in pack_turned, what lies `ahead` elements further is asked for (into L2: rows with other heads in
+  // between fight for few sets of L1); no hardware foresees it.
+  static inline bool pack_across(const T* src, int64_t stride, int64_t rows, int64_t width, float* dst, int64_t dst_step,
+                                 int64_t ahead) {
+    Vec probe = zero();
+    int64_t r = 0;
+    for (; r < rows; ++r, src += stride, dst += dst_step) {
+      Vec of_row = zero();
+      for (int64_t i = 0; i < width; i += kWidth) {
+        const Vec x = width - i < kWidth ? load_n(src + i, width - i) : load(src + i);
+        __builtin_prefetch(src + i + ahead, 0, 2);
+        of_row = fma(x, zero(), of_row);  // NaN if it is not finite
+        store(dst + i, x);
+      }
+      probe = add(probe, of_row);
+    }
+    for (; r % kSpanStep; ++r, dst += dst_step) clear(dst, width);
+    return hsum(probe) == 0.0f;
+  }
   // Numbers that are not seen become zeros of their sign, as if a finite number was multiplied by 0.
   static inline Vec seen(Vec words, bool yes, bool) {
     return yes ? words : select(lt(abs(words), set1(INFINITY)), mul(words, zero()), zero());
@@ -123,7 +151,6 @@ static constexpr const float* kUnchanged = kUnchangedFactors.of;
 // row to row. A is zero where a row does not see, so spans are widened to multiples of kSpanStep (which keeps a row's sums its
 // own affair) and go through tiles in few pieces. Where B holds NaN or an infinity, which zero does not cancel, each row goes
 // alone over what it sees.
-constexpr int kSpanStep = 8;
 
 template <class P, bool kAcross> struct Product {
   const float* a;
@@ -228,29 +255,10 @@ static inline void pack_along(const typename P::Element* src, int64_t stride, in
   }
 }
 
-// The same rows -> rows of words across, zeros up to a multiple of kSpanStep elements. Returns whether all are finite.
-template <class P>
-static inline bool pack_across(const typename P::Element* src, int64_t stride, int64_t rows, int64_t width, float* dst,
-                               int64_t dst_step) {
-  Vec probe = zero();
-  int64_t r = 0;
-  for (; r < rows; r += P::kPer, src += P::kPer * stride, dst += dst_step) {
-    Vec of_row = zero();
-    for (int64_t i = 0; i < width; i += kWidth) {
-      const Vec words = P::across(src + i, stride, r + 1 < rows, at_most(width - i, kWidth));
-      of_row = P::probe_of(words, of_row);
-      store(dst + i, words);
-    }
-    probe = add(probe, of_row);
-  }
-  for (; r % kSpanStep; r += P::kPer, dst += dst_step)
-    for (int64_t i = 0; i < width; i += kWidth) store(dst + i, zero());
-  return hsum(probe) == 0.0f;
-}
-
 // (keys, width) -> words along, transposed: (words of width, kChunk), keys beyond the last as zeros up to a whole vector.
 template <class P>
-static inline void pack_turned(const typename P::Element* src, int64_t stride, int64_t keys, int64_t width, float* dst) {
+static inline void pack_turned(const typename P::Element* src, int64_t stride, int64_t keys, int64_t width, float* dst,
+                               int64_t ahead = 0) {
   constexpr int64_t kPart = kWidth * P::kPer;
   const int64_t words = (width + P::kPer - 1) / P::kPer;
   for (int64_t k = 0; k < keys; k += kWidth) {
@@ -261,6 +269,8 @@ static inline void pack_turned(const typename P::Element* src, int64_t stride, i
       if (count == kWidth && i + kPart <= width) {
 #pragma GCC unroll 16
         for (int c = 0; c < kWidth; ++c) block[c] = P::along(from + c * stride);
+#pragma GCC unroll 16
+        for (int c = 0; c < kWidth; ++c) __builtin_prefetch(from + c * stride + ahead, 0, 2);
       } else {
         for (int c = 0; c < kWidth; ++c)
           block[c] = c < count ? P::along_n(from + c * stride, at_most(width - i, kPart)) : zero();
@@ -294,10 +304,6 @@ static inline void write_rows(const float* src, int64_t src_step, int64_t rows, 
       store_n(dst + i, accumulate ? add(load_n(dst + i, width - i), x) : x, width - i);
     }
   }
-}
-
-static inline void clear(float* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += kWidth) store(p + i, zero());
 }
 
 // The sums of `count` <= kWidth vectors, as one vector: they are turned, so that lanes are added in order.
