@@ -5,14 +5,10 @@
 // rows 2j and 2j + 1.
 
 constexpr int kChunk = (int)kKeyChunk;  // also the row stride of score tiles and transposed chunks
-<<<<<<< HEAD
-constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;  // with two vectors: 24, 12, 16 or 8 sums
-constexpr int kLowRows = kRegisters == 32 ? 4 : 2;                      // up to so many rows a tile is four vectors wide
-=======
-constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 4;  // with two vectors: 24, 12 or 8 sums
-constexpr int kSpanStep = 8;                                        // spans of a product are multiples of it
-constexpr int kLowRows = kWidth == 16 ? 4 : 2;                      // up to so many rows a tile is four vectors wide
->>>>>>> refs/heads/attn
+// with two vectors: 24, 12, 16 or 8 sums
+constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
+constexpr int kSpanStep = 8;                        // spans of a product are multiples of it
+constexpr int kLowRows = kRegisters == 32 ? 4 : 2;  // up to so many rows a tile is four vectors wide
 
 static inline int64_t padded(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
 static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
