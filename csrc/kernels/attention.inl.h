@@ -32,9 +32,9 @@ constexpr int kSoftmaxStep = 2 * kWidth;  // two vectors of probabilities become
 // Where a word is a float one will do, if it covers the steps of spans.
 template <class P> constexpr int kTileStep = P::kPer == 1 && kWidth >= kSpanStep ? kWidth : kSoftmaxStep;
 
-// Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier sums are
-// to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if `whole`.
-// Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
+// Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier
+// sums are to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if
+// `whole`. Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
 template <class P>
 static inline void softmax_tile(const ScoreRule* const* rules, const float* offsets, int64_t rows, bool whole,
                                 const Spans& keys, float* probs, float* words, float* max_so_far, float* sums, float* factor) {
