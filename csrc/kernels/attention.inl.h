@@ -29,13 +29,16 @@ template <class T> static inline ForwardScratch forward_scratch(const AttentionA
 
 constexpr int kTallPadded = (kTallRows + kWidth - 1) / kWidth * kWidth;
 constexpr int kSoftmaxStep = 2 * kWidth;  // two vectors of probabilities become words together
+// Where a word is a float one will do, if it covers the steps of spans.
+template <class P> constexpr int kTileStep = P::kPer == 1 && kWidth >= kSpanStep ? kWidth : kSoftmaxStep;
 
-// Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier sums are
-// to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if `whole`.
-// Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
+// Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier
+// sums are to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if
+// `whole`. Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
 template <class P>
 static inline void softmax_tile(const ScoreRule* const* rules, const float* offsets, int64_t rows, bool whole,
                                 const Spans& keys, float* probs, float* words, float* max_so_far, float* sums, float* factor) {
+  constexpr int kStep = kTileStep<P>;
   const Vec lowest = set1(-INFINITY);
   alignas(64) float scale[kTallPadded], before[kTallPadded], now[kTallPadded], shift[kTallPadded];
   for (int r = 0; r < kTallPadded; ++r) {
@@ -51,7 +54,7 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
 #pragma GCC unroll 4
       for (int i = 0; i < kChunk; i += kWidth) top = max(top, load(p + i));
     } else {
-      for (int i = begin / kSoftmaxStep * kSoftmaxStep; i < (end + kSoftmaxStep - 1) / kSoftmaxStep * kSoftmaxStep; i += kWidth) {
+      for (int i = begin / kStep * kStep; i < (end + kStep - 1) / kStep * kStep; i += kWidth) {
         Vec s = load(p + i), bend;
         if (!rule.plain) s = mul(score_of(rule, s, add(load(kLanes), set1(offsets[r] + (float)i)), bend), set1(kLog2E));
         s = keep_seen(s, lowest, i, begin, end);
@@ -80,14 +83,20 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
 #pragma GCC unroll 2
       for (int i = 0; i < kChunk; i += kSoftmaxStep) {
         const Vec a = power_of_two(fma(load(p + i), times, by)), b = power_of_two(fma(load(p + i + kWidth), times, by));
-        total = add(total, add(a, b));
+        total = kStep == kWidth ? add(add(total, a), b) : add(total, add(a, b));
         P::store_along(w, i, a, b);
       }
     } else {
-      for (int i = keys.begin[r] / kSoftmaxStep * kSoftmaxStep; i < keys.end[r]; i += kSoftmaxStep) {
-        const Vec a = power_of_two(fma(load(p + i), times, by)), b = power_of_two(fma(load(p + i + kWidth), times, by));
-        total = add(total, add(a, b));
-        P::store_along(w, i, a, b);
+      for (int i = keys.begin[r] / kStep * kStep; i < keys.end[r]; i += kStep) {
+        const Vec a = power_of_two(fma(load(p + i), times, by));
+        if (kStep == kWidth) {
+          total = add(total, a);
+          store(w + i, a);
+        } else {
+          const Vec b = power_of_two(fma(load(p + i + kWidth), times, by));
+          total = add(total, add(a, b));
+          P::store_along(w, i, a, b);
+        }
       }
     }
     store(sums + r * kWidth, fma(load(sums + r * kWidth), set1(factor[r]), total));
@@ -141,6 +150,7 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
       output.run(high - low, spans.begin, spans.end, finite, factor);
     }
   }
+  int64_t row = q.row, head = group * each;
   const Vec unit = set1(shared.plain ? shared.scale * kLog2E : 1.0f);
   for (int64_t r = 0; r < rows; r += kWidth) {
     alignas(64) float inverse[kWidth], lse[kWidth];
@@ -151,10 +161,13 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
     const Vec top = mul(load_n(s.max + r, count), unit);
     store(lse, select(empty, set1(-INFINITY), fma(top, set1(kLn2), log(total))));
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = q.row + (r + i) / each, head = group * each + (r + i) % each;
       write_rows(s.out + (r + i) * v_step, v_step, 1, args.v_dim, inverse + i, 0,
                  args.o + row * args.o_stride + head * args.v_dim, args.o_stride, false);
       if (args.lse) args.lse[head * args.q_rows + row] = lse[i];
+      if (++head == (group + 1) * each) {
+        head = group * each;
+        ++row;
+      }
     }
   }
 }

@@ -24,7 +24,8 @@ struct AttentionPairs : BfPairs {
         const __m512i odd = _mm512_maskz_loadu_epi16(r + 1 < rows ? columns : 0, src + i + stride);
         __builtin_prefetch(src + i + ahead, 0, 2);
         __builtin_prefetch(src + i + ahead + stride, 0, 2);
-        largest = _mm512_max_epu16(largest, _mm512_max_epu16(_mm512_and_si512(even, magnitude), _mm512_and_si512(odd, magnitude)));
+        largest = _mm512_max_epu16(largest, _mm512_and_si512(even, magnitude));
+        largest = _mm512_max_epu16(largest, _mm512_and_si512(odd, magnitude));
         _mm512_storeu_si512(dst + i, _mm512_permutex2var_epi16(even, low, odd));
         if (width - i > 16) _mm512_storeu_si512(dst + i + 16, _mm512_permutex2var_epi16(even, high, odd));
       }
