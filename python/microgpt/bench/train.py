@@ -136,8 +136,11 @@ def measure(settings: Settings, say: Callable[[str], None], progress: Callable[[
         for text in (*report.header(machine, settings.peers, limits), TITLES):
             say(text)
         for name, dtype in progress(todo):
-            # Arithmetic's peak follows the clock, so it is taken again beside each step.
-            peak = ours.need({"do": "probe", "limit": dtype, "seconds": 0.1})["rate"]
+            # Taken again beside each step; the best counts, because a peer that has just begun may hold a core.
+            for child in rivals.children.values():
+                child.settle()
+            again = ours.need({"do": "probe", "limit": dtype, "seconds": 0.1})["rate"]
+            peak = limits[dtype] = max(limits[dtype], again)
             rows.append(measure_step(rivals, name, dtype, settings, peak, Path(folder)))
             for text in lines(rows[-1]):
                 say(text)
