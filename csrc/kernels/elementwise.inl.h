@@ -2,21 +2,6 @@
 // stored, so an output may be the same array as an input of the same shape.
 #include "kernels/loops.inl.h"
 
-// An activation or operation known at compile time, so that the loop holds one and no branch.
-template <Act kValue> struct ActIs {
-  static constexpr Act value = kValue;
-};
-template <class Body> static inline void with_act(Act act, const Body& body) {
-  switch (act) {
-    case Act::none: return body(ActIs<Act::none>{});
-    case Act::gelu: return body(ActIs<Act::gelu>{});
-    case Act::gelu_tanh: return body(ActIs<Act::gelu_tanh>{});
-    case Act::relu: return body(ActIs<Act::relu>{});
-    case Act::relu2: return body(ActIs<Act::relu2>{});
-    case Act::silu: return body(ActIs<Act::silu>{});
-  }
-}
-
 // y (+)= act(x)
 template <class T> void act(const ActArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);

@@ -19,36 +19,28 @@ template <class T> static inline GemmEpilogue<T> gemm_epilogue(const GemmArgs<T>
           args.bias || args.residual || args.pre || args.act != Act::none || !sums};
 }
 
-template <bool kAct, class T>
-static void gemm_finish_as(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows, int64_t col,
-                           int64_t cols) {
-  const T *bias = e.bias, *residual = e.residual;
+// Sums of rows row .. row + rows and columns col .. col + cols go to C. The residual is read before C is written: they
+// may be the same array. One loop for each activation: a choice inside it would load all their constants.
+template <class T>
+static void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows, int64_t col,
+                        int64_t cols) {
+  const T *bias = e.bias ? e.bias + col : nullptr, *residual = e.residual;
   T *pre = e.pre, *c = e.c;
   float* wide = kNarrow<T> ? e.sums : nullptr;
-  const int64_t ldc = e.ldc;
-  for (int64_t j = 0; j < cols; j += kWidth) {
-    const int64_t count = cols - j < kWidth ? cols - j : kWidth;
-    const Vec shift = bias ? load_n(bias + col + j, count) : zero();
+  with_act(e.act, [&](auto kind) {
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (row + r) * ldc + col + j;
-      Vec x = load_n(sums + r * step + j, count);
-      if (bias) x = add(x, shift);
-      if (pre) store_n(pre + at, x, count);
-      if (kAct) x = apply_act(e.act, x);
-      if (residual) x = add(load_n(residual + at, count), x);
-      if (kNarrow<T> && wide) store_n(wide + at, x, count);
-      else store_n(c + at, x, count);
+      const int64_t at = (row + r) * e.ldc + col;
+      each_vec(0, cols, [&](int64_t j, auto part) {
+        Vec x = get(sums + r * step + j, part);
+        if (bias) x = add(x, get(bias + j, part));
+        if (pre) put(pre + at + j, x, part);
+        x = apply_act(kind.value, x);
+        if (residual) x = add(get(residual + at + j, part), x);
+        if (kNarrow<T> && wide) put(wide + at + j, x, part);
+        else put(c + at + j, x, part);
+      });
     }
-  }
-}
-
-// Sums of rows row .. row + rows and columns col .. col + cols go to C. The residual is read before C is written: they
-// may be the same array. Without an activation its constants are not even loaded.
-template <class T>
-static inline void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows,
-                               int64_t col, int64_t cols) {
-  if (e.act == Act::none) gemm_finish_as<false>(e, sums, step, row, rows, col, cols);
-  else gemm_finish_as<true>(e, sums, step, row, rows, col, cols);
+  });
 }
 
 // Decode: a few rows times W (N, K) reads W once and does little else. kWidth rows of W are transposed in registers, so

@@ -14,6 +14,7 @@ namespace mg::avx512amx {
 namespace {
 #include "simd/math.h"
 //
+#include "kernels/loops.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/gemm_amx.inl.h"
 }  // namespace
