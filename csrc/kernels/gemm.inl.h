@@ -129,6 +129,17 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
 
+// C's lines are asked for before the tile that fills them: where C is in no cache, stores would wait one by one.
+template <class T>
+static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
+  const int64_t size = e.sums ? sizeof(float) : sizeof(T);
+  const char* line = e.sums ? (const char*)(e.sums + at) : (const char*)(e.c + at);
+  for (int64_t r = 0; r < height; ++r, line += e.ldc * size) {
+    __builtin_prefetch(line, 1);
+    if (cols * size > 64) __builtin_prefetch(line + 64, 1);
+  }
+}
+
 template <class P>
 static void gemm_block_product(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch,
                                const GemmGrid& grid, float* scratch) {
@@ -204,6 +215,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const bool finish = last && epilogue.any;
           t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
+          if (last) gemm_ahead_c(epilogue, at, height, cols);
           const int64_t p = col / kGemmTileCols;
           if (many_panels && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
             const T* next = a_tile + height * args.lda;
