@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from . import __version__
 from . import _kernels as k
+from . import system
 from .autograd import no_grad
 from .engine.config import GenerationConfig, GenerationOptions, shows_options
 from .engine.sampler import whole
@@ -282,7 +283,7 @@ def viz(
 def info() -> dict[str, Any]:
     """What `microgpt doctor` prints: processor, instruction sets, threads, memory, versions."""
     threads, why, quota = k.thread_choice()
-    total, available = _memory()
+    total, available = system.memory()
     return {
         "microgpt": __version__,
         "python": platform.python_version(),
@@ -302,15 +303,3 @@ def info() -> dict[str, Any]:
         "executable": sys.executable,
         "environment": {n: v for n, v in sorted(os.environ.items()) if n.startswith(("MICROGPT_", "OMP_"))},
     }
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Bytes in all and free for use, from the kernel; None where it does not say."""
-    found: dict[str, int] = {}
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            found[name] = int(rest.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None, None
-    return found.get("MemTotal"), found.get("MemAvailable")
