@@ -26,8 +26,10 @@ from .errors import ConfigError, ShapeError, TokenizerError
 from .io import files, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
-from .models.pretrained import load_decoder, save_decoder
+from .models.gguf import save_gguf
+from .models.pretrained import load_decoder, open_checkpoint, save_decoder, take
 from .nn.context import Ctx, Layout
+from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
 from .training import curves
 from .training.callback import Callback
@@ -173,6 +175,20 @@ class LanguageModel:
                 files.remove(temp)
         return place
 
+    def export(self, path: str | os.PathLike[str], type: str = "f16") -> Path:
+        """Write a GGUF file, replacing `path` when it is complete; llama.cpp reads it, and load().
+
+        `type` of the matrices: f32, f16, bf16, q8_0, q4_0, q4_k or q6_k (see models.gguf.save_gguf).
+        Raises ConfigError for a model that GGUF has no form for, NonFiniteError, StorageError.
+
+            model.export("m.gguf", type="q4_k")
+        """
+        place = Path(path)
+        if place.suffix != ".gguf":
+            raise ConfigError(f"export: expected a path that ends in .gguf, got {place}; save() writes a model folder")
+        save_gguf(self.decoder, place, type, {"general.name": place.stem, **embedded.write(self.tokenizer)})
+        return place
+
     def _ids(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         vocab = self.decoder.config.vocab_size
         if array.size == 0 or not np.issubdtype(array.dtype, np.integer):
@@ -196,11 +212,17 @@ class LanguageModel:
 
 
 def load(path: str | os.PathLike[str] | None = None, dtype: str | None = None) -> LanguageModel:
-    """Open a model folder or a run folder (its newest good checkpoint); None is the newest run below ./runs.
+    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file or a llama2.c file; None is the newest
+    run below ./runs.
 
-    `dtype` float32 or float64; None keeps the file's. Raises CheckpointError, FormatError, ConfigError.
+    `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. A file without a
+    vocabulary gets a tokenizer of bare ids. Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
     place = find_newest_run() if path is None else Path(path)
+    if place.is_file():
+        found = open_checkpoint(place)
+        tokenizer = embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
+        return LanguageModel(take(found, dtype), tokenizer)
     if not (place / "config.json").exists() and RunFolder(place).checkpoints():
         place, problems = RunFolder(place).latest()
         for line in problems:  # a checkpoint before a damaged one: better than none, and said

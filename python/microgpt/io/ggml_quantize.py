@@ -19,7 +19,8 @@ from microgpt.io.ggml import Array, Floats, GgmlType
 
 # How far beyond the range of the integers the largest weight may fall, in steps; from sweeps (docs/log.md).
 Q4_K_STEPS = np.linspace(-1.2, 1.2, 13, dtype=np.float32)
-Q6_K_STEPS = np.linspace(-1.5, 1.5, 9, dtype=np.float32)
+Q4_K_ROUNDS = 2  # then integers and line are fitted to each other in turn
+Q6_K_STEPS = np.linspace(-6.0, 1.0, 13, dtype=np.float32)
 
 
 def quantize(values: npt.NDArray[Any], kind: GgmlType) -> npt.NDArray[np.uint8]:
@@ -110,14 +111,16 @@ def _q5_0(x: Floats, out: Array) -> None:
 
 def _best_affine(x: Floats) -> tuple[Floats, Floats]:
     """Scale and minimum (n, both >= 0) of x (n, 32) ~ scale q - minimum with q in 0..15, least squares."""
-    low = np.minimum(x.min(axis=1, keepdims=True), 0)
-    span = x.max(axis=1, keepdims=True) - low
+    low = np.minimum(x.min(axis=1), 0)
+    span = x.max(axis=1) - low
     sum_x, sum_xx = x.sum(axis=1), (x * x).sum(axis=1)
     count = np.float32(x.shape[1])
-    scale, minimum = span[:, 0] / 15, -low[:, 0]
-    least = np.full(len(x), np.inf, np.float32)
-    for step in Q4_K_STEPS:
-        q = np.clip(np.rint((x - low) * ((15 + step) * _inverse(span))), 0, 15)
+    best = span / 15, -low, np.full(len(x), np.inf, np.float32)
+
+    def fit(inverse: Floats, minimum: Floats) -> None:
+        """Try the integers that this line rounds to, with the line that fits them best."""
+        nonlocal best
+        q = np.clip(np.rint((x + minimum[:, None]) * inverse[:, None]), 0, 15)
         sum_q, sum_qq, sum_qx = q.sum(axis=1), (q * q).sum(axis=1), (q * x).sum(axis=1)
         across = count * sum_qq - sum_q * sum_q
         slope = (count * sum_qx - sum_q * sum_x) * _inverse(across)
@@ -128,10 +131,14 @@ def _best_affine(x: Floats) -> tuple[Floats, Floats]:
         shift = np.where(through, np.float32(0), shift)
         error = sum_xx - 2 * (slope * sum_qx - shift * sum_x)
         error += slope * slope * sum_qq - 2 * slope * shift * sum_q + count * shift * shift
-        better = (error < least) & (across > 0) & (slope > 0)
-        least = np.where(better, error, least)
-        scale, minimum = np.where(better, slope, scale), np.where(better, shift, minimum)
-    return scale, minimum
+        better = (error < best[2]) & (across > 0) & (slope > 0)
+        best = tuple(np.where(better, new, old) for new, old in zip((slope, shift, error), best, strict=True))
+
+    for step in Q4_K_STEPS:
+        fit((15 + step) * _inverse(span), -low)
+    for _ in range(Q4_K_ROUNDS):
+        fit(_inverse(best[0]), best[1])
+    return best[0], best[1]
 
 
 def _q4_k(x: Floats, out: Array) -> None:
