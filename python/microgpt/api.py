@@ -15,9 +15,8 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from . import __version__
+from . import __version__, system
 from . import _kernels as k
-from . import system
 from .autograd import no_grad
 from .engine.config import GenerationConfig, GenerationOptions, shows_options
 from .engine.sampler import whole
@@ -27,7 +26,7 @@ from .io import files, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.gguf import save_gguf
-from .models.pretrained import load_decoder, open_checkpoint, save_decoder, take
+from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, take
 from .nn.context import Ctx, Layout
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
@@ -211,26 +210,38 @@ class LanguageModel:
         return ids
 
 
-def load(path: str | os.PathLike[str] | None = None, dtype: str | None = None) -> LanguageModel:
-    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file or a llama2.c file; None is the newest
-    run below ./runs.
+def load(
+    path: str | os.PathLike[str] | None = None,
+    dtype: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> LanguageModel:
+    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file or a llama2.c file; None is the
+    newest run below ./runs.
 
-    `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. A file without a
-    vocabulary gets a tokenizer of bare ids. Raises CheckpointError, FormatError, ConfigError, TokenizerError.
+    `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. `say` is told
+    how much memory the weights need before they are read. A file without a vocabulary gets a tokenizer of bare ids.
+    Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
     place = find_newest_run() if path is None else Path(path)
-    if place.is_file():
-        found = open_checkpoint(place)
-        tokenizer = embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
-        return LanguageModel(take(found, dtype), tokenizer)
-    if not (place / "config.json").exists() and RunFolder(place).checkpoints():
-        place, problems = RunFolder(place).latest()
-        for line in problems:  # a checkpoint before a damaged one: better than none, and said
-            warnings.warn(line, stacklevel=2)
-    elif (place / manifest.NAME).exists():
-        verify(place)
-    decoder = load_decoder(place, dtype)
-    return LanguageModel(decoder, Tokenizer.load(place))
+    if not place.is_file():
+        if not (place / "config.json").exists() and RunFolder(place).checkpoints():
+            place, problems = RunFolder(place).latest()
+            for line in problems:  # a checkpoint before a damaged one: better than none, and said
+                warnings.warn(line, stacklevel=2)
+        elif (place / manifest.NAME).exists():
+            verify(place)
+    found = open_checkpoint(place)
+    if say is not None:
+        kind, count = dtype or found.dtype, found.config.num_parameters()
+        megabytes = found.bytes_needed(dtype) / 1e6
+        say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
+    tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
+    return LanguageModel(take(found, dtype), tokenizer)
+
+
+def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:
+    """The tokenizer of a model that is one file: what its metadata holds, else one of ids."""
+    return embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
 
 
 def train(

@@ -42,9 +42,9 @@ def _open_regular(path: Path, how: int, follow: bool = False) -> int:
     return fd
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The whole regular file, at most `limit` bytes (OSError EFBIG beyond it)."""
-    with os.fdopen(open_regular(path), "rb") as file:
+def read_bytes(path: Path, limit: int, follow: bool = False) -> bytes:
+    """The whole regular file, at most `limit` bytes (OSError EFBIG beyond it). `follow`: see open_regular."""
+    with os.fdopen(open_regular(path, follow), "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))

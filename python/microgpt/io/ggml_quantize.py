@@ -36,7 +36,9 @@ def quantize(values: npt.NDArray[Any], kind: GgmlType) -> npt.NDArray[np.uint8]:
     encode = ENCODERS.get(kind.name)
     if encode is None:
         known = ", ".join(["F32", "F16", "BF16", *ENCODERS])
-        raise ConfigError(f"type {kind.name!r} can be read but not written{nearest(kind.name, ENCODERS)}; known: {known}")
+        raise ConfigError(
+            f"type {kind.name!r} can be read but not written{nearest(kind.name, ENCODERS)}; known: {known}"
+        )
     blocks = values.reshape(-1, kind.weights)
     out = np.empty(len(blocks), kind.layout)
     step = max(1, ggml.CHUNK // kind.weights)
@@ -55,8 +57,9 @@ def _plain(values: npt.NDArray[Any], kind: GgmlType) -> npt.NDArray[np.uint8]:
     if kind.name == "BF16":
         import ml_dtypes
 
-        # Through float32, whose rounding to even is gguf-py's too.
-        return np.ascontiguousarray(values.astype(np.float32).astype(ml_dtypes.bfloat16)).reshape(-1).view(np.uint8)
+        if values.dtype != ml_dtypes.bfloat16:
+            values = values.astype(np.float32).astype(ml_dtypes.bfloat16)  # to even, as gguf-py rounds
+        return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values, dtype=kind.layout).reshape(-1).view(np.uint8)
 
@@ -80,7 +83,7 @@ def _pack_bits(values: Array, width: int, group: int) -> Array:
 
 
 def _q8_0(x: Floats, out: Array) -> None:
-    scale = np.abs(x).max(axis=1, keepdims=True) / 127
+    scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
     scaled = x * _inverse(scale)
     # Halves away from zero, as C's roundf.
     size = np.abs(scaled)
@@ -93,7 +96,7 @@ def _symmetric(x: Floats, bits: int) -> tuple[Floats, Array]:
     """Scale (n) and integers 0..2^bits - 1 with zero in the middle: the largest weight becomes -2^(bits - 1)."""
     half = 1 << (bits - 1)
     most = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1)
-    scale = most / -half
+    scale = most / np.float32(-half)
     values = np.trunc(x * _inverse(scale) + np.float32(half + 0.5)).astype(np.uint8).clip(0, 2 * half - 1)
     return scale[:, 0], values
 
@@ -161,7 +164,7 @@ def _q4_k(x: Floats, out: Array) -> None:
 def _best_symmetric(x: Floats, half: int) -> Floats:
     """Scale (n, either sign) of x (n, m) ~ scale q with q in -half..half - 1, least squares."""
     most = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1)
-    scale = most[:, 0] / -half
+    scale = most[:, 0] / np.float32(-half)
     gain = np.zeros(len(x), np.float32)
     for step in Q6_K_STEPS:
         q = np.clip(np.rint(x * (-(half + step) * _inverse(most))), -half, half - 1)

@@ -142,12 +142,21 @@ class GgufFile:
             return raw.view(_plain_dtype(info.kind)).reshape(info.shape)
         return ggml.dequantize(raw, info.kind, info.shape)
 
+    def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """The rows (along the first axis) from `start` up to `stop` of a tensor, as array() has them."""
+        info = self.tensors[name]
+        each = info.bytes // info.shape[0]
+        raw = self.raw(name)[start * each : stop * each]
+        return ggml.dequantize(raw, info.kind, (stop - start, *info.shape[1:]))
+
     def weights(self) -> dict[str, Stored]:
         """Every tensor, to be read when its turn comes."""
 
         def stored(name: str, info: TensorInfo) -> Stored:
-            dtype = _plain_dtype(info.kind).name if info.kind.plain else "float32"
-            return Stored(info.shape, dtype, lambda: self.array(name), self.file.release)
+            if info.kind.plain:
+                return Stored(info.shape, _plain_dtype(info.kind).name, lambda: self.array(name), self.file.release)
+            rows = (lambda start, stop: self.rows(name, start, stop)) if len(info.shape) > 1 else None
+            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows)
 
         return {name: stored(name, info) for name, info in self.tensors.items()}
 
@@ -177,7 +186,7 @@ class _Cursor:
 
     def __init__(self, file: MappedFile) -> None:
         self.file = file
-        self.data = memoryview(file.bytes)
+        self.data = file.bytes.data
         self.at = 0
 
     def wrong(self, what: str, expected: object, got: object) -> FormatError:
@@ -259,5 +268,7 @@ class _Cursor:
         for length in shape[:-1]:
             size *= length
         if size > self.file.size - self.at:
-            raise self.wrong(f"the shape of {name!r}", f"at most {self.file.size - self.at} bytes", f"{shape} {kind.name}")
+            raise self.wrong(
+                f"the shape of {name!r}", f"at most {self.file.size - self.at} bytes", f"{shape} {kind.name}"
+            )
         return size

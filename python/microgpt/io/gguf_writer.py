@@ -20,6 +20,7 @@ from microgpt.io.ggml_quantize import quantize
 from microgpt.io.gguf import ARRAY, BOOL, DEFAULT_ALIGNMENT, MAGIC, MOST_DIMS, MOST_NAME, NUMBERS, STRING, VERSIONS
 
 _CODES = {np.dtype(name): code for code, name in NUMBERS.items()}
+PIECE = 1 << 20  # numbers turned at a time
 _FLOAT32, _UINT32, _INT32, _UINT64, _INT64 = 6, 4, 5, 10, 11
 
 
@@ -97,9 +98,12 @@ def _chunks(header: bytes, tensors: Sequence[Planned]) -> Iterator[bytes | memor
         values = each.array()
         if values.shape != each.shape:
             raise FormatError(f"tensor {each.name!r}: expected shape {each.shape}, got {values.shape}")
-        data = quantize(values, each.kind)
-        yield data.data
-        yield bytes(_gap(data.size))
+        # Some rows at a time, so that what lies between is small beside the model.
+        length = len(values) if values.ndim else 1
+        step = max(1, PIECE * length // max(1, values.size))
+        for start in range(0, length, step):
+            yield quantize(values[start : start + step] if values.ndim else values, each.kind).data
+        yield bytes(_gap(each.bytes))
 
 
 def _gap(size: int) -> int:
@@ -123,7 +127,9 @@ def _value(key: str, value: Any) -> tuple[int, bytes]:
         array = np.ascontiguousarray(value)
         code = _CODES.get(array.dtype)
         if code is None or array.ndim != 1:
-            raise FormatError(f"metadata {key!r}: expected a list of numbers or strings, got {array.dtype} {array.shape}")
+            raise FormatError(
+                f"metadata {key!r}: expected a list of numbers or strings, got {array.dtype} {array.shape}"
+            )
         return ARRAY, struct.pack("<IQ", code, array.size) + array.tobytes()
     if isinstance(value, bool):
         return BOOL, bytes([value])

@@ -70,7 +70,9 @@ def open_weights(path: Path | str) -> tuple[Sizes, dict[str, Stored]]:
         rows, columns = (*shape, 1)[:2]
         total += 4 * count * rows * columns
     if total != file.size:
-        raise FormatError(f"{path}: a llama2.c header of sizes {numbers} makes a file of {total} bytes, got {file.size}")
+        raise FormatError(
+            f"{path}: a llama2.c header of sizes {numbers} makes a file of {total} bytes, got {file.size}"
+        )
     found, at = {}, 28
     for name, count, shape in plan:
         rows, columns = (*shape, 1)[:2]

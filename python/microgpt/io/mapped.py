@@ -54,14 +54,15 @@ class MappedFile:
 class Stored:
     """A tensor of a file: `shape`, the NumPy name of the type that `array()` has, and what reads it.
 
-    `array()` is a read-only view of the map where the file holds plain numbers, else a new array; `release()` lets go
-    of the pages behind it.
+    `array()` is a read-only view of the map where the file holds plain numbers, else a new array; `rows(start, stop)`,
+    where there is one, makes these rows alone. `release()` lets go of the pages behind them.
     """
 
     shape: tuple[int, ...]
     dtype: str
     array: Callable[[], npt.NDArray[Any]]
     release: Callable[[], None] = lambda: None
+    rows: Callable[[int, int], npt.NDArray[Any]] | None = None
 
     @property
     def size(self) -> int:

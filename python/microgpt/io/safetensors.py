@@ -1,8 +1,7 @@
 """Tensors in and out of the safetensors format (https://github.com/huggingface/safetensors).
 
-Files are mapped and read tensor by tensor. The header is believed only as far as the format goes: each byte of the rest
-belongs to exactly one tensor. Writing puts the same bytes for the same tensors (the `safetensors` library orders several
-metadata keys at random).
+Files are mapped and read tensor by tensor. A header is good when each byte behind it belongs to exactly one tensor.
+Writing gives the same bytes for the same tensors (the `safetensors` library orders several metadata keys at random).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def open_folder(folder: Path) -> dict[str, Stored]:
 def _sharded(folder: Path) -> dict[str, Stored]:
     path = folder / INDEX
     try:
-        index = json.loads(files.read_bytes(path.resolve(), MOST_INDEX))
+        index = json.loads(files.read_bytes(path, MOST_INDEX, follow=True))
         places = index["weight_map"]
     except OSError as error:
         raise FormatError(f"{path}: cannot read: {error.strerror or error}") from error
@@ -103,8 +103,8 @@ def dequantized(weights: Mapping[str, Stored], config: Mapping[str, Any], where:
         rows, words = packed.shape
         columns = words * 32 // bits
         if columns * bits != words * 32 or columns % group or scales.shape != (rows, columns // group):
-            raise FormatError(f"{where}: {name}: {words} words of {bits} bits a row do not fit {scales.shape} scales of "
-                              f"{group} numbers each")  # fmt: skip
+            raise FormatError(f"{where}: {name}: {words} words of {bits} bits a row do not fit {scales.shape} scales "
+                              f"of {group} numbers each")  # fmt: skip
         result[f"{name}.weight"] = _affine(packed, scales, biases, bits, group)
     return result
 

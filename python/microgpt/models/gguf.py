@@ -22,7 +22,7 @@ from ..nn.spec import RopeSpec
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES, Family
-from .families.gguf import Gguf
+from .families.gguf import GGUF, Gguf
 
 # What llama.cpp calls the mixture of types in a file (general.file_type), by our name of it.
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
@@ -47,11 +47,18 @@ class FoundGguf:
 
 def family_of(arch: str) -> Family:
     """The family whose general.architecture this is. Raises ConfigError with the nearest names."""
-    known = {family.gguf.arch: family for _, family in reversed(list(FAMILIES.items())) if family.gguf is not None}
+    known = {facts.arch: name for name, facts in reversed(list(GGUF.items()))}
     if arch not in known:
         names = ", ".join(sorted(known))
         raise ConfigError(f"unknown architecture {arch!r} of a GGUF file{nearest(arch, known)}; known: {names}")
-    return known[arch]
+    return FAMILIES.get(known[arch])
+
+
+def facts_of(config: ModelConfig) -> Gguf:
+    """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
+    if config.family not in GGUF:
+        raise ConfigError(f"models of family {config.family!r} have no GGUF form; those of {', '.join(GGUF)} do")
+    return GGUF.get(config.family)
 
 
 def open_model(path: Path | str) -> FoundGguf:
@@ -59,13 +66,12 @@ def open_model(path: Path | str) -> FoundGguf:
     file = GgufFile(path)
     try:
         family = family_of(file.get("general.architecture", str))
-        config = family.read(config_json(file, family))
+        config = family.read(config_json(file, GGUF.get(family.name)))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    assert family.gguf is not None
     rules = rules_of(config)
     weights: dict[str, Stored] = dict(file.weights())
-    heads = _rotated_heads(family.gguf, config) if family.gguf.interleaved else {}
+    heads = _rotated_heads(config)
     for name, count in heads.items():
         if name in weights:
             weights[name] = halved(weights[name], count, f"{path}: {name}")
@@ -75,13 +81,11 @@ def open_model(path: Path | str) -> FoundGguf:
 
 def rules_of(config: ModelConfig) -> list[Rule]:
     """Our parameters <-> GGUF names. Raises ConfigError for a family or a part that GGUF files do not hold."""
-    family = FAMILIES.get(config.family)
-    if family.gguf is None or family.rules is None:
-        held = ", ".join(name for name, each in FAMILIES.items() if each.gguf is not None)
-        raise ConfigError(f"models of family {config.family!r} have no GGUF form; those of {held} do")
+    facts, family = facts_of(config), FAMILIES.get(config.family)
+    assert family.rules is not None
     found: dict[str, list[str]] = {}
     for ours in (part for rule in family.rules(config) for part in rule.parts()):
-        theirs = family.gguf.name(ours)
+        theirs = facts.name(ours)
         if theirs is None:
             raise ConfigError(f"GGUF has no name for {ours!r} of a {config.family}")
         found.setdefault(theirs, []).append(ours)
@@ -97,9 +101,11 @@ def rules_of(config: ModelConfig) -> list[Rule]:
     return rules
 
 
-def _rotated_heads(facts: Gguf, config: ModelConfig) -> dict[str, int]:
+def _rotated_heads(config: ModelConfig) -> dict[str, int]:
     """Tensors whose rows lie pair by pair -> their number of heads."""
-    heads = {}
+    facts, heads = facts_of(config), {}
+    if not facts.interleaved:
+        return {}
     for i, block in enumerate(config.blocks):
         if block.mixer.rope is not None and block.mixer.rope.dims not in (0, block.mixer.head_dim):
             raise ConfigError(f"{facts.arch}: partial rotary positions have no GGUF form")
@@ -123,16 +129,14 @@ def halved(stored: Stored, heads: int, what: str) -> Stored:
     """A tensor whose rows are read in the order of halves. Raises ConfigError where its rows are no pairs."""
     if not stored.shape or stored.shape[0] % (2 * heads):
         raise ConfigError(f"{what}: expected rows in pairs for {heads} heads, got shape {stored.shape}")
-    return replace(stored, array=lambda: halve(stored.array(), heads))
+    return replace(stored, array=lambda: halve(stored.array(), heads), rows=None)
 
 
 # --- hyperparameters --------------------------------------------------------------------------------------------------
 
 
-def config_json(file: GgufFile, family: Family) -> dict[str, Any]:
+def config_json(file: GgufFile, facts: Gguf) -> dict[str, Any]:
     """The metadata as a config.json of the family. Warns of keys of the architecture that nothing here reads."""
-    facts = family.gguf
-    assert facts is not None
     used = {*QUIET, *facts.keys}
 
     def get(key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
@@ -148,7 +152,9 @@ def config_json(file: GgufFile, family: Family) -> dict[str, Any]:
             values[theirs] = value
     table = file.tensors.get("token_embd.weight")
     if table is None or len(table.shape) != 2:
-        raise FormatError(f"{file.file.path}: no tensor 'token_embd.weight' of two axes: no weights of a language model")
+        raise FormatError(
+            f"{file.file.path}: no tensor 'token_embd.weight' of two axes: no weights of a language model"
+        )
     values["vocab_size"] = table.shape[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensor in facts.present.items():
@@ -190,12 +196,8 @@ def _read_rope(file: GgufFile, get: Callable[..., Any], context: int) -> dict[st
 
 def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
     """The inverse: metadata, and tensors of rotary factors. Raises ConfigError for what GGUF cannot say."""
-    family = FAMILIES.get(config.family)
-    facts = family.gguf
-    if facts is None:
-        rules_of(config)  # raises, with the families that have a form
-        raise AssertionError
-    values = family.write(config)
+    facts = facts_of(config)
+    values = FAMILIES.get(config.family).write(config)
     for key, value in facts.fixed.items():
         if values.get(key, value) != value:
             raise ConfigError(f"GGUF's {facts.arch} has {key} {value!r}, this model {values[key]!r}")
@@ -251,7 +253,7 @@ def _write_rope(
 
 
 def type_of(name: str) -> str:
-    """"q4_k" for any spelling of it. Raises ConfigError with the known ones."""
+    """ "q4_k" for any spelling of it. Raises ConfigError with the known ones."""
     lowered = name.lower()
     if lowered not in FILE_TYPES:
         known = ", ".join(FILE_TYPES)
@@ -269,10 +271,7 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
     """
     config, kind = model.config, type_of(kind)
     made, factors = metadata_of(config)
-    facts = FAMILIES.get(config.family).gguf
-    assert facts is not None
-    rules = rules_of(config)
-    heads = _rotated_heads(facts, config) if facts.interleaved else {}
+    rules, heads = rules_of(config), _rotated_heads(config)
     arrays = model.arrays()
 
     def planned(rule: Rule) -> gguf_writer.Planned:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import system
-from ..errors import CheckpointError, ConfigError, FormatError, StorageError
-from ..io import llama2c, safetensors, shards
+from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
+from ..io import files, llama2c, safetensors, shards
 from ..io.mapped import Stored
 from ..io.names import Rule, from_file, to_file
 from ..tensor import numpy_dtype
@@ -23,15 +23,15 @@ from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
 
+DTYPES = ("float32", "bfloat16", "float64")  # that a model computes in
 MAX_CONFIG = 16 << 20  # bytes; config.json is small, and parsing is not free
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError if it is missing, FormatError if it is not one."""
     try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise FormatError(f"{path}: larger than {MAX_CONFIG} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = files.read_bytes(path, MAX_CONFIG, follow=True)
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: no {path.name}; is this a model folder?") from None
     except OSError as error:
@@ -112,7 +112,9 @@ class Checkpoint:
         return kept if kept in ("float64", "bfloat16") else "float32"
 
     def bytes_needed(self, dtype: str | None = None) -> int:
-        """Memory that the weights take in a model of `dtype`."""
+        """Memory that the weights take in a model of `dtype`. Raises ConfigError for a type that models do not have."""
+        if dtype is not None and dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
         return self.config.num_parameters() * numpy_dtype(dtype or self.dtype).itemsize
 
 
@@ -123,8 +125,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     found = _open_file(path) if path.is_file() else _open_folder(path)
     if found.rules is not None:
-        found = replace(found, weights=_without_prefix(found.rules, found.weights))
         names = [rule.theirs for rule in found.rules]
+        found = replace(found, weights=_without_prefix(found.rules, found.weights))
         missing = [name for name in names if name not in found.weights]
         extra = sorted(found.weights.keys() - {*names, *found.optional})
         if missing or extra:
@@ -141,7 +143,7 @@ def _open_file(path: Path) -> Checkpoint:
         return Checkpoint(str(path), found.config, found.weights, found.rules, found.optional, found.file.metadata)
     if path.suffix in shards.PICKLES and llama2c.looks_like_pickle(path):
         raise CheckpointError(
-            f"{path}: this is a pickle, which is a program and never opened: convert it where you trust it, {shards.HOW}"
+            f"{path}: a pickle, which is a program and never opened: convert it where you trust it, {shards.HOW}"
         )
     sizes, weights = llama2c.open_weights(path)
     family = FAMILIES.get("llama")
@@ -207,20 +209,20 @@ def take(found: Checkpoint, dtype: str | None = None) -> Decoder:
     free = system.memory()[1]
     if free is not None and need > free:
         raise CheckpointError(
-            f"{found.where}: {need / 1e6:,.0f} MB of memory needed for the weights in {chosen}, {free / 1e6:,.0f} MB are free"
+            f"{found.where}: the weights need {need / 1e6:,.0f} MB of memory as {chosen}, {free / 1e6:,.0f} MB are free"
         )
     model = Decoder(config, dtype=chosen, seed=None)
     own = dict(model.named_parameters())
     wrong: list[str] = []
     left = set(own)
-    for name, value, release in _pieces(found):
+    for name, stored in _parameters(found):
         parameter = own.get(name)
         if parameter is None:
             wrong.append(f"unexpected {name}")
-        elif parameter.shape != value.shape:
-            wrong.append(f"{name} expected {parameter.shape}, got {value.shape}")
+        elif parameter.shape != stored.shape:
+            wrong.append(f"{name} expected {parameter.shape}, got {stored.shape}")
         elif not wrong:
-            copy(value, parameter.numpy(), release)
+            copy(stored, parameter.numpy())
         left.discard(name)
     wrong += [f"missing {name}" for name in sorted(left)]
     if wrong:
@@ -228,29 +230,39 @@ def take(found: Checkpoint, dtype: str | None = None) -> Decoder:
     return model
 
 
-def _pieces(found: Checkpoint) -> Iterator[tuple[str, npt.NDArray[Any], Any]]:
-    """Our name, value, and what lets go of the pages behind it, one tensor of the file at a time."""
+def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
+    """Our names with what fills them, one tensor of the file at a time."""
     if found.rules is None:
-        for name, stored in found.weights.items():
-            yield name, stored.array(), stored.release
+        yield from found.weights.items()
         return
     for rule in found.rules:
         stored = found.weights[rule.theirs]
+        if len(rule.parts()) == 1 and not rule.transpose:
+            yield rule.parts()[0], stored  # as it lies in the file
+            continue
         for name, value in from_file((rule,), {rule.theirs: stored.array()}, found.where).items():
-            yield name, value, stored.release
+            yield name, Stored(value.shape, value.dtype.name, lambda value=value: value, stored.release)  # type: ignore[misc]
 
 
-PIECE = 1 << 21  # bytes copied at a time
+PIECE = 1 << 19  # numbers copied at a time
 
 
-def copy(value: npt.NDArray[Any], target: npt.NDArray[Any], release: Any) -> None:
-    """Copy a view of a file piece by piece, letting go of the pages that were read, so that they never add up."""
-    if value.ndim > 1 and value.flags.f_contiguous and not value.flags.c_contiguous:
-        value, target = value.T, target.T  # in the order of the file
-    if value.ndim == 0:
-        target[...] = value
+def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
+    """Copy a tensor of a file piece by piece, letting go of the pages that were read, so that they never add up."""
+    if not stored.shape:
+        target[...] = stored.array()
         return
-    step = max(1, PIECE // max(1, value.nbytes // max(1, len(value))))
-    for start in range(0, len(value), step):
-        np.copyto(target[start : start + step], value[start : start + step], casting="unsafe")
-        release()
+    rows = stored.rows
+    if rows is None:
+        value = stored.array()
+        if value.ndim > 1 and value.flags.f_contiguous and not value.flags.c_contiguous:
+            value, target = value.T, target.T  # in the order of the file
+
+        def rows(start: int, stop: int) -> npt.NDArray[Any]:
+            return value[start:stop]
+
+    length = len(target)
+    step = max(1, PIECE * length // max(1, target.size))
+    for start in range(0, length, step):
+        np.copyto(target[start : start + step], rows(start, min(length, start + step)), casting="unsafe")
+        stored.release()

@@ -10,6 +10,7 @@ class IdsTokenizer(Tokenizer):
     """Text is ids in decimal, each followed by a space: "1 300 301 ". `bos_id`, `eos_id` where the model names them."""
 
     def __init__(self, vocab_size: int, bos_id: int | None = None, eos_id: int | None = None) -> None:
+        super().__init__()
         self.vocab_size = vocab_size
         self.bos_id, self.eos_id = (value if value is not None and 0 <= value < vocab_size else None
                                     for value in (bos_id, eos_id))  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Any
 from ...io.names import Rule
 from ...registry import Registry
 from ..config import ModelConfig
-from .gguf import Gguf
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Family:
     """`read`: config.json -> ModelConfig. `write`: the inverse. `rules`: names of all weights;
     None: our own.
 
-    `optional`: weight names that may be there and change nothing here. `gguf`: how GGUF files hold it, None: not at all.
+    `known`: keys of config.json that may be there and change nothing here. `optional`: weight names likewise.
     """
 
     name: str
@@ -26,7 +25,6 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], Sequence[Rule]] | None
     optional: Callable[[ModelConfig], Sequence[str]]
-    gguf: Gguf | None = None
 
 
 FAMILIES: Registry[Family] = Registry("model family")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...registry import Registry
+
 # Our module <-> its name in GGUF, outside and inside of blocks.
 OUTSIDE = {
     "embed": "token_embd",
@@ -67,3 +69,6 @@ class Gguf:
         if self.fused and inner in ("mixer.q", "mixer.k", "mixer.v"):
             return f"blk.{number}.attn_qkv.{kind}"
         return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None
+
+
+GGUF: Registry[Gguf] = Registry("family of GGUF files")  # by the name of the family
