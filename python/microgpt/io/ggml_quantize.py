@@ -42,13 +42,14 @@ def quantize(values: npt.NDArray[Any], kind: GgmlType) -> npt.NDArray[np.uint8]:
     blocks = values.reshape(-1, kind.weights)
     out = np.empty(len(blocks), kind.layout)
     step = max(1, ggml.CHUNK // kind.weights)
+    scales = [name for name in kind.layout.names or () if kind.layout[name] == np.float16]
     with np.errstate(all="ignore"):
         for start in range(0, len(blocks), step):
             piece = blocks[start : start + step].astype(np.float32)
             if not np.isfinite(piece).all():
                 raise NonFiniteError(f"expected finite numbers for {kind.name}, got NaN or infinity")
             encode(piece, out[start : start + step])
-            if not np.isfinite(out[start : start + step]["d"]).all():
+            if not all(np.isfinite(out[start : start + step][name]).all() for name in scales):
                 raise NonFiniteError(f"numbers too large for {kind.name}: their scale is beyond float16")
     return out.view(np.uint8)
 

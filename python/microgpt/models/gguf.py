@@ -18,7 +18,7 @@ from ..io.gguf import GgufFile
 from ..io.mapped import Stored
 from ..io.names import Rule, to_file
 from ..nn.positions import rope_frequencies
-from ..nn.spec import RopeSpec
+from ..nn.spec import RopeSpec, whole
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES, Family
@@ -159,6 +159,7 @@ def config_json(file: GgufFile, facts: Gguf) -> dict[str, Any]:
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensor in facts.present.items():
         values[switch] = tensor in file.tensors
+    whole("block_count", values.get(facts.keys["block_count"]), 1, 1024)  # before as many blocks are made
     if facts.rope:
         values |= _read_rope(file, get, get("context_length", int, 2048))
     unread = [key for key in file.metadata if key.startswith(f"{facts.arch}.") and key.split(".", 1)[1] not in used]

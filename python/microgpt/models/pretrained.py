@@ -17,6 +17,7 @@ from ..errors import CheckpointError, ConfigError, FormatError, StorageError, ne
 from ..io import files, llama2c, safetensors, shards
 from ..io.mapped import Stored
 from ..io.names import Rule, from_file, to_file
+from ..nn.spec import whole
 from ..tensor import numpy_dtype
 from . import gguf
 from .config import ModelConfig
@@ -88,6 +89,9 @@ def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
     kind = values.get("model_type")
     if not isinstance(kind, str):
         raise ConfigError(f"{folder / 'config.json'}: missing key 'model_type'")
+    for key in ("num_hidden_layers", "n_layer"):  # before as many blocks are made
+        if isinstance(values.get(key), int):
+            whole(f"{folder / 'config.json'}: {key}", values[key], 1, 1024)
     return FAMILIES.get(kind).read({key: value for key, value in values.items() if key != "quantization"})
 
 
@@ -130,9 +134,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         missing = [name for name in names if name not in found.weights]
         extra = sorted(found.weights.keys() - {*names, *found.optional})
         if missing or extra:
-            parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
+            parts = [f"missing {_listed(missing)}"] * bool(missing) + [f"unexpected {_listed(extra)}"] * bool(extra)
             raise CheckpointError(f"{found.where}: weights do not fit the configuration: {'; '.join(parts)}")
     return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All names; of a thousand (a configuration of other layers) the first ones and how many there are."""
+    more = f" and {len(names) - 100:,} more" if len(names) > 120 else ""
+    return f"{list(names[:100]) if more else list(names)}{more}"
 
 
 def _open_file(path: Path) -> Checkpoint:
