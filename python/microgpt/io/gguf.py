@@ -7,7 +7,6 @@ left before anything is made of it, so that a file makes no more memory than a f
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,6 +36,7 @@ STRING, ARRAY, BOOL, UINT32 = 8, 9, 7, 4
 NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "|b1", 10: "<u8", 11: "<i8",
            12: "<f8"}  # fmt: skip
 _SCALARS = {code: struct.Struct("<" + letter) for code, letter in zip(NUMBERS, "BbHhIif?Qqd", strict=True)}
+_LENGTH = _SCALARS[10].unpack_from
 # The least that an element of an array, an entry of the metadata and one of the tensor table take.
 _LEAST = {**{code: np.dtype(name).itemsize for code, name in NUMBERS.items()}, STRING: 8, ARRAY: 12}
 _LEAST_ENTRY, _LEAST_TENSOR = 8 + 4 + 1, 8 + 4 + 4 + 8
@@ -252,10 +252,26 @@ class _Cursor:
                     raise self.wrong(what, "bools of 0 or 1", int(values.max()))
                 values = values.view(np.bool_)
             return values
-        read: Callable[[], Value] = (
-            (lambda: self.string(what, MOST_STRING)) if item == STRING else (lambda: self.value(ARRAY, what, depth + 1))
-        )
-        return [read() for _ in range(length)]
+        if item == STRING:
+            return self.strings(length, what)
+        return [self.value(ARRAY, what, depth + 1) for _ in range(length)]
+
+    def strings(self, count: int, what: str) -> list[str]:
+        """So many strings: string() in a row, for vocabularies of a hundred thousand."""
+        found, data, at, size = [], self.data, self.at, self.file.size
+        try:
+            for _ in range(count):
+                (length,) = _LENGTH(data, at)
+                if length > min(MOST_STRING, size - at - 8):
+                    break
+                found.append(str(data[at + 8 : at + 8 + length], "utf-8"))
+                at += 8 + length
+        except (struct.error, UnicodeDecodeError):
+            pass
+        self.at = at
+        if len(found) < count:
+            self.string(what, MOST_STRING)  # says what is wrong with this one
+        return found
 
     def tensor_bytes(self, name: str, shape: tuple[int, ...], kind: GgmlType) -> int:
         """Bytes of a tensor, in Python's integers, which do not overflow; more than the file has is refused here."""

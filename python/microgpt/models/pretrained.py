@@ -92,7 +92,10 @@ def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
     for key in ("num_hidden_layers", "n_layer"):  # before as many blocks are made
         if isinstance(values.get(key), int):
             whole(f"{folder / 'config.json'}: {key}", values[key], 1, 1024)
-    return FAMILIES.get(kind).read({key: value for key, value in values.items() if key != "quantization"})
+    quantization = values.get("quantization")  # MLX's, under both names; shards.dequantized reads it
+    ours = {key: value for key, value in values.items() if not (key == "quantization" or (
+        key == "quantization_config" and value == quantization))}  # fmt: skip
+    return FAMILIES.get(kind).read(ours)
 
 
 @dataclass(frozen=True)
