@@ -284,10 +284,10 @@ WRONG: dict[str, tuple[bytes, str]] = {
 def test_a_wrong_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
     data, message = WRONG[name]
     (tmp_path / "x.gguf").write_bytes(data)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(FormatError, match=message) as caught:
         GgufFile(tmp_path / "x.gguf")
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
     assert "x.gguf: " in str(caught.value) and len(str(caught.value)) < 500
 
 
@@ -312,15 +312,15 @@ def test_a_large_good_header_is_read_in_linear_time(tmp_path: Path) -> None:
     keys = [entry("v", 9, struct.pack("<IQ", 8, 1_000_000) + strings)]
     rows = [tensor(f"blk.{i}", (1,), 0, 32 * i) for i in range(gguf.MOST_TENSORS)]
     (tmp_path / "x.gguf").write_bytes(a_file(keys, rows, 32 * len(rows)))
-    started = time.perf_counter()
+    started = time.process_time()
     found = GgufFile(tmp_path / "x.gguf")
-    assert time.perf_counter() - started < 10.0
+    assert time.process_time() - started < 10.0
     assert len(found.tensors) == 100_000 and found.metadata["v"][-1] == "t999999"
     (tmp_path / "x.gguf").write_bytes(a_file(keys, [*rows, tensor("y", (1,), 0, 32 * len(rows))], 32 * len(rows) + 32))
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(FormatError, match=r"number of tensors.* at most 100000, got 100001"):
         GgufFile(tmp_path / "x.gguf")
-    assert time.perf_counter() - started < 0.1
+    assert time.process_time() - started < 0.1
 
 
 def test_typed_look_ups() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+MODEL_FILES = (".gguf", ".bin", ".pt", ".pth")  # of the last two api.load says how to convert them
+
 
 class Option(click.Option):
     """An option that `--help` lists under `section`."""
@@ -52,6 +54,18 @@ class Folder(click.Path):
         if value == "":
             self.fail("expected a folder, got an empty name", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Model(click.Path):
+    """A model to read: a folder, or a file of a kind that holds one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if path.is_file() and path.suffix not in MODEL_FILES:
+            self.fail(
+                f"{str(path)!r} is a file; expected a model folder, or a file in {', '.join(MODEL_FILES)}", param, ctx
+            )
+        return path
 
 
 @contextlib.contextmanager

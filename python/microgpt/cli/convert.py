@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import CheckpointError, ConfigError
-from .common import Command, Option, say, stoppable
+from .common import Command, Model, Option, say, stoppable
 
 EXAMPLES = """\
 microgpt convert runs/names-1 names.gguf --type q8_0
@@ -59,7 +59,7 @@ command = Command(
     "convert",
     callback=_run,
     params=[
-        click.Argument(["source"], metavar="SOURCE", type=click.Path(exists=True, path_type=Path)),
+        click.Argument(["source"], metavar="SOURCE", type=Model(exists=True, path_type=Path)),
         click.Argument(["target"], metavar="TARGET", type=click.Path(path_type=Path)),
         Option(["--type", "kind"], metavar="TYPE",
                help="Of a GGUF file's matrices: f32, f16, bf16, q8_0, q4_0, q4_k, q6_k [default: f16]; of a folder: "

@@ -39,7 +39,7 @@ def open_weights(path: Path | str) -> dict[str, Stored]:
     spans: list[tuple[int, int, str]] = []
     found: dict[str, Stored] = {}
     for name in sorted(header):
-        dtype, shape, begin, end = _entry(file, name, header[name])
+        dtype, shape, begin, end = _entry(file, name, header[name], file.size - data)
         spans.append((begin, end, name))
         found[name] = _stored(file, dtype, shape, data + begin, end - begin)
     at = 0
@@ -95,7 +95,7 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _entry(file: MappedFile, name: str, entry: Any) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+def _entry(file: MappedFile, name: str, entry: Any, space: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     """Type, shape, first byte and the one behind the last, each checked against the others."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _bad(file, f"tensor {name!r} expected dtype, shape and data_offsets")
@@ -109,10 +109,11 @@ def _entry(file: MappedFile, name: str, entry: Any) -> tuple[np.dtype[Any], tupl
     size = dtype.itemsize
     for length in shape:
         size *= length
-        if size > file.size and 0 not in shape:
+        if size > space and 0 not in shape:
             break
-    if not begin <= end <= file.size or size != end - begin:
-        raise _bad(file, f"tensor {name!r} of {code} {shape} takes {size} bytes, its data_offsets are {offsets}")
+    if not begin <= end <= space or size != end - begin:
+        what = f"takes {size} bytes, its data_offsets are {offsets}, the file has {space}"
+        raise _bad(file, f"tensor {name!r} of {code} {shape} {what}")
     return dtype, tuple(shape), begin, end
 
 

@@ -35,8 +35,8 @@ def open_folder(folder: Path) -> dict[str, Stored]:
     pickles = sorted(p.name for p in folder.glob("*") if p.suffix in PICKLES)
     hint = ""
     if pickles:
-        hint = (f"; {pickles[0]} is a pickle, which is a program and never opened: convert it where you trust it, "
-                f"{HOW}")  # fmt: skip
+        hint = (f"; {pickles[0]} is a pickle, which is never opened, being a program: convert it where you trust "
+                f"it, {HOW}")  # fmt: skip
     raise CheckpointError(f"{folder}: no model.safetensors{hint}")
 
 

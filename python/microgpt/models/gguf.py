@@ -64,6 +64,9 @@ def facts_of(config: ModelConfig) -> Gguf:
 def open_model(path: Path | str) -> FoundGguf:
     """A GGUF file and the ModelConfig in it; no weight is read. Raises FormatError, ConfigError."""
     file = GgufFile(path)
+    parts = file.metadata.get("split.count", 0)
+    if isinstance(parts, int) and parts > 1:
+        raise ConfigError(f"{path}: one of {parts} parts of a model; llama-gguf-split --merge makes one file of them")
     try:
         family = family_of(file.get("general.architecture", str))
         config = family.read(config_json(file, GGUF.get(family.name)))

@@ -156,8 +156,10 @@ def _open_file(path: Path) -> Checkpoint:
         return Checkpoint(str(path), found.config, found.weights, found.rules, found.optional, found.file.metadata)
     if path.suffix in shards.PICKLES and llama2c.looks_like_pickle(path):
         raise CheckpointError(
-            f"{path}: a pickle, which is a program and never opened: convert it where you trust it, {shards.HOW}"
+            f"{path}: a pickle, which is never opened, being a program: convert it where you trust it, {shards.HOW}"
         )
+    if path.suffix != ".bin":
+        raise CheckpointError(f"{path}: expected a model folder, a GGUF file or a .bin of llama2.c")
     sizes, weights = llama2c.open_weights(path)
     family = FAMILIES.get("llama")
     assert family.rules is not None
