@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -60,11 +62,9 @@ class Model(click.Path):
     """A model to read: a folder, or a file of a kind that holds one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.is_file() and path.suffix not in MODEL_FILES:
-            self.fail(
-                f"{str(path)!r} is a file; expected a model folder, or a file in {', '.join(MODEL_FILES)}", param, ctx
-            )
+            self.fail(f"{str(path)!r} is a file; expected a model folder, a .gguf or a .bin of llama2.c", param, ctx)
         return path
 
 
