@@ -57,7 +57,9 @@ def family_of(arch: str) -> Family:
 def facts_of(config: ModelConfig) -> Gguf:
     """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
     if config.family not in GGUF:
-        raise ConfigError(f"models of family {config.family!r} have no GGUF form; those of {', '.join(GGUF)} do")
+        raise ConfigError(
+            f"models of family {config.family!r} have no GGUF form; those of {', '.join(sorted(GGUF))} do"
+        )
     return GGUF.get(config.family)
 
 

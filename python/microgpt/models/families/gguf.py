@@ -24,6 +24,8 @@ INSIDE = {
     "mixer.q": "attn_q",
     "mixer.k": "attn_k",
     "mixer.v": "attn_v",
+    "mixer.q_norm": "attn_q_norm",
+    "mixer.k_norm": "attn_k_norm",
     "mixer.o": "attn_output",
     "mixer_post_norm": "post_attention_norm",
     "ffn_norm": "ffn_norm",
@@ -31,6 +33,17 @@ INSIDE = {
     "ffn.up": "ffn_up",
     "ffn.down": "ffn_down",
     "ffn_post_norm": "post_ffw_norm",
+}
+# Metadata keys (without "ARCH.") <-> what config.json of Llama and all that came after it calls them.
+LLAMA_KEYS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
 
 
