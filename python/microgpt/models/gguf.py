@@ -18,7 +18,7 @@ from ..io.gguf import GgufFile
 from ..io.mapped import Stored
 from ..io.names import Rule, to_file
 from ..nn.positions import rope_frequencies
-from ..nn.spec import RopeSpec, whole
+from ..nn.spec import BlockSpec, RopeSpec, whole
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES, Family
@@ -99,11 +99,19 @@ def rules_of(config: ModelConfig) -> list[Rule]:
         if len(parts) == 1:
             rules.append(Rule(parts[0], theirs))
             continue
-        parts.sort(key=lambda part: "qkv".index(part.rsplit(".", 2)[1]))  # the one fused tensor that there is
-        mixer = config.blocks[int(parts[0].split(".")[1])].mixer
-        rows = [count * mixer.head_dim for count in (mixer.heads, mixer.kv_heads, mixer.kv_heads)]
-        rules.append(Rule(tuple(parts), theirs, sizes=tuple(rows)))
+        inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
+        group = next(group.split() for group in facts.fused if group.split()[0] in inner)
+        block = config.blocks[int(parts[0].split(".")[1])]
+        sizes = tuple(_rows(block, part) for part in group)
+        rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes))
     return rules
+
+
+def _rows(block: BlockSpec, part: str) -> int:
+    """Rows of a matrix that may be joined with others."""
+    if part.startswith("ffn."):
+        return int(block.ffn.width)
+    return int(block.mixer.head_dim * (block.mixer.heads if part == "mixer.q" else block.mixer.kv_heads))
 
 
 def _rotated_heads(config: ModelConfig) -> dict[str, int]:

@@ -54,7 +54,8 @@ class Gguf:
     `arch`: the value of general.architecture. `keys`: metadata key (without "ARCH.") -> key of config.json. `fixed`:
     what the architecture implies, in terms of config.json; `assumed`: what reading assumes and writing leaves out.
     `present`: a switch of config.json -> the tensor that is in
-    the file where it is on. `names`: departures from INSIDE and OUTSIDE. `fused`: q, k and v are one tensor attn_qkv.
+    the file where it is on. `names`: departures from INSIDE and OUTSIDE. `fused`: modules of a
+    block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
     `rope`: rotary positions stand in the usual keys.
     """
@@ -65,7 +66,7 @@ class Gguf:
     assumed: Mapping[str, Any] = field(default_factory=dict)
     present: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
-    fused: bool = False
+    fused: Mapping[str, str] = field(default_factory=dict)
     interleaved: bool = False
     rope: bool = True
 
@@ -79,8 +80,7 @@ class Gguf:
             return f"{table[module]}.{kind}" if module in table else None
         _, number, inner = module.split(".", 2)
         table = {**INSIDE, **self.names}
-        if self.fused and inner in ("mixer.q", "mixer.k", "mixer.v"):
-            return f"blk.{number}.attn_qkv.{kind}"
+        table |= {part: theirs for parts, theirs in self.fused.items() for part in parts.split()}
         return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None
 
 

@@ -136,7 +136,7 @@ GGUF.add(
         },
         fixed={"activation_function": "gelu_new", "scale_attn_weights": True},
         assumed={"resid_pdrop": 0.0, "embd_pdrop": 0.0},
-        fused=True,
+        fused={"mixer.q mixer.k mixer.v": "attn_qkv"},
         rope=False,
     ),
 )
