@@ -30,7 +30,7 @@ FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 14, "q6_k": 18, 
 FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q4_0": "F16", "Q5_0": "F16", "Q8_0": "F16"}
 FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Keys that change nothing of what is computed, or follow from others.
-QUIET = frozenset("vocab_size attention.value_length rope.dimension_count rope.scaling.finetuned tensor_data_layout "
+QUIET = frozenset("vocab_size attention.value_length attention.key_length rope.scaling.finetuned tensor_data_layout "
                   "rope.scaling.yarn_log_multiplier".split())  # fmt: skip
 
 
@@ -174,7 +174,13 @@ def config_json(file: GgufFile, facts: Gguf) -> dict[str, Any]:
         values[switch] = tensor in file.tensors
     whole("block_count", values.get(facts.keys["block_count"]), 1, 1024)  # before as many blocks are made
     if facts.rope:
-        values |= _read_rope(file, get, get("context_length", int, 2048))
+        rope = _read_rope(file, get, get("context_length", int, 2048))
+        heads = max(1, get("attention.head_count", int, 1))
+        head_dim = get("attention.key_length", int, get("embedding_length", int, 0) // heads)
+        turning = get("rope.dimension_count", int, head_dim)
+        if 0 < turning < head_dim:
+            rope["partial_rotary_factor"] = turning / head_dim
+        values["rope_parameters"] = rope
     unread = [key for key in file.metadata if key.startswith(f"{facts.arch}.") and key.split(".", 1)[1] not in used]
     if unread:
         warnings.warn(f"{file.file.path}: metadata not understood and ignored: {', '.join(unread)}", stacklevel=4)
@@ -205,7 +211,7 @@ def _read_rope(file: GgufFile, get: Callable[..., Any], context: int) -> dict[st
                 rope["attention_factor"] = attention * (1.0 + 0.1 * float(np.log(max(factor, 1.0))))
     elif kind != "none":
         raise ConfigError(f"rope.scaling.type {kind!r}: known are none, linear, yarn")
-    return {"rope_parameters": rope}
+    return rope
 
 
 def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
