@@ -15,7 +15,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from . import __version__
+from . import __version__, system
 from . import _kernels as k
 from .autograd import no_grad
 from .engine.config import GenerationConfig, GenerationOptions, shows_options
@@ -25,8 +25,10 @@ from .errors import ConfigError, ShapeError, TokenizerError
 from .io import files, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
-from .models.pretrained import load_decoder, save_decoder
+from .models.gguf import save_gguf
+from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, take
 from .nn.context import Ctx, Layout
+from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
 from .training import curves
 from .training.callback import Callback
@@ -172,6 +174,20 @@ class LanguageModel:
                 files.remove(temp)
         return place
 
+    def export(self, path: str | os.PathLike[str], type: str = "f16") -> Path:
+        """Write a GGUF file, replacing `path` when it is complete; llama.cpp reads it, and load().
+
+        `type` of the matrices: f32, f16, bf16, q8_0, q4_0, q4_k or q6_k (see models.gguf.save_gguf).
+        Raises ConfigError for a model that GGUF has no form for, NonFiniteError, StorageError.
+
+            model.export("m.gguf", type="q4_k")
+        """
+        place = Path(path)
+        if place.suffix != ".gguf":
+            raise ConfigError(f"export: expected a path that ends in .gguf, got {place}; save() writes a model folder")
+        save_gguf(self.decoder, place, type, {"general.name": place.stem, **embedded.write(self.tokenizer)})
+        return place
+
     def _ids(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         vocab = self.decoder.config.vocab_size
         if array.size == 0 or not np.issubdtype(array.dtype, np.integer):
@@ -194,20 +210,38 @@ class LanguageModel:
         return ids
 
 
-def load(path: str | os.PathLike[str] | None = None, dtype: str | None = None) -> LanguageModel:
-    """Open a model folder or a run folder (its newest good checkpoint); None is the newest run below ./runs.
+def load(
+    path: str | os.PathLike[str] | None = None,
+    dtype: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> LanguageModel:
+    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file or a llama2.c file; None is the
+    newest run below ./runs.
 
-    `dtype` float32 or float64; None keeps the file's. Raises CheckpointError, FormatError, ConfigError.
+    `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. `say` is told
+    how much memory the weights need before they are read. A file without a vocabulary gets a tokenizer of bare ids.
+    Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
     place = find_newest_run() if path is None else Path(path)
-    if not (place / "config.json").exists() and RunFolder(place).checkpoints():
-        place, problems = RunFolder(place).latest()
-        for line in problems:  # a checkpoint before a damaged one: better than none, and said
-            warnings.warn(line, stacklevel=2)
-    elif (place / manifest.NAME).exists():
-        verify(place)
-    decoder = load_decoder(place, dtype)
-    return LanguageModel(decoder, Tokenizer.load(place))
+    if not place.is_file():
+        if not (place / "config.json").exists() and RunFolder(place).checkpoints():
+            place, problems = RunFolder(place).latest()
+            for line in problems:  # a checkpoint before a damaged one: better than none, and said
+                warnings.warn(line, stacklevel=2)
+        elif (place / manifest.NAME).exists():
+            verify(place)
+    found = open_checkpoint(place)
+    if say is not None:
+        kind, count = dtype or found.dtype, found.config.num_parameters()
+        megabytes = found.bytes_needed(dtype) / 1e6
+        say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
+    tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
+    return LanguageModel(take(found, dtype), tokenizer)
+
+
+def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:
+    """The tokenizer of a model that is one file: what its metadata holds, else one of ids."""
+    return embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
 
 
 def train(
@@ -282,7 +316,7 @@ def viz(
 def info() -> dict[str, Any]:
     """What `microgpt doctor` prints: processor, instruction sets, threads, memory, versions."""
     threads, why, quota = k.thread_choice()
-    total, available = _memory()
+    total, available = system.memory()
     return {
         "microgpt": __version__,
         "python": platform.python_version(),
@@ -302,15 +336,3 @@ def info() -> dict[str, Any]:
         "executable": sys.executable,
         "environment": {n: v for n, v in sorted(os.environ.items()) if n.startswith(("MICROGPT_", "OMP_"))},
     }
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Bytes in all and free for use, from the kernel; None where it does not say."""
-    found: dict[str, int] = {}
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            found[name] = int(rest.split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None, None
-    return found.get("MemTotal"), found.get("MemAvailable")

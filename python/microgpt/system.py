@@ -67,3 +67,16 @@ def allowed_cpus() -> int:
     """How many processors this process may use."""
     ask = getattr(os, "sched_getaffinity", None)
     return len(ask(0)) if ask else os.cpu_count() or 1
+
+
+def memory() -> tuple[int | None, int | None]:
+    """Bytes of memory in all and free for use, from the kernel; None where it does not say."""
+    found: dict[str, int] = {}
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                name, _, rest = line.partition(":")
+                found[name] = int(rest.split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None, None
+    return found.get("MemTotal"), found.get("MemAvailable")

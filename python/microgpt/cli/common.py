@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from ..errors import nearest
+
+MODEL_FILES = (".gguf", ".bin", ".pt", ".pth")  # of the last two api.load says how to convert them
 
 
 class Option(click.Option):
@@ -71,6 +75,16 @@ class Folder(click.Path):
         if value == "":
             self.fail("expected a folder, got an empty name", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class Model(click.Path):
+    """A model to read: a folder, or a file of a kind that holds one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.is_file() and path.suffix not in MODEL_FILES:
+            self.fail(f"{str(path)!r} is a file; expected a model folder, a .gguf or a .bin of llama2.c", param, ctx)
+        return path
 
 
 @contextlib.contextmanager

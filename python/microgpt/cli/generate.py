@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, ConfigError, DataError
-from .common import Command, Option, say
+from .common import Command, Model, Option, say
 
 RULE = "---"  # between samples that have several lines
 PROMPT_LIMIT = 16 << 20  # bytes of a prompt file; far more than any context, and an endless file ends somewhere
@@ -97,8 +97,8 @@ command = Command(
     "generate",
     callback=_run,
     params=[
-        Option(["--model"], type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER",
-               help="Model or run folder. [default: the newest run below ./runs]"),
+        Option(["--model"], type=Model(exists=True, path_type=Path), metavar="PATH",
+               help="Model or run folder, or a GGUF file. [default: the newest run below ./runs]"),
         Option(["--prompt"], metavar="TEXT", help="What the samples begin with; it is printed too."),
         Option(["--prompt-file"], type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="FILE",
                help="Read the prompt from a UTF-8 file, - is stdin; one line end at its end is left out."),

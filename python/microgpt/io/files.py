@@ -24,16 +24,16 @@ _CREATE = system.flags("WRONLY", "CREAT", "EXCL", "NOFOLLOW", "CLOEXEC")
 _CHUNK = 1 << 20
 
 
-def open_regular(path: Path) -> int:
-    """Open a regular file for reading, without following a symlink at `path`; returns the descriptor.
+def open_regular(path: Path, follow: bool = False) -> int:
+    """Open a regular file for reading; returns the descriptor. A symlink at `path` is an error unless `follow`.
 
     Raises OSError (ELOOP for a symlink, EINVAL for a folder, FIFO or device).
     """
-    return _open_regular(path, _READ)
+    return _open_regular(path, _READ & ~system.flags("NOFOLLOW") if follow else _READ, follow)
 
 
-def _open_regular(path: Path, how: int) -> int:
-    if not system.POSIX and path.is_symlink():  # no O_NOFOLLOW there
+def _open_regular(path: Path, how: int, follow: bool = False) -> int:
+    if not system.POSIX and not follow and path.is_symlink():  # no O_NOFOLLOW there
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     fd = os.open(path, how)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -42,9 +42,9 @@ def _open_regular(path: Path, how: int) -> int:
     return fd
 
 
-def read_bytes(path: Path, limit: int) -> bytes:
-    """The whole regular file, at most `limit` bytes (OSError EFBIG beyond it)."""
-    with os.fdopen(open_regular(path), "rb") as file:
+def read_bytes(path: Path, limit: int, follow: bool = False) -> bytes:
+    """The whole regular file, at most `limit` bytes (OSError EFBIG beyond it). `follow`: see open_regular."""
+    with os.fdopen(open_regular(path, follow), "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))

@@ -1,28 +1,55 @@
 """Tensors in and out of the safetensors format (https://github.com/huggingface/safetensors).
 
-Reading goes through the `safetensors` library, for its checks of hostile headers. Writing is done here: the
-library orders several metadata keys at random, and a file must have the same bytes each time.
+Files are mapped and read tensor by tensor. A header is good when each byte behind it belongs to exactly one tensor.
+Writing gives the same bytes for the same tensors (the `safetensors` library orders several metadata keys at random).
 """
 
 from __future__ import annotations
 
 import json
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from microgpt.errors import DTypeError, FormatError
 from microgpt.io import files
+from microgpt.io.mapped import MappedFile, Stored
 
 _CODES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
+_DTYPES = {code: np.dtype(getattr(ml_dtypes, name, name)) for name, code in _CODES.items()}
+MOST_HEADER = 100_000_000  # bytes, as the library has it
+
+
+def open_weights(path: Path | str) -> dict[str, Stored]:
+    """Every tensor of a safetensors file, by sorted name, mapped and not yet read.
+
+    Raises FormatError naming the file when it is missing, not a file, truncated or inconsistent.
+    """
+    file = MappedFile(path)
+    header, data = _header(file)
+    spans: list[tuple[int, int, str]] = []
+    found: dict[str, Stored] = {}
+    for name in sorted(header):
+        dtype, shape, begin, end = _entry(file, name, header[name], file.size - data)
+        spans.append((begin, end, name))
+        found[name] = _stored(file, dtype, shape, data + begin, end - begin)
+    at = 0
+    for begin, end, name in sorted(spans):
+        if begin != at:
+            raise _bad(file, f"tensor {name!r} begins at {begin}, expected {at}: tensors may not overlap or leave gaps")
+        at = end
+    if data + at != file.size:
+        raise _bad(file, f"the tensors end at byte {data + at}, the file at {file.size}")
+    return found
 
 
 def load(path: Path | str) -> dict[str, np.ndarray[Any, Any]]:
@@ -30,24 +57,73 @@ def load(path: Path | str) -> dict[str, np.ndarray[Any, Any]]:
 
     Raises FormatError naming the file when it is missing, not a file, truncated or inconsistent.
     """
-    import ml_dtypes  # noqa: F401 (NumPy knows bfloat16 by name from then on)
-    import safetensors
+    return {name: stored.array().copy() for name, stored in open_weights(path).items()}
 
-    path = Path(path)
+
+def _bad(file: MappedFile, what: str) -> FormatError:
+    return FormatError(f"{file.path}: not a valid safetensors file: {what}")
+
+
+def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
+    """The entries of the tensors, and where the data begin."""
+    if file.size < 8:
+        raise _bad(file, f"{file.size} bytes, too few for a header")
+    length = int.from_bytes(file.view(0, 8).tobytes(), "little")
+    if not 2 <= length <= min(MOST_HEADER, file.size - 8):
+        raise _bad(file, f"a header of {length} bytes, expected 2 to {min(MOST_HEADER, file.size - 8)}")
+    text = file.view(8, length).tobytes()
+    if text[:1] != b"{":
+        raise _bad(file, "the header does not begin with {")
     try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise FormatError(f"{path}: cannot read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise FormatError(f"{path}: expected a safetensors file, found something that is not a regular file")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except OSError as error:
-        raise FormatError(f"{path}: cannot read: {error.strerror or error}") from error
-    # AttributeError, KeyError, TypeError: the library on a dtype that numpy or ml_dtypes lacks.
-    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: not a valid safetensors file: {error}") from error
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise _bad(file, f"the header is not JSON ({error})") from error
+    meta = header.pop("__metadata__", {})
+    if not isinstance(meta, dict) or not all(isinstance(value, str) for value in meta.values()):
+        raise _bad(file, "__metadata__ expected an object of strings")
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a key stands twice")
+    return made
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _entry(file: MappedFile, name: str, entry: Any, space: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+    """Type, shape, first byte and the one behind the last, each checked against the others."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise _bad(file, f"tensor {name!r} expected dtype, shape and data_offsets")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = _DTYPES.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise _bad(file, f"tensor {name!r} expected a dtype of {', '.join(_DTYPES)}, got {str(code)[:40]!r}")
+    if not (_sizes(shape) and _sizes(offsets) and len(offsets) == 2 and len(shape) <= 32):
+        raise _bad(file, f"tensor {name!r}: shape or data_offsets are not lists of sizes")
+    begin, end = offsets
+    size = dtype.itemsize
+    for length in shape:
+        size *= length
+        if size > space and 0 not in shape:
+            break
+    if not begin <= end <= space or size != end - begin:
+        what = f"takes {size} bytes, its data_offsets are {offsets}, the file has {space}"
+        raise _bad(file, f"tensor {name!r} of {code} {shape} {what}")
+    return dtype, tuple(shape), begin, end
+
+
+def _sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _stored(file: MappedFile, dtype: np.dtype[Any], shape: tuple[int, ...], start: int, count: int) -> Stored:
+    raw = file.view(start, count)
+    return Stored(shape, dtype.name, lambda: raw.view(dtype).reshape(shape), file.release)
 
 
 def save(

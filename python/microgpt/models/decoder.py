@@ -21,10 +21,11 @@ Array = k.Array
 class Decoder(Module):
     """A decoder-only language model over packed tokens. `dtype` is float32, bfloat16, or float64 for gradient checks.
 
-    A bfloat16 model sums in float32, and its losses, logits and parameter gradients are float32.
+    A bfloat16 model sums in float32, and its losses, logits and parameter gradients are float32. `seed` None draws no
+    initial values: the caller fills every parameter.
     """
 
-    def __init__(self, config: ModelConfig, dtype: str = "float32", seed: int = 0) -> None:
+    def __init__(self, config: ModelConfig, dtype: str = "float32", seed: int | None = 0) -> None:
         self.config = config
         self.dtype = dtype
         width, std = config.width, config.init_std
@@ -40,7 +41,8 @@ class Decoder(Module):
         self.head = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
         self.head_bias = Parameter((config.vocab_size,), dtype) if config.head_bias else None
         self.remat = False  # recompute each block in the backward instead of keeping its activations
-        self.initialize(seed)
+        if seed is not None:
+            self.initialize(seed)
 
     @property
     def head_weight(self) -> Parameter:

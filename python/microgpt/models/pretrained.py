@@ -1,27 +1,38 @@
-"""Model folders in the Hugging Face layout: config.json, generation_config.json, model.safetensors."""
+"""Models on disk: folders in the Hugging Face layout (config.json, generation_config.json, safetensors), GGUF files,
+llama2.c files. A checkpoint is opened first, which reads names and shapes only, and then taken into a model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError, FormatError, StorageError
-from ..io import safetensors
-from ..io.names import from_file, to_file
+import numpy as np
+import numpy.typing as npt
+
+from .. import system
+from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
+from ..io import files, llama2c, safetensors, shards
+from ..io.mapped import Stored
+from ..io.names import Rule, from_file, to_file
+from ..nn.spec import whole
+from ..tensor import numpy_dtype
+from . import gguf
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
 
+DTYPES = ("float32", "bfloat16", "float64")  # that a model computes in
 MAX_CONFIG = 16 << 20  # bytes; config.json is small, and parsing is not free
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError if it is missing, FormatError if it is not one."""
     try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise FormatError(f"{path}: larger than {MAX_CONFIG} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        data = files.read_bytes(path, MAX_CONFIG, follow=True)
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: no {path.name}; is this a model folder?") from None
     except OSError as error:
@@ -70,31 +81,203 @@ def save_decoder(model: Decoder, folder: Path, *, bos_id: int | None = None, eos
 
 def load_config(folder: Path) -> ModelConfig:
     """The ModelConfig of a model folder. Raises ConfigError for an unknown model_type or impossible values."""
-    values = read_json(folder / "config.json")
+    return read_config(read_json(folder / "config.json"), folder)
+
+
+def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
+    """The ModelConfig of the content of a config.json."""
     kind = values.get("model_type")
     if not isinstance(kind, str):
         raise ConfigError(f"{folder / 'config.json'}: missing key 'model_type'")
-    return FAMILIES.get(kind).read(values)
+    for key in ("num_hidden_layers", "n_layer"):  # before as many blocks are made
+        if isinstance(values.get(key), int):
+            whole(f"{folder / 'config.json'}: {key}", values[key], 1, 1024)
+    quantization = values.get("quantization")  # MLX's, under both names; shards.dequantized reads it
+    ours = {key: value for key, value in values.items() if not (key == "quantization" or (
+        key == "quantization_config" and value == quantization))}  # fmt: skip
+    return FAMILIES.get(kind).read(ours)
 
 
-def load_decoder(folder: Path, dtype: str | None = None) -> Decoder:
-    """The model of a folder. Raises CheckpointError for a missing file or weights that do not fit."""
-    config = load_config(folder)
-    family = FAMILIES.get(config.family)
-    path = folder / "model.safetensors"
-    if not path.exists():
-        pickles = [p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth")]
-        hint = f"; {pickles[0]} is a pickle, which is never opened: convert it to safetensors" if pickles else ""
-        raise CheckpointError(f"{folder}: no model.safetensors{hint}")
-    arrays = safetensors.load(path)
-    if family.rules is not None:
-        arrays = from_file(family.rules(config), arrays, str(path), family.optional(config))
-    stored = {str(array.dtype) for array in arrays.values()}
-    kept = stored.pop() if len(stored) == 1 else "float32"
-    chosen = dtype or (kept if kept in ("float64", "bfloat16") else "float32")
-    model = Decoder(config, dtype=chosen)
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, opened and not yet read: `weights` under the file's names, which `rules` turn into ours (None:
+    they are ours); `optional` names may be there. `gguf` is the file's metadata, None for other formats.
+    """
+
+    where: str
+    config: ModelConfig
+    weights: Mapping[str, Stored]
+    rules: Sequence[Rule] | None
+    optional: Sequence[str]
+    gguf: Mapping[str, Any] | None = None
+
+    @property
+    def dtype(self) -> str:
+        """What the model would compute in: the type of the matrices where that is float64 or bfloat16, else float32."""
+        kinds = {stored.dtype for stored in self.weights.values() if len(stored.shape) > 1}
+        kept = kinds.pop() if len(kinds) == 1 else ""
+        return kept if kept in ("float64", "bfloat16") else "float32"
+
+    def bytes_needed(self, dtype: str | None = None) -> int:
+        """Memory that the weights take in a model of `dtype`. Raises ConfigError for a type that models do not have."""
+        if dtype is not None and dtype not in DTYPES:
+            raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
+        return self.config.num_parameters() * numpy_dtype(dtype or self.dtype).itemsize
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A model folder, a GGUF file or a llama2.c file; reads sizes and names, and says what does not fit.
+
+    Raises CheckpointError for missing files, missing or unexpected weights (all named); FormatError, ConfigError.
+    """
+    found = _open_file(path) if path.is_file() else _open_folder(path)
+    if found.rules is not None:
+        names = [rule.theirs for rule in found.rules]
+        found = replace(found, weights=_without_prefix(found.rules, found.weights))
+        missing = [name for name in names if name not in found.weights]
+        extra = sorted(found.weights.keys() - {*names, *found.optional})
+        if missing or extra:
+            parts = [f"missing {_listed(missing)}"] * bool(missing) + [f"unexpected {_listed(extra)}"] * bool(extra)
+            raise CheckpointError(f"{found.where}: weights do not fit the configuration: {'; '.join(parts)}")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All names; of a thousand (a configuration of other layers) the first ones and how many there are."""
+    more = f" and {len(names) - 100:,} more" if len(names) > 120 else ""
+    return f"{list(names[:100]) if more else list(names)}{more}"
+
+
+def _open_file(path: Path) -> Checkpoint:
+    if path.suffix == ".safetensors":
+        raise CheckpointError(f"{path}: give the folder that this file and its config.json are in")
+    if path.suffix == ".gguf" or _magic(path) == b"GGUF":
+        found = gguf.open_model(path)
+        return Checkpoint(str(path), found.config, found.weights, found.rules, found.optional, found.file.metadata)
+    if path.suffix in shards.PICKLES and llama2c.looks_like_pickle(path):
+        raise CheckpointError(
+            f"{path}: a pickle, which is never opened, being a program: convert it where you trust it, {shards.HOW}"
+        )
+    if path.suffix != ".bin":
+        raise CheckpointError(f"{path}: expected a model folder, a GGUF file or a .bin of llama2.c")
+    sizes, weights = llama2c.open_weights(path)
+    family = FAMILIES.get("llama")
+    assert family.rules is not None
+    config = family.read({
+        "hidden_size": sizes.width, "intermediate_size": sizes.hidden, "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads, "num_key_value_heads": sizes.kv_heads, "vocab_size": sizes.vocab,
+        "max_position_embeddings": sizes.context, "rms_norm_eps": 1e-5, "tie_word_embeddings": sizes.tied,
+    })  # fmt: skip
+    for name, stored in weights.items():
+        for part, heads in (("q_proj", sizes.heads), ("k_proj", sizes.kv_heads)):
+            if part in name:
+                weights[name] = gguf.halved(stored, heads, f"{path}: {name}")
+    return Checkpoint(str(path), config, weights, family.rules(config), ())
+
+
+def _magic(path: Path) -> bytes:
     try:
-        model.load_arrays(arrays)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read: {error.strerror or error}") from error
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    values = read_json(folder / "config.json")
+    config = read_config(values, folder)
+    family = FAMILIES.get(config.family)
+    weights = shards.dequantized(shards.open_folder(folder), values, str(folder))
+    rules = family.rules(config) if family.rules is not None else None
+    return Checkpoint(str(folder), config, weights, rules, family.optional(config))
+
+
+def _without_prefix(rules: Sequence[Rule], weights: Mapping[str, Stored]) -> Mapping[str, Stored]:
+    """Weights saved from a bare base model lack the prefix ("model.", "transformer.") of all names but the head's."""
+    for prefix in {rule.theirs.split(".")[0] + "." for rule in rules if rule.theirs.count(".") > 1}:
+        if not any(name.startswith(prefix) for name in weights):
+            full = {rule.theirs for rule in rules if rule.theirs.startswith(prefix)}
+            bare = {name: f"{prefix}{name}" for name in weights if prefix + name in full}
+            if bare:
+                return {bare.get(name, f"{prefix}{name}" if name.startswith(("h.", "layers.")) else name): stored
+                        for name, stored in weights.items()}  # fmt: skip
+    return weights
+
+
+def load_decoder(path: Path, dtype: str | None = None) -> Decoder:
+    """The model of a folder or file. `dtype` None keeps bfloat16 and float64 and makes float32 of the rest.
+
+    Raises CheckpointError for a missing file, weights that do not fit, or more of them than memory is free.
+    """
+    return take(open_checkpoint(path), dtype)
+
+
+def take(found: Checkpoint, dtype: str | None = None) -> Decoder:
+    """The model of an opened checkpoint: each weight is read once, and its pages let go."""
+    chosen = dtype or found.dtype
+    need, config = found.bytes_needed(chosen), found.config
+    there = sum(stored.size for stored in found.weights.values())
+    if config.num_parameters() > 4 * there + (1 << 20):  # nothing is allocated for what the file cannot fill
+        raise CheckpointError(
+            f"{found.where}: the configuration has {config.num_parameters():,} parameters, the files {there:,} numbers"
+        )
+    free = system.memory()[1]
+    if free is not None and need > free:
+        raise CheckpointError(
+            f"{found.where}: the weights need {need / 1e6:,.0f} MB of memory as {chosen}, {free / 1e6:,.0f} MB are free"
+        )
+    model = Decoder(config, dtype=chosen, seed=None)
+    own = dict(model.named_parameters())
+    wrong: list[str] = []
+    left = set(own)
+    for name, stored in _parameters(found):
+        parameter = own.get(name)
+        if parameter is None:
+            wrong.append(f"unexpected {name}")
+        elif parameter.shape != stored.shape:
+            wrong.append(f"{name} expected {parameter.shape}, got {stored.shape}")
+        elif not wrong:
+            copy(stored, parameter.numpy())
+        left.discard(name)
+    wrong += [f"missing {name}" for name in sorted(left)]
+    if wrong:
+        raise CheckpointError(f"{found.where}: weights do not fit the model: {'; '.join(wrong)}")
     return model
+
+
+def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
+    """Our names with what fills them, one tensor of the file at a time."""
+    if found.rules is None:
+        yield from found.weights.items()
+        return
+    for rule in found.rules:
+        stored = found.weights[rule.theirs]
+        if len(rule.parts()) == 1 and not rule.transpose:
+            yield rule.parts()[0], stored  # as it lies in the file
+            continue
+        for name, value in from_file((rule,), {rule.theirs: stored.array()}, found.where).items():
+            yield name, Stored(value.shape, value.dtype.name, lambda value=value: value, stored.release)  # type: ignore[misc]
+
+
+PIECE = 1 << 19  # numbers copied at a time
+
+
+def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
+    """Copy a tensor of a file piece by piece, letting go of the pages that were read, so that they never add up."""
+    if not stored.shape:
+        target[...] = stored.array()
+        return
+    rows = stored.rows
+    if rows is None:
+        value = stored.array()
+        if value.ndim > 1 and value.flags.f_contiguous and not value.flags.c_contiguous:
+            value, target = value.T, target.T  # in the order of the file
+
+        def rows(start: int, stop: int) -> npt.NDArray[Any]:
+            return value[start:stop]
+
+    length = len(target)
+    step = max(1, PIECE * length // max(1, target.size))
+    for start in range(0, length, step):
+        np.copyto(target[start : start + step], rows(start, min(length, start + step)), casting="unsafe")
+        stored.release()

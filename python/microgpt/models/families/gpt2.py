@@ -11,6 +11,7 @@ from ...nn.spec import AttentionSpec, BlockSpec, MlpSpec, NormSpec
 from ..config import ModelConfig
 from . import FAMILIES, Family
 from .common import Reader
+from .gguf import GGUF, Gguf
 
 # transformers' activation names <-> ours
 ACTS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
@@ -121,3 +122,21 @@ def optional(config: ModelConfig) -> Sequence[str]:
 
 
 FAMILIES.add("gpt2", Family("gpt2", "GPT2LMHeadModel", read, write, rules, optional))
+GGUF.add(
+    "gpt2",
+    Gguf(
+        "gpt2",
+        keys={
+            "context_length": "n_positions",
+            "embedding_length": "n_embd",
+            "block_count": "n_layer",
+            "feed_forward_length": "n_inner",
+            "attention.head_count": "n_head",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        fixed={"activation_function": "gelu_new", "scale_attn_weights": True},
+        assumed={"resid_pdrop": 0.0, "embd_pdrop": 0.0},
+        fused={"mixer.q mixer.k mixer.v": "attn_qkv"},
+        rope=False,
+    ),
+)

@@ -11,6 +11,7 @@ from ...nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
 from ..config import ModelConfig
 from . import FAMILIES, Family
 from .common import Reader, read_rope, write_rope
+from .gguf import GGUF, LLAMA_KEYS, Gguf
 
 ACTS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 IGNORED = ["attention_dropout", "pretraining_tp", "rms_norm_eps"]
@@ -109,3 +110,7 @@ def optional(config: ModelConfig) -> Sequence[str]:
 
 
 FAMILIES.add("llama", Family("llama", "LlamaForCausalLM", read, write, rules, optional))
+GGUF.add("llama", Gguf(
+    "llama", LLAMA_KEYS, fixed={"hidden_act": "silu"},
+    present={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"}, interleaved=True,
+))  # fmt: skip

@@ -1,0 +1,87 @@
+"""How families look in GGUF files: a table a family, from which both directions follow.
+
+Hyperparameters are translated to and from the keys of config.json, so a family's `read` and `write` check them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...registry import Registry
+
+# Our module <-> its name in GGUF, outside and inside of blocks.
+OUTSIDE = {
+    "embed": "token_embd",
+    "positions": "position_embd",
+    "embed_norm": "token_embd_norm",
+    "norm": "output_norm",
+    "head": "output",
+}
+INSIDE = {
+    "mixer_norm": "attn_norm",
+    "mixer.q": "attn_q",
+    "mixer.k": "attn_k",
+    "mixer.v": "attn_v",
+    "mixer.q_norm": "attn_q_norm",
+    "mixer.k_norm": "attn_k_norm",
+    "mixer.o": "attn_output",
+    "mixer_post_norm": "post_attention_norm",
+    "ffn_norm": "ffn_norm",
+    "ffn.gate": "ffn_gate",
+    "ffn.up": "ffn_up",
+    "ffn.down": "ffn_down",
+    "ffn_post_norm": "post_ffw_norm",
+}
+# Metadata keys (without "ARCH.") <-> what config.json of Llama and all that came after it calls them.
+LLAMA_KEYS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """A family in GGUF files.
+
+    `arch`: the value of general.architecture. `keys`: metadata key (without "ARCH.") -> key of config.json. `fixed`:
+    what the architecture implies, in terms of config.json; `assumed`: what reading assumes and writing leaves out.
+    `present`: a switch of config.json -> the tensor that is in
+    the file where it is on. `names`: departures from INSIDE and OUTSIDE. `fused`: modules of a
+    block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
+    `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
+    `rope`: rotary positions stand in the usual keys.
+    """
+
+    arch: str
+    keys: Mapping[str, str]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    assumed: Mapping[str, Any] = field(default_factory=dict)
+    present: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+    fused: Mapping[str, str] = field(default_factory=dict)
+    interleaved: bool = False
+    rope: bool = True
+
+    def name(self, ours: str) -> str | None:
+        """The tensor that a parameter of ours is in ("blocks.3.mixer.q.weight" -> "blk.3.attn_q.weight")."""
+        if ours in ("head", "head_bias"):
+            return "output.weight" if ours == "head" else "output.bias"
+        module, _, kind = ours.rpartition(".")
+        if not module.startswith("blocks."):
+            table = {**OUTSIDE, **self.names}
+            return f"{table[module]}.{kind}" if module in table else None
+        _, number, inner = module.split(".", 2)
+        table = {**INSIDE, **self.names}
+        table |= {part: theirs for parts, theirs in self.fused.items() for part in parts.split()}
+        return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None
+
+
+GGUF: Registry[Gguf] = Registry("family of GGUF files")  # by the name of the family

@@ -1,0 +1,93 @@
+"""GGUF files that we wrote, read by llama.cpp through the package `cyllama`; one logit after another."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import microgpt
+from microgpt.models.decoder import Decoder
+from microgpt.models.families import FAMILIES
+from microgpt.tokenizers.ids import IdsTokenizer
+
+if importlib.util.find_spec("cyllama") is None:
+    pytest.skip("the package cyllama (llama.cpp) is not installed", allow_module_level=True)
+
+IDS = [1, 300, 301, 45, 77, 400, 500, 333, *range(2, 70)]
+CHILD = """
+import sys
+import numpy as np
+from cyllama.llama import llama_cpp as llama
+llama.disable_logging(); llama.llama_backend_init(); llama.ggml_backend_load_all()
+class Model(llama.LlamaModel):
+    n_vocab = 512
+ids = np.load(sys.argv[1]).tolist()
+for path in sys.argv[2:]:
+    settings = llama.LlamaModelParams()
+    settings.n_gpu_layers = 0
+    model = Model(path_model=path, params=settings, verbose=False)
+    settings = llama.LlamaContextParams()
+    settings.n_ctx = settings.n_batch = 256
+    settings.n_threads = settings.n_threads_batch = 1
+    settings.type_k = settings.type_v = 0  # float32 keys and values
+    settings.flash_attn_type = 0
+    context = llama.LlamaContext(model, settings, verbose=False)
+    batch = llama.LlamaBatch(n_tokens=256, embd=0, n_seq_max=1)
+    for i, token in enumerate(ids):
+        batch.add(token, i, [0], True)
+    context.decode(batch)
+    np.save(path + ".npy", np.stack([np.array(context.get_logits_ith(i)) for i in range(len(ids))]))
+"""
+LLAMA = {
+    "vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "intermediate_size": 512,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+ROPES = {
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
+    "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64},
+    "llama3": {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 4.0, "low_freq_factor": 1.0,
+               "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+}  # fmt: skip
+CASES = {
+    "llama": ("llama", LLAMA),
+    "tied_biases": ("llama", {**LLAMA, "tie_word_embeddings": True, "attention_bias": True}),
+    "head_dim": ("llama", {**LLAMA, "head_dim": 32}),
+    **{name: ("llama", {**LLAMA, "rope_parameters": rope}) for name, rope in ROPES.items()},
+    "gpt2": ("gpt2", {"vocab_size": 512, "n_positions": 256, "n_embd": 256, "n_layer": 2, "n_head": 4}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits(tmp_path: Path, name: str):
+    """float32 within 1e-4 for Llamas. llama.cpp looks GELU up in a float16 table, where GPT-2's part: 2^-11 of values
+    up to 4, of which many make a logit, here below 0.01. Its products with quantized weights quantize the other side
+    too, to 8 bits: about a percent of the logits' spread at each of some ten products, which a wrong layout of any type
+    would exceed by far."""
+    family, settings = CASES[name]
+    model = Decoder(FAMILIES.get(family).read(settings), seed=1)
+    rng = np.random.default_rng(2)
+    for parameter in model.parameters():
+        values = parameter.numpy()
+        noise = rng.standard_normal(parameter.shape).astype(np.float32)
+        values[...] = values + 0.1 * noise if values.ndim == 1 else 0.08 * noise
+    ours = microgpt.LanguageModel(model, IdsTokenizer(512, 1, 2))
+    np.save(tmp_path / "ids.npy", IDS)
+    kinds = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rows of head_dim's output projection fill no K blocks
+        paths = [ours.export(tmp_path / f"{kind}.gguf", type=kind) for kind in kinds]
+    subprocess.run([sys.executable, "-c", CHILD, tmp_path / "ids.npy", *paths], check=True, timeout=120)
+    for kind, path in zip(kinds, paths, strict=True):
+        theirs = np.load(f"{path}.npy")
+        far = np.abs(microgpt.load(path, "float32").logits(IDS) - theirs)
+        print(f"{name} {kind}: {far.max():.1e} of {theirs.std():.2f}")
+        if kind == "f32":
+            assert far.max() <= (1e-4 if family == "llama" else 1e-2)
+        else:
+            assert np.sqrt(np.mean(far**2)) <= {"f16": 0.005, "bf16": 0.02}.get(kind, 0.1) * theirs.std()
