@@ -30,7 +30,13 @@ class Tokenizer(ABC):
     bos_id: int | None
     eos_id: int | None
     special_ids: frozenset[int]
+    stop_ids: frozenset[int]  # the tokens that end what a model writes: `eos_id`, and the end of a turn
+    adds_bos: bool  # whether a text for the model begins with `bos_id`
     max_length: int | None = None  # tokens a model accepts; noted in tokenizer_config.json
+    chat_templates: dict[str, str]  # Jinja texts by name, "default" is one
+
+    def __init__(self) -> None:
+        self.chat_templates = {}
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
@@ -38,8 +44,8 @@ class Tokenizer(ABC):
     @abstractmethod
     def _decode(self, ids: list[int]) -> str: ...
 
-    @abstractmethod
-    def _files(self) -> dict[str, str]: ...
+    def _files(self) -> dict[str, str]:
+        return {}
 
     def encode(self, text: str, add_bos: bool = False, add_eos: bool = False) -> list[int]:
         """The ids of `text`, between the beginning and end tokens where asked.
@@ -98,26 +104,16 @@ class Tokenizer(ABC):
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
-        """The tokenizer of a model folder: ``tokenizer.json`` and, if there, ``tokenizer_config.json``.
-
-        A file is taken for the tokenizer.json.
+        """The tokenizer of a model folder: ``tokenizer.json``, else ``tokenizer.model`` (SentencePiece), ``vocab.json``
+        with ``merges.txt``, ``vocab.txt`` (WordPiece) or ``*.tiktoken``; with ``tokenizer_config.json`` and chat
+        templates, if there. Also one such file, or a ``tokenizer.bin`` of llama2.c.
 
         A character vocabulary needs no library; all others need `tokenizers` (MissingExtraError).
         Raises TokenizerError when a file is missing, truncated or inconsistent.
         """
-        from microgpt.tokenizers.char import CharTokenizer
-        from microgpt.tokenizers.hub import HubTokenizer
+        from microgpt.tokenizers.files import open_tokenizer
 
-        folder = Path(folder)
-        path = folder if folder.is_file() else folder / "tokenizer.json"
-        folder = path.parent
-        text = _read(path)
-        content = _parse(path, text)
-        config_path = folder / "tokenizer_config.json"
-        config = _parse(config_path, _read(config_path)) if config_path.exists() else {}
-        if CharTokenizer.describes(content):
-            return CharTokenizer.from_files(content, config, str(path))
-        return HubTokenizer(text, config, str(path))
+        return open_tokenizer(Path(folder))
 
     def _has(self, token: int) -> bool:
         return 0 <= token < self.vocab_size
@@ -152,19 +148,29 @@ def _no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | system.flags("NOFOLLOW"), 0o666)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A UTF-8 file of at most 256 MiB. Raises TokenizerError."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: cannot read: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A regular file of at most 256 MiB. Raises TokenizerError."""
     try:
         if not path.is_file():
             what = "not a file" if path.exists() else "no such file"
             raise TokenizerError(f"{path}: {what}; expected a model folder with a tokenizer.json")
         if path.stat().st_size > _FILE_LIMIT:
             raise TokenizerError(f"{path}: expected at most {_FILE_LIMIT} bytes, found {path.stat().st_size}")
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except OSError as error:
         raise TokenizerError(f"{path}: cannot read: {error}") from error
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def parse_json(path: Path, text: str) -> dict[str, Any]:
+    """A JSON object. Raises TokenizerError."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

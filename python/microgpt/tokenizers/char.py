@@ -25,6 +25,7 @@ class CharTokenizer(Tokenizer):
     """
 
     def __init__(self, characters: Sequence[str]) -> None:
+        super().__init__()
         if not characters:
             raise TokenizerError("a character vocabulary needs at least one character, got none")
         self._tokens = [END_OF_TEXT, *characters]
@@ -36,7 +37,8 @@ class CharTokenizer(Tokenizer):
             raise TokenizerError("a character vocabulary may not name a character twice")
         self.vocab_size = len(self._tokens)
         self.bos_id = self.eos_id = 0
-        self.special_ids = frozenset([0])
+        self.special_ids = self.stop_ids = frozenset([0])
+        self.adds_bos = True
         # Code point -> id, -1 for none; the last entry stands for everything beyond.
         points = np.array([ord(char) for char in characters])
         self._table = np.full(int(points.max()) + 2, -1, np.int32)
