@@ -25,6 +25,7 @@ from .common import Command, say
 VERBS = {
     "train": "Train a model on a text file, a folder of texts, or the bundled names.",
     "generate": "Write text with a trained model.",
+    "chat": "Talk to a model.",
     "viz": "Draw the losses of runs, in the terminal or as a picture.",
     "tokenize": "Turn text into token shards; train a tokenizer.",
     "bench": "Measure this machine: products, memory, training, generation.",

@@ -6,8 +6,9 @@ import hashlib
 import json
 import operator
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from microgpt import system
 from microgpt.errors import StorageError, TokenizerError
+from microgpt.tokenizers.chat import Messages, choose, render
 
 _FILE_LIMIT = 256 << 20  # bytes; the largest public tokenizer.json are about 35 MB
 _SHOWN = 5
@@ -33,10 +35,12 @@ class Tokenizer(ABC):
     stop_ids: frozenset[int]  # the tokens that end what a model writes: `eos_id`, and the end of a turn
     adds_bos: bool  # whether a text for the model begins with `bos_id`
     max_length: int | None = None  # tokens a model accepts; noted in tokenizer_config.json
-    chat_templates: dict[str, str]  # Jinja texts by name, "default" is one
+    chat_templates: dict[str, str]  # Jinja texts by name; "default" is the one for most chats
 
     def __init__(self) -> None:
         self.chat_templates = {}
+        self._controls: dict[str, int] = {}  # tokens that steer a model, by their spelling
+        self._shown: frozenset[str] = frozenset()  # those of them that decoding does not leave out
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
@@ -45,7 +49,11 @@ class Tokenizer(ABC):
     def _decode(self, ids: list[int]) -> str: ...
 
     def _files(self) -> dict[str, str]:
-        return {}
+        """What a folder needs for this tokenizer: contents by name, subfolders included."""
+        default = self.chat_templates.get("default")
+        found = {} if default is None else {"chat_template.jinja": default}
+        more = {name: text for name, text in self.chat_templates.items() if name != "default"}
+        return found | {f"additional_chat_templates/{name}.jinja": text for name, text in more.items()}
 
     def encode(self, text: str, add_bos: bool = False, add_eos: bool = False) -> list[int]:
         """The ids of `text`, between the beginning and end tokens where asked.
@@ -83,6 +91,68 @@ class Tokenizer(ABC):
                 checked.append(token)
         return self._decode(checked)
 
+    def render_chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **values: Any,
+    ) -> str:
+        """The text of a chat as its template writes it, with control tokens spelled out. See apply_chat_template."""
+        text, marks = self._render(messages, tools, add_generation_prompt, template, values)
+        for mark, meant in marks.items():
+            text = text.replace(mark, meant)
+        return text
+
+    def apply_chat_template(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **values: Any,
+    ) -> list[int]:
+        """The ids of a chat: `messages` are dictionaries with a role and content.
+
+        `tools` are JSON schemas; `add_generation_prompt` begins the assistant's turn; `template` names one of
+        `chat_templates`, by default the one for tools where tools are given; further `values` (enable_thinking=False)
+        are the template's. What messages, tools and values say is text: the spelling of a control token in them
+        never becomes that token. Raises TemplateError, with the template's own words where it refuses the messages.
+        """
+        text, marks = self._render(messages, tools, add_generation_prompt, template, values)
+        return self.encode_marked(text, marks)
+
+    def _render(
+        self, messages: Messages, tools: Any, prompt: bool, template: str | None, values: dict[str, Any]
+    ) -> tuple[str, dict[str, str]]:
+        chosen = choose(self.chat_templates, template, bool(tools))
+        given = {"tools": tools, "documents": None, **values, "add_generation_prompt": prompt}
+        own = self._controls.keys() - self._shown
+        return render(chosen, messages, given, self._template_values(), self._controls.keys(), own)
+
+    def encode_marked(self, text: str, marks: Mapping[str, str]) -> list[int]:
+        """The ids of a rendered chat. Control tokens spelled in `text` are meant; characters of `marks` stand for
+        text that is not, whatever it spells. Raises TokenizerError.
+        """
+        found = []
+        for number, part in enumerate(re.split("(" + "|".join(map(re.escape, self._controls)) + ")", text)):
+            if number % 2:
+                found.append(self._controls[part])
+                continue
+            for mark, meant in marks.items():
+                part = part.replace(mark, meant)
+            found += self._encode(part)
+        return found
+
+    def _template_values(self) -> dict[str, str]:
+        """Names that templates use for control tokens."""
+        ends = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        spellings = {number: token for token, number in self._controls.items()}
+        return {name: spellings[number] for name, number in ends.items() if number in spellings}
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the vocabulary and of what begins and ends a document."""
@@ -96,7 +166,7 @@ class Tokenizer(ABC):
         folder = Path(folder)
         for name, text in self._files().items():
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 with open(folder / name, "w", encoding="utf-8", newline="\n", opener=_no_follow) as file:
                     file.write(text)
             except OSError as error:

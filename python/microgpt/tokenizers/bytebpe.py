@@ -70,13 +70,13 @@ def read_ranks(data: bytes, where: str) -> dict[bytes, int]:
         used.add(rank)
     missing = [value for value in range(256) if bytes([value]) not in ranks]
     if missing:
-        raise TokenizerError(f"{where}: expected a token for each byte; 0x{missing[0]:02X} and {len(missing) - 1} more are missing")
+        raise TokenizerError(
+            f"{where}: expected a token for each byte; 0x{missing[0]:02X} and {len(missing) - 1} more are missing"
+        )
     return ranks
 
 
-def from_ranks(
-    data: bytes, name: str, config: dict[str, Any] | None = None, where: str | None = None
-) -> HubTokenizer:
+def from_ranks(data: bytes, name: str, config: dict[str, Any] | None = None, where: str | None = None) -> HubTokenizer:
     """The tokenizer of a ``.tiktoken`` file; `name` (see ENCODINGS) says how it cuts words and its control tokens.
 
     Raises TokenizerError for a broken file, and for an unknown `name`: the file itself does not tell.
@@ -124,9 +124,13 @@ def check_vocab(vocab: Mapping[str, Any], where: str) -> None:
     owners: dict[int, str] = {}
     for token, number in vocab.items():
         if type(number) is not int or not 0 <= number < VOCAB_LIMIT:
-            raise TokenizerError(f"{where}: {token[:40]!r}: expected an id of 0 to {VOCAB_LIMIT - 1}, got {number!r}"[:300])
+            raise TokenizerError(
+                f"{where}: {token[:40]!r}: expected an id of 0 to {VOCAB_LIMIT - 1}, got {number!r}"[:300]
+            )
         if not token or owners.setdefault(number, token) != token:
-            raise TokenizerError(f"{where}: id {number}: {token[:40]!r} is empty or shares it with {owners[number][:40]!r}")
+            raise TokenizerError(
+                f"{where}: id {number}: {token[:40]!r} is empty or shares it with {owners[number][:40]!r}"
+            )
 
 
 def byte_level(
@@ -147,11 +151,13 @@ def byte_level(
     ]
     steps.append({"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False})
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    added = [{"id": n, "content": t, **flags, "special": True} for t, n in controls.items()]
+    added: list[dict[str, Any]] = [{"id": n, "content": t, **flags, "special": True} for t, n in controls.items()]
     added += [{"id": n, "content": t, **flags, "special": False} for t, n in (shown or {}).items()]
     added.sort(key=lambda each: each["id"])
-    # The library numbers added tokens itself; only those that the model has keep theirs.
-    vocab = {**vocab, **{each["content"]: each["id"] for each in added}}
+    # The library numbers added tokens itself, on from the model's; where that would be wrong the model has them too.
+    vocab = {token: number for token, number in vocab.items() if token not in controls and token not in (shown or {})}
+    if [each["id"] for each in added] != list(range(len(vocab), len(vocab) + len(added))):
+        vocab |= {each["content"]: each["id"] for each in added}
     return {
         "version": "1.0",
         "truncation": None,
@@ -171,7 +177,7 @@ def byte_level(
             "byte_fallback": False,
             "ignore_merges": whole_words,
             "vocab": vocab,
-            "merges": [list(pair) for pair in merges],
+            "merges": merges,
         },
     }
 

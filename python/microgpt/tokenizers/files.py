@@ -97,7 +97,9 @@ def from_llama2c(data: bytes, config: dict[str, Any], where: str = "tokenizer.bi
     """
     from microgpt.tokenizers.pieces import SPACE, Kind, Pieces, tokenizer_of
 
-    texts, scores, at = [], [], 4
+    texts: list[bytes] = []
+    scores: list[float] = []
+    at = 4
     while at < len(data):
         if len(data) - at < 8:
             raise TokenizerError(f"{where}: truncated at byte {at}, in token {len(texts)}")

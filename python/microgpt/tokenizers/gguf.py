@@ -76,7 +76,9 @@ class _Metadata:
         if value is None:
             return None
         if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= value < count:
-            raise TokenizerError(f"{self.where}: tokenizer.ggml.{key}: expected 0 to {count - 1}, got {str(value)[:60]}")
+            raise TokenizerError(
+                f"{self.where}: tokenizer.ggml.{key}: expected 0 to {count - 1}, got {str(value)[:60]}"
+            )
         return int(value)
 
     def texts(self, key: str) -> list[str]:
@@ -102,7 +104,7 @@ class _Metadata:
 
     def _list(self, key: str) -> list[Any]:
         value = self.get(key)
-        if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) and not hasattr(value, "tolist"):
+        if isinstance(value, (str, bytes)) or not (isinstance(value, Sequence) or hasattr(value, "tolist")):
             raise TokenizerError(f"{self.where}: tokenizer.ggml.{key}: expected a list, got {type(value).__name__}")
         found = list(value) if isinstance(value, Sequence) else value.tolist()
         if not isinstance(found, list) or not 1 <= len(found) <= VOCAB_LIMIT:
@@ -157,7 +159,9 @@ def _byte_level(found: _Metadata, tokens: list[str], config: dict[str, Any]) -> 
     vocab: dict[str, int] = {}
     for number, token in enumerate(tokens):
         if not token or vocab.setdefault(token, number) != number:
-            raise TokenizerError(f"{where}: token {number}, {token[:40]!r}, is empty or token {vocab.get(token)} already")
+            raise TokenizerError(
+                f"{where}: token {number}, {token[:40]!r}, is empty or token {vocab.get(token)} already"
+            )
     bytebpe.check_vocab(vocab, where)
     merges = []
     for number, line in enumerate(found.texts("merges")):
@@ -205,7 +209,7 @@ def word_piece(vocab: dict[str, int], config: dict[str, Any], where: str) -> Hub
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": sorted(({"id": vocab[each], "content": each, **flags} for each in names), key=lambda e: e["id"]),
+        "added_tokens": [{"id": vocab[each], "content": each, **flags} for each in sorted(names, key=vocab.__getitem__)],
         "normalizer": {
             "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
             "lowercase": lower,

@@ -6,7 +6,7 @@ import base64
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,10 @@ class HubTokenizer(Tokenizer):
         self._specials = {added[number].content: number for number in self.special_ids}
         # What a chat's text may not spell: also tokens such as <tool_call> that are shown, but runs of spaces.
         self._controls = {token.content: number for number, token in added.items() if token.content.strip()}
+        self._shown = frozenset(self._controls.keys() - self._specials.keys())
         post = content.get("post_processor")
-        self._library, self._names = library, {}
+        self._library = library
+        self._names: dict[str, str] = {}
         if _reachable(content.get("model"), self._specials):
             self._library, self._names = self._sealed(self._specials)
         self._chat: tuple[Any, dict[str, str]] | None = None
@@ -62,6 +64,7 @@ class HubTokenizer(Tokenizer):
         self.bos_id, self.eos_id = ids["bos_token"], ids["eos_token"]
         self.stop_ids = frozenset() if self.eos_id is None else frozenset([self.eos_id])
         self.adds_bos = self.bos_id is not None and _adds_bos(config, post, self.bos_id == self.eos_id, library)
+        self._added_bos = self.adds_bos  # as the files say
         length = config.get("model_max_length")
         self.max_length = length if type(length) is int else None
 
@@ -94,14 +97,8 @@ class HubTokenizer(Tokenizer):
             return super().encode_many(texts, add_bos, add_eos)  # one by one, to find which it was
         return [np.array([*bos, *each.ids, *eos], np.int32) for each in found]
 
-    def control_tokens(self, shown: bool = True) -> Iterable[str]:
-        """Spellings of the tokens that steer a model; without `shown` only those that decoding leaves out."""
-        return (self._controls if shown else self._specials).keys()
-
-    def encode_marked(self, text: str, marks: dict[str, str]) -> list[int]:
-        """The ids of a rendered chat. Control tokens spelled in `text` are meant; characters of `marks` stand for
-        text that is not, whatever it spells.
-        """
+    def encode_marked(self, text: str, marks: Mapping[str, str]) -> list[int]:
+        """As in the base class; ids are those of the library, which also looks at what stands around control tokens."""
         if self._chat is None:
             library, names = self._sealed({**self._controls, **self._specials})
             library.encode_special_tokens = False  # by their secret names, that is
@@ -137,7 +134,11 @@ class HubTokenizer(Tokenizer):
         return {key: value for key, value in found.items() if value is not None}
 
     def _files(self) -> dict[str, str]:
-        config = self._config if self.max_length is None else {**self._config, "model_max_length": self.max_length}
+        config = {key: value for key, value in self._config.items() if key != "chat_template"}  # a file of its own
+        if self.adds_bos != self._added_bos:
+            config["add_bos_token"] = self.adds_bos
+        if self.max_length is not None:
+            config["model_max_length"] = self.max_length
         return {
             "tokenizer.json": self._text,
             "tokenizer_config.json": json.dumps(config, ensure_ascii=False, indent=2) + "\n",
@@ -200,9 +201,8 @@ def _renamed(content: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     if model.get("unk_token") in names:
         model["unk_token"] = names[model["unk_token"]]
     if "merges" in model:
-        model["merges"] = [
-            each for each in model["merges"] if not {"".join(_pair(each)), *_pair(each)}.intersection(names)
-        ]
+        pairs = ((each, *_pair(each)) for each in model["merges"])
+        model["merges"] = [m for m, a, b in pairs if a + b not in names and a not in names and b not in names]
     return content
 
 

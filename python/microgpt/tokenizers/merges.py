@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TypeVar
 
 T = TypeVar("T", str, bytes)
@@ -29,7 +30,7 @@ def merges_of(ranks: dict[T, float]) -> list[tuple[T, T]]:
 def _last_pair(token: T, ranks: dict[T, float]) -> int:
     """Where the last join lies when the characters of `token` are joined; 0 if they never become it."""
     parts = [token[at : at + 1] for at in range(len(token))]
-    unions: list[float | None] = [ranks.get(a + b) for a, b in zip(parts, parts[1:], strict=False)]
+    unions: list[float | None] = [ranks.get(a + b) for a, b in itertools.pairwise(parts)]
     while len(parts) > 2:
         best, at = None, -1
         for place, rank in enumerate(unions):

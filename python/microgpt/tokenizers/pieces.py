@@ -87,7 +87,9 @@ def check(pieces: Pieces, where: str) -> None:
                 raise TokenizerError(f"{what}: too long for a BPE vocabulary ({len(text)} characters)")
     if pieces.byte_fallback and len(held) != 256:
         missing = next(value for value in range(256) if value not in held)
-        raise TokenizerError(f"{where}: it falls back to bytes, but has {len(held)} of 256; <0x{missing:02X}> is missing")
+        raise TokenizerError(
+            f"{where}: it falls back to bytes, but has {len(held)} of 256; <0x{missing:02X}> is missing"
+        )
     for name, token in zip(("bos", "eos"), pieces.ends, strict=True):
         if token is not None and not 0 <= token < count:
             raise TokenizerError(f"{where}: {name} id {token}: expected 0 to {count - 1}")
@@ -220,7 +222,9 @@ def _ends(pieces: Pieces) -> dict[str, Any] | None:
     bos, eos = [[] if t is None else [{"SpecialToken": {"id": pieces.texts[t], "type_id": 0}}] for t in used]
     if not bos and not eos:
         return None
-    tokens = {pieces.texts[t]: {"id": pieces.texts[t], "ids": [t], "tokens": [pieces.texts[t]]} for t in used if t is not None}
+    tokens = {
+        pieces.texts[t]: {"id": pieces.texts[t], "ids": [t], "tokens": [pieces.texts[t]]} for t in used if t is not None
+    }
     single = [*bos, {"Sequence": {"id": "A", "type_id": 0}}, *eos]
     pair = [*single, *bos, {"Sequence": {"id": "B", "type_id": 1}}, *eos]
     return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}
