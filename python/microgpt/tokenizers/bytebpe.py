@@ -127,10 +127,9 @@ def check_vocab(vocab: Mapping[str, Any], where: str) -> None:
             raise TokenizerError(
                 f"{where}: {token[:40]!r}: expected an id of 0 to {VOCAB_LIMIT - 1}, got {number!r}"[:300]
             )
-        if not token or owners.setdefault(number, token) != token:
-            raise TokenizerError(
-                f"{where}: id {number}: {token[:40]!r} is empty or shares it with {owners[number][:40]!r}"
-            )
+        other = owners.setdefault(number, token)
+        if not token or other != token:
+            raise TokenizerError(f"{where}: id {number}: {token[:40]!r} is empty or shares it with {other[:40]!r}")
 
 
 def byte_level(

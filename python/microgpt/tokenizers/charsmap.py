@@ -145,8 +145,9 @@ def _led_by(byte: int) -> str:
     """The characters whose UTF-8 begins with `byte`, as a range for a regular expression."""
     if byte < 0x80:
         return re.escape(chr(byte))
-    for lead, mask, shift in ((0xC0, 0x1F, 6), (0xE0, 0x0F, 12), (0xF0, 0x07, 18)):
+    for lead, mask, shift, least in ((0xC0, 0x1F, 6, 0x80), (0xE0, 0x0F, 12, 0x800), (0xF0, 0x07, 18, 0x10000)):
         if byte & ~mask & 0xFF == lead:
-            low = (byte & mask) << shift
-            return f"{chr(max(low, 0x80))}-{chr(min(low + (1 << shift) - 1, 0x10FFFF))}" if low <= 0x10FFFF else ""
+            low, high = (byte & mask) << shift, ((byte & mask) + 1 << shift) - 1
+            low, high = max(low, least), min(high, 0x10FFFF)
+            return f"{chr(low)}-{chr(high)}" if low <= high else ""
     return ""

@@ -209,7 +209,7 @@ def word_piece(vocab: dict[str, int], config: dict[str, Any], where: str) -> Hub
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": vocab[each], "content": each, **flags} for each in sorted(names, key=vocab.__getitem__)],
+        "added_tokens": [{"id": vocab[e], "content": e, **flags} for e in sorted(names, key=vocab.__getitem__)],
         "normalizer": {
             "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
             "lowercase": lower,

@@ -40,7 +40,7 @@ def fields(data: memoryview, where: str) -> Iterator[tuple[int, int | memoryview
     while at < len(data):
         key = varint()
         number, wire = key >> 3, key & 7
-        if wire == _VARINT:
+        if number and wire == _VARINT:
             yield number, varint()
             continue
         size = 4 if wire == _FIXED32 else 8 if wire == _FIXED64 else varint() if wire == _BYTES else None
