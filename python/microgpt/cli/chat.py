@@ -306,6 +306,7 @@ command = Command(
                help="Most tokens of a reply. [default: 512]"),
         Option(["--stop"], multiple=True, metavar="TEXT", section=END,
                help="End before this text; may be given several times."),
+        Option(["--ignore-eos"], is_flag=True, section=END, help="Go on behind the end token."),
     ],
     examples=EXAMPLES,
     help="Talk to a model: a folder, a run, or ORG/NAME of the hub. [default: the newest run below ./runs]\n\n"
