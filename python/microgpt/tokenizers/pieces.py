@@ -113,7 +113,10 @@ def content_of(pieces: Pieces, where: str) -> dict[str, Any]:
     if users and pieces.model == "bpe":
         # The longest of them that begins somewhere is a piece whatever stands around it; never joined with another.
         choice = "|".join(re.escape(each) for each in sorted(users, key=len, reverse=True))
-        pre = {"type": "Split", "pattern": {"Regex": choice}, "behavior": "Isolated", "invert": False}
+        # What is whole between two of them is a token where it is one; text that spells a byte's name must not be.
+        parts = (choice, r"\A<(?=0x[0-9A-F]{2}>\z)")
+        splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in parts]
+        pre = {"type": "Sequence", "pretokenizers": splits}
         model["ignore_merges"] = True
     return {
         "version": "1.0",
