@@ -10,6 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,30 @@ class Tokenizer(ABC):
     bos_id: int | None
     eos_id: int | None
     special_ids: frozenset[int]
-    stop_ids: frozenset[int]  # the tokens that end what a model writes: `eos_id`, and the end of a turn
-    adds_bos: bool  # whether a text for the model begins with `bos_id`
     max_length: int | None = None  # tokens a model accepts; noted in tokenizer_config.json
+    more_stop_ids: frozenset[int] = frozenset()  # tokens besides `eos_id` that end what a model writes: a turn's end
     chat_templates: dict[str, str]  # Jinja texts by name; "default" is the one for most chats
+
+    _adds_bos = True  # where there is a `bos_id`
+    _controls: Mapping[str, int] = MappingProxyType({})  # tokens that steer a model, by their spelling
+    _shown: frozenset[str] = frozenset()  # those of them that decoding does not leave out
 
     def __init__(self) -> None:
         self.chat_templates = {}
-        self._controls: dict[str, int] = {}  # tokens that steer a model, by their spelling
-        self._shown: frozenset[str] = frozenset()  # those of them that decoding does not leave out
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end what a model writes."""
+        return self.more_stop_ids | ({self.eos_id} if self.eos_id is not None else frozenset())
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text for the model begins with `bos_id`."""
+        return self._adds_bos and self.bos_id is not None
+
+    @adds_bos.setter
+    def adds_bos(self, value: bool) -> None:
+        self._adds_bos = value
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...

@@ -37,8 +37,7 @@ class CharTokenizer(Tokenizer):
             raise TokenizerError("a character vocabulary may not name a character twice")
         self.vocab_size = len(self._tokens)
         self.bos_id = self.eos_id = 0
-        self.special_ids = self.stop_ids = frozenset([0])
-        self.adds_bos = True
+        self.special_ids = frozenset([0])
         self._controls = {END_OF_TEXT: 0}
         # Code point -> id, -1 for none; the last entry stands for everything beyond.
         points = np.array([ord(char) for char in characters])

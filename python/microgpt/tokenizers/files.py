@@ -26,7 +26,7 @@ def open_tokenizer(place: Path) -> Tokenizer:
     if generation.exists():
         ends = parse_json(generation, read_text(generation)).get("eos_token_id")
         ids = ends if isinstance(ends, list) else [ends]
-        made.stop_ids |= {each for each in ids if type(each) is int and 0 <= each < made.vocab_size}
+        made.more_stop_ids |= {each for each in ids if type(each) is int and 0 <= each < made.vocab_size}
     return made
 
 

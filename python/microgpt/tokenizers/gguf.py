@@ -41,8 +41,8 @@ def from_metadata(metadata: Mapping[str, Any], where: str = "GGUF") -> HubTokeni
         raise TokenizerError(f"{where}: no tokenizer model {model!r}{nearest(model, known)}; known: {', '.join(known)}")
     if made.vocab_size > len(tokens):
         raise TokenizerError(f"{where}: its tokenizer.huggingface.json has more than its {len(tokens)} tokens")
-    ends = [found.id(f"{name}_token_id", len(tokens)) for name in ("eos", "eot", "eom")]
-    made.stop_ids = frozenset(each for each in ends if each is not None)
+    ends = [found.id(f"{name}_token_id", len(tokens)) for name in ("eot", "eom")]
+    made.more_stop_ids = frozenset(each for each in ends if each is not None)
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         made.chat_templates["default"] = template

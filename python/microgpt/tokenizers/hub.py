@@ -62,8 +62,7 @@ class HubTokenizer(Tokenizer):
             if token is not None and token not in vocab:
                 raise TokenizerError(f"{where}: {key} {token!r} is not in the vocabulary")
         self.bos_id, self.eos_id = ids["bos_token"], ids["eos_token"]
-        self.stop_ids = frozenset() if self.eos_id is None else frozenset([self.eos_id])
-        self.adds_bos = self.bos_id is not None and _adds_bos(config, post, self.bos_id == self.eos_id, library)
+        self.adds_bos = _adds_bos(config, post, self.bos_id == self.eos_id, library)
         self._added_bos = self.adds_bos  # as the files say
         length = config.get("model_max_length")
         self.max_length = length if type(length) is int else None
