@@ -460,3 +460,32 @@ def test_special_token_that_two_entries_claim_is_told(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     survives(lambda: Tokenizer.load(tmp_path), FEW)
     assert issubclass(TokenizerError, MicrogptError)
+
+
+# --- long runs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.soak
+def test_many_texts(bpe: Tokenizer, unigram: Tokenizer, ranks: Tokenizer) -> None:
+    """Beside the libraries that own the forms: tests/parity/test_tokenizers.py with MICROGPT_FUZZ=100000."""
+    texts = make(random.randrange(2**32), 100_000)
+    other = from_metadata(gguf_llama())
+    for text, a, b, c in zip(texts, *(each.encode_many(texts) for each in (bpe, other, ranks)), strict=True):
+        assert a.tolist() == b.tolist() and bpe.decode(a) == text.replace("\u2581", " ")
+        assert ranks.decode(c) == text
+        for made, ids in ((bpe, a), (unigram, unigram.encode(text)), (ranks, c)):
+            stream = StreamDecoder(made)
+            assert "".join([*map(stream.push, ids.tolist() if made is not unigram else ids), stream.finish()]) == (
+                made.decode(ids)
+            )
+
+
+@pytest.mark.soak
+def test_many_damaged() -> None:
+    seed = random.randrange(2**32)
+    draw, model = random.Random(seed), (FOLDER / "unigram.model").read_bytes()
+    rank_file, old = BYTES + b"YWI= 256\nYWJj 257\n", llama2c()
+    for _ in range(20_000):
+        survives(lambda: from_bytes(damaged(model[:3000] + model[-1500:], draw)), FEW)
+        survives(lambda: from_ranks(damaged(rank_file, draw), "r50k_base"), FEW)
+        survives(lambda: from_llama2c(damaged(old[:6000], draw), {}), FEW)

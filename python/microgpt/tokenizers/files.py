@@ -65,7 +65,7 @@ def _open(path: Path, config: dict[str, Any]) -> Tokenizer:
         return bytebpe.from_merges(content, read_text(merges), config, where)
     if CharTokenizer.describes(content):
         return CharTokenizer.from_files(content, config, where)
-    return HubTokenizer(text, config, where)
+    return HubTokenizer(text, config, where, content)
 
 
 def _templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:

@@ -27,11 +27,17 @@ class HubTokenizer(Tokenizer):
     library.
     """
 
-    def __init__(self, text: str, config: dict[str, Any], where: str = "tokenizer.json") -> None:
+    def __init__(
+        self,
+        text: str,
+        config: dict[str, Any],
+        where: str = "tokenizer.json",
+        content: dict[str, Any] | None = None,  # `text`, where it is parsed already
+    ) -> None:
         super().__init__()
         self._text, self._config, self._where = text, config, where
         library = _open(text, where)
-        content = json.loads(text)
+        content = json.loads(text) if content is None else content
         self._before = _normalization(content, where) if config.get(EXACT) is True else None
         self._used = json.dumps(content, ensure_ascii=False) if self._before else text
         if self._before:
@@ -166,7 +172,8 @@ def _reachable(model: Any, specials: dict[str, int]) -> bool:
     if not isinstance(model, dict) or not specials:
         return False
     if model.get("type", "BPE") == "BPE" and not model.get("ignore_merges"):
-        return any("".join(_pair(each)) in specials for each in model.get("merges", ()))
+        merges = model.get("merges", ())
+        return any((m.replace(" ", "", 1) if isinstance(m, str) else "".join(m)) in specials for m in merges)
     vocab = model.get("vocab", ())
     return any(each in specials for each in (vocab if isinstance(vocab, dict) else (entry[0] for entry in vocab)))
 
