@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -41,8 +41,10 @@ class Tokenizer(ABC):
     _controls: Mapping[str, int] = MappingProxyType({})  # tokens that steer a model, by their spelling
     _shown: frozenset[str] = frozenset()  # those of them that decoding does not leave out
 
-    def __init__(self) -> None:
-        self.chat_templates = {}
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        made = super().__new__(cls)
+        made.chat_templates = {}
+        return made
 
     @property
     def stop_ids(self) -> frozenset[int]:

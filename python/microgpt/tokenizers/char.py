@@ -25,7 +25,6 @@ class CharTokenizer(Tokenizer):
     """
 
     def __init__(self, characters: Sequence[str]) -> None:
-        super().__init__()
         if not characters:
             raise TokenizerError("a character vocabulary needs at least one character, got none")
         self._tokens = [END_OF_TEXT, *characters]

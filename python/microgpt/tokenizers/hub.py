@@ -34,7 +34,6 @@ class HubTokenizer(Tokenizer):
         where: str = "tokenizer.json",
         content: dict[str, Any] | None = None,  # `text`, where it is parsed already
     ) -> None:
-        super().__init__()
         self._text, self._config, self._where = text, config, where
         library = _open(text, where)
         content = json.loads(text) if content is None else content
