@@ -233,7 +233,7 @@ def test_help_imports_nothing_heavy() -> None:
 BAD: list[tuple[str, int, str]] = [
     # wrong use
     ("trian", 2, "did you mean 'train'?"),
-    ("chat", 2, "no verb 'chat'"),
+    ("agent", 2, "no verb 'agent'"),
     ("--verbose", 2, "--verbose"),
     ("train --epoch 3", 2, "--epochs"),
     ("train --learning-rate 3", 2, "--learning-rate"),

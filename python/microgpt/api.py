@@ -7,7 +7,7 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -22,7 +22,7 @@ from .engine.config import GenerationConfig, GenerationOptions, shows_options
 from .engine.sampler import whole
 from .engine.text import write
 from .errors import ConfigError, ShapeError, TokenizerError
-from .io import files, manifest
+from .io import files, hub, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.gguf import save_gguf
@@ -30,6 +30,7 @@ from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, take
 from .nn.context import Ctx, Layout
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
+from .tokenizers.chat import Messages
 from .training import curves
 from .training.callback import Callback
 from .training.config import TrainConfig, check_names
@@ -132,6 +133,52 @@ class LanguageModel:
         ]
 
     @shows_options
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        template_values: Mapping[str, Any] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Generation:
+        """The assistant's reply to `messages`, dictionaries with a role and content, by the tokenizer's chat template.
+
+        `tools`, `template` and `template_values` as in Tokenizer.apply_chat_template. Raises TemplateError where there
+        is no template or it refuses the messages, and what generate() raises.
+
+            model.chat([{"role": "user", "content": "Why is the sky blue?"}], max_tokens=200).text
+        """
+        config = GenerationConfig.of(options)
+        prompt = self._chat_prompt(messages, tools, template, template_values)
+        texts, ids, reason = [], [], ""
+        with self._lock:
+            for piece in write(self.decoder, self.tokenizer, "", prompt, 1, config):
+                texts.append(piece.text)
+                ids += [] if piece.token is None else [piece.token]
+                reason = piece.finish_reason or ""
+        return Generation("".join(texts), ids, reason, {"prompt_tokens": len(prompt), "completion_tokens": len(ids)})
+
+    @shows_options
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template: str | None = None,
+        template_values: Mapping[str, Any] | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Iterator[str]:
+        """chat() piece by piece; the pieces joined are its text."""
+        config = GenerationConfig.of(options)
+        return self._stream("", self._chat_prompt(messages, tools, template, template_values), config)
+
+    def _chat_prompt(
+        self, messages: Messages, tools: Any, template: Any, values: Mapping[str, Any] | None
+    ) -> list[int]:
+        return self.tokenizer.apply_chat_template(messages, tools=tools, template=template, **(values or {}))
+
+    @shows_options
     def stream(self, prompt: str = "", **options: Unpack[GenerationOptions]) -> Iterator[str]:
         """generate() piece by piece; the pieces joined are its text.
 
@@ -160,11 +207,14 @@ class LanguageModel:
         try:
             place.mkdir(parents=True, exist_ok=True)
             files.make_dir(temp)
-            save_decoder(self.decoder, temp, bos_id=self.tokenizer.bos_id, eos_id=self.tokenizer.eos_id)
+            ends = sorted(self.tokenizer.stop_ids)  # several where the end of a turn is a token of its own
+            eos = ends if len(ends) > 1 else self.tokenizer.eos_id
+            save_decoder(self.decoder, temp, bos_id=self.tokenizer.bos_id, eos_id=eos)
             self.tokenizer.max_length = self.decoder.config.max_positions
             self.tokenizer.save(temp)
             for name in files.regular_files(temp):
                 files.fsync_file(temp / name)
+                (place / name).parent.mkdir(exist_ok=True)
                 files.rename(temp / name, place / name)
             files.fsync_dir(place)
         except OSError as error:
@@ -204,7 +254,9 @@ class LanguageModel:
     def _prompt(self, prompt: str) -> list[int]:
         if not isinstance(prompt, str):
             raise TokenizerError(f"prompt: expected a string, got {type(prompt).__name__}")
-        ids = self.tokenizer.encode(prompt, add_bos=self.tokenizer.bos_id is not None)
+        ids = self.tokenizer.encode(prompt, add_bos=self.tokenizer.adds_bos)
+        if not ids and self.tokenizer.bos_id is not None:
+            ids = [self.tokenizer.bos_id]
         if not ids:
             raise ShapeError("the prompt is empty and the tokenizer has no token to begin with")
         return ids
@@ -215,13 +267,16 @@ def load(
     dtype: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> LanguageModel:
-    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file or a llama2.c file; None is the
-    newest run below ./runs.
+    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file, a llama2.c file or, by id as ORG/NAME,
+    a model of the hub; None is the newest run below ./runs. A model of the hub is downloaded (extra hub) into that
+    library's cache.
 
     `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. `say` is told
     how much memory the weights need before they are read. A file without a vocabulary gets a tokenizer of bare ids.
     Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
+    if isinstance(path, str) and hub.is_id(path):
+        path = hub.download(path)
     place = find_newest_run() if path is None else Path(path)
     if not place.is_file():
         if not (place / "config.json").exists() and RunFolder(place).checkpoints():

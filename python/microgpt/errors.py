@@ -34,6 +34,10 @@ class TokenizerError(MicrogptError, ValueError):
     """Text or token ids that the vocabulary does not cover, or a tokenizer file that is broken."""
 
 
+class TemplateError(MicrogptError, ValueError):
+    """A chat template is broken, asks for too much, or refuses the messages; then the message is the template's own."""
+
+
 class FormatError(MicrogptError, ValueError):
     """A file's bytes do not follow its format: truncated, altered, inconsistent or too large."""
 

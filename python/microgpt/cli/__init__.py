@@ -26,6 +26,7 @@ VERBS = {
     "train": "Train a model on a text file, a folder of texts, or the bundled names.",
     "generate": "Write text with a trained model.",
     "convert": "Write a model in another format: GGUF for llama.cpp, or a Hugging Face folder.",
+    "chat": "Talk to a model.",
     "viz": "Draw the losses of runs, in the terminal or as a picture.",
     "tokenize": "Turn text into token shards; train a tokenizer.",
     "bench": "Measure this machine: products, memory, training, generation.",

@@ -11,6 +11,8 @@ from ..tokenizers.stream import StreamDecoder
 from .config import GenerationConfig
 from .generate import generate_ids
 
+CONTEXT = 8  # ids of a prompt that how the next one reads may depend on
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -79,8 +81,8 @@ class StopScanner:
 class Writer:
     """The text of one sequence, token by token."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], prompt: str) -> None:
-        self._decoder = StreamDecoder(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], prompt: str, context: Sequence[int] = ()) -> None:
+        self._decoder = StreamDecoder(tokenizer, context=context)
         self._scanner = StopScanner(stops, prompt)
 
     def push(self, token: int) -> str:
@@ -106,9 +108,13 @@ def write(
     config: GenerationConfig,
     first_row: int = 0,
 ) -> Iterator[Piece]:
-    """`count` texts after one prompt, together; errors and `first_row` as in generate_ids."""
-    writers = [Writer(tokenizer, config.stop, prompt) for _ in range(count)]
-    stop_ids = () if tokenizer.eos_id is None or config.ignore_eos else (tokenizer.eos_id,)
+    """`count` texts after one prompt, together; errors and `first_row` as in generate_ids.
+
+    Where `prompt` is text, the texts go on from it: with the space that some vocabularies leave out at a beginning.
+    """
+    context = prompt_ids[-CONTEXT:] if prompt else ()
+    writers = [Writer(tokenizer, config.stop, prompt, context) for _ in range(count)]
+    stop_ids = () if config.ignore_eos else tuple(tokenizer.stop_ids)
     texts = [""] * count
 
     def ends(row: int, token: int) -> bool:

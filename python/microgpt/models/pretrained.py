@@ -56,7 +56,9 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         raise StorageError(f"writing {path} failed: {error.strerror or error}") from error
 
 
-def save_decoder(model: Decoder, folder: Path, *, bos_id: int | None = None, eos_id: int | None = None) -> None:
+def save_decoder(
+    model: Decoder, folder: Path, *, bos_id: int | None = None, eos_id: int | list[int] | None = None
+) -> None:
     """Write the model's three files into an existing folder; transformers loads the families it knows."""
     config = model.config
     family = FAMILIES.get(config.family)

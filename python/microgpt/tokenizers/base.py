@@ -6,15 +6,18 @@ import hashlib
 import json
 import operator
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 
 from microgpt import system
 from microgpt.errors import StorageError, TokenizerError
+from microgpt.tokenizers.chat import Messages, choose, render
 
 _FILE_LIMIT = 256 << 20  # bytes; the largest public tokenizer.json are about 35 MB
 _SHOWN = 5
@@ -31,6 +34,31 @@ class Tokenizer(ABC):
     eos_id: int | None
     special_ids: frozenset[int]
     max_length: int | None = None  # tokens a model accepts; noted in tokenizer_config.json
+    more_stop_ids: frozenset[int] = frozenset()  # tokens besides `eos_id` that end what a model writes: a turn's end
+    chat_templates: dict[str, str]  # Jinja texts by name; "default" is the one for most chats
+
+    _adds_bos = True  # where there is a `bos_id`
+    _controls: Mapping[str, int] = MappingProxyType({})  # tokens that steer a model, by their spelling
+    _shown: frozenset[str] = frozenset()  # those of them that decoding does not leave out
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        made = super().__new__(cls)
+        made.chat_templates = {}
+        return made
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end what a model writes."""
+        return self.more_stop_ids | ({self.eos_id} if self.eos_id is not None else frozenset())
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text for the model begins with `bos_id`."""
+        return self._adds_bos and self.bos_id is not None
+
+    @adds_bos.setter
+    def adds_bos(self, value: bool) -> None:
+        self._adds_bos = value
 
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
@@ -38,8 +66,12 @@ class Tokenizer(ABC):
     @abstractmethod
     def _decode(self, ids: list[int]) -> str: ...
 
-    @abstractmethod
-    def _files(self) -> dict[str, str]: ...
+    def _files(self) -> dict[str, str]:
+        """What a folder needs for this tokenizer: contents by name, subfolders included."""
+        default = self.chat_templates.get("default")
+        found = {} if default is None else {"chat_template.jinja": default}
+        more = {name: text for name, text in self.chat_templates.items() if name != "default"}
+        return found | {f"additional_chat_templates/{name}.jinja": text for name, text in more.items()}
 
     def encode(self, text: str, add_bos: bool = False, add_eos: bool = False) -> list[int]:
         """The ids of `text`, between the beginning and end tokens where asked.
@@ -77,6 +109,68 @@ class Tokenizer(ABC):
                 checked.append(token)
         return self._decode(checked)
 
+    def render_chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **values: Any,
+    ) -> str:
+        """The text of a chat as its template writes it, with control tokens spelled out. See apply_chat_template."""
+        text, marks = self._render(messages, tools, add_generation_prompt, template, values)
+        for mark, meant in marks.items():
+            text = text.replace(mark, meant)
+        return text
+
+    def apply_chat_template(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        template: str | None = None,
+        **values: Any,
+    ) -> list[int]:
+        """The ids of a chat: `messages` are dictionaries with a role and content.
+
+        `tools` are JSON schemas; `add_generation_prompt` begins the assistant's turn; `template` names one of
+        `chat_templates`, by default the one for tools where tools are given; further `values` (enable_thinking=False)
+        are the template's. What messages, tools and values say is text: the spelling of a control token in them
+        never becomes that token. Raises TemplateError, with the template's own words where it refuses the messages.
+        """
+        text, marks = self._render(messages, tools, add_generation_prompt, template, values)
+        return self.encode_marked(text, marks)
+
+    def _render(
+        self, messages: Messages, tools: Any, prompt: bool, template: str | None, values: dict[str, Any]
+    ) -> tuple[str, dict[str, str]]:
+        chosen = choose(self.chat_templates, template, bool(tools))
+        given = {"tools": tools, "documents": None, **values, "add_generation_prompt": prompt}
+        own = self._controls.keys() - self._shown
+        return render(chosen, messages, given, self._template_values(), self._controls.keys(), own)
+
+    def encode_marked(self, text: str, marks: Mapping[str, str]) -> list[int]:
+        """The ids of a rendered chat. Control tokens spelled in `text` are meant; characters of `marks` stand for
+        text that is not, whatever it spells. Raises TokenizerError.
+        """
+        found = []
+        for number, part in enumerate(re.split("(" + "|".join(map(re.escape, self._controls)) + ")", text)):
+            if number % 2:
+                found.append(self._controls[part])
+                continue
+            for mark, meant in marks.items():
+                part = part.replace(mark, meant)
+            found += self._encode(part)
+        return found
+
+    def _template_values(self) -> dict[str, str]:
+        """Names that templates use for control tokens."""
+        ends = {"bos_token": self.bos_id, "eos_token": self.eos_id}
+        spellings = {number: token for token, number in self._controls.items()}
+        return {name: spellings[number] for name, number in ends.items() if number in spellings}
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the vocabulary and of what begins and ends a document."""
@@ -90,7 +184,7 @@ class Tokenizer(ABC):
         folder = Path(folder)
         for name, text in self._files().items():
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 with open(folder / name, "w", encoding="utf-8", newline="\n", opener=_no_follow) as file:
                     file.write(text)
             except OSError as error:
@@ -98,26 +192,16 @@ class Tokenizer(ABC):
 
     @staticmethod
     def load(folder: Path | str) -> Tokenizer:
-        """The tokenizer of a model folder: ``tokenizer.json`` and, if there, ``tokenizer_config.json``.
-
-        A file is taken for the tokenizer.json.
+        """The tokenizer of a model folder: ``tokenizer.json``, else ``tokenizer.model`` (SentencePiece), ``vocab.json``
+        with ``merges.txt``, ``vocab.txt`` (WordPiece) or ``*.tiktoken``; with ``tokenizer_config.json`` and chat
+        templates, if there. Also one such file, or a ``tokenizer.bin`` of llama2.c.
 
         A character vocabulary needs no library; all others need `tokenizers` (MissingExtraError).
         Raises TokenizerError when a file is missing, truncated or inconsistent.
         """
-        from microgpt.tokenizers.char import CharTokenizer
-        from microgpt.tokenizers.hub import HubTokenizer
+        from microgpt.tokenizers.files import open_tokenizer
 
-        folder = Path(folder)
-        path = folder if folder.is_file() else folder / "tokenizer.json"
-        folder = path.parent
-        text = _read(path)
-        content = _parse(path, text)
-        config_path = folder / "tokenizer_config.json"
-        config = _parse(config_path, _read(config_path)) if config_path.exists() else {}
-        if CharTokenizer.describes(content):
-            return CharTokenizer.from_files(content, config, str(path))
-        return HubTokenizer(text, config, str(path))
+        return open_tokenizer(Path(folder))
 
     def _has(self, token: int) -> bool:
         return 0 <= token < self.vocab_size
@@ -152,19 +236,29 @@ def _no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | system.flags("NOFOLLOW"), 0o666)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A UTF-8 file of at most 256 MiB. Raises TokenizerError."""
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: cannot read: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A regular file of at most 256 MiB. Raises TokenizerError."""
     try:
         if not path.is_file():
             what = "not a file" if path.exists() else "no such file"
             raise TokenizerError(f"{path}: {what}; expected a model folder with a tokenizer.json")
         if path.stat().st_size > _FILE_LIMIT:
             raise TokenizerError(f"{path}: expected at most {_FILE_LIMIT} bytes, found {path.stat().st_size}")
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_bytes()
+    except OSError as error:
         raise TokenizerError(f"{path}: cannot read: {error}") from error
 
 
-def _parse(path: Path, text: str) -> dict[str, Any]:
+def parse_json(path: Path, text: str) -> dict[str, Any]:
+    """A JSON object. Raises TokenizerError."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -37,6 +37,7 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = len(self._tokens)
         self.bos_id = self.eos_id = 0
         self.special_ids = frozenset([0])
+        self._controls = {END_OF_TEXT: 0}
         # Code point -> id, -1 for none; the last entry stands for everything beyond.
         points = np.array([ord(char) for char in characters])
         self._table = np.full(int(points.max()) + 2, -1, np.int32)
@@ -100,6 +101,7 @@ class CharTokenizer(Tokenizer):
         return {
             "tokenizer.json": json.dumps(tokenizer, ensure_ascii=False, indent=1) + "\n",
             "tokenizer_config.json": json.dumps(config, indent=1) + "\n",
+            **super()._files(),
         }
 
     @staticmethod

@@ -1,7 +1,4 @@
-"""A tokenizer.json inside the metadata of a GGUF file: what `export` writes and reads back.
-
-llama.cpp's own vocabulary keys are another form of the same thing; whoever reads them stands before `read` here.
-"""
+"""The tokenizer inside the metadata of a GGUF file: a tokenizer.json, which `export` writes, or llama.cpp's own keys."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from microgpt.errors import TokenizerError
+from microgpt.tokenizers import gguf
 from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.hub import HubTokenizer
@@ -44,6 +42,8 @@ def read(metadata: Mapping[str, Any], vocab_size: int, where: str) -> Tokenizer:
             else HubTokenizer(text, config, where)
         )
         return found
+    if "tokenizer.ggml.tokens" in metadata and metadata.get(MODEL) != "no_vocab":
+        return gguf.from_metadata(metadata, where)
     bos, eos = (value if type(value := metadata.get(key)) is int else None for key in (BOS, EOS))
     return IdsTokenizer(vocab_size, bos, eos)
 

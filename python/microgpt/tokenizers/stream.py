@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from microgpt.tokenizers.base import Tokenizer
 
 _UNFINISHED = "\ufffd"  # what decoders write for bytes that are not (yet) a character
@@ -12,14 +14,15 @@ class StreamDecoder:
     """Turns ids into text one at a time; the pieces joined are the text of all ids.
 
     It decodes the ids of the last piece together with the new ones, because spacing and the bytes of one
-    character depend on neighbours, and holds text back while it ends in an unfinished character.
+    character depend on neighbours, and holds text back while it ends in an unfinished character. `context` are ids
+    whose text came before.
     """
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, context: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._skip = skip_special_tokens
-        self._ids: list[int] = []
-        self._context = 0  # how many of the ids are already emitted
+        self._ids = list(context)
+        self._context = len(self._ids)  # how many of the ids are already emitted
 
     def push(self, token: int) -> str:
         """The text that `token` completes, often empty; raises TokenizerError for an id outside the

@@ -114,6 +114,7 @@ def _pretrain(config: TrainConfig, folder: RunFolder | None, resuming: bool, too
     tokenizer = Tokenizer.load(checkpoint) if checkpoint else None
     data = make_data(config, tokenizer, folder.path if folder else None, tools.say, tools.show)
     tokenizer = data.tokenizer
+    tokenizer.adds_bos = tokenizer.bos_id is not None  # as its documents do, whatever the vocabulary was made for
     model = load_decoder(checkpoint, config.dtype) if checkpoint else make_model(config, tokenizer.vocab_size)
     model.remat = config.checkpointing
     if config.sample_every:

@@ -1,0 +1,315 @@
+"""`microgpt chat`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import CheckpointError, ConfigError, MicrogptError, TokenizerError, nearest
+from .common import Command, Option, say
+
+if TYPE_CHECKING:
+    from ..api import LanguageModel
+
+EXAMPLES = """\
+microgpt chat my-model
+microgpt chat ORG/NAME --system "Answer in one sentence." --temperature 0.6
+microgpt chat my-model --load talk.json
+echo "Why is the sky blue?" | microgpt chat my-model --max-tokens 60"""
+
+HELP = {
+    "/help": "this list",
+    "/reset": "forget the conversation, keep the system prompt",
+    "/system TEXT": "set the system prompt (without TEXT: remove it) and reset",
+    "/regen": "write the last reply again, otherwise",
+    "/undo": "forget the last message and its reply",
+    "/show": "show the conversation",
+    "/params [NAME VALUE]": "show the options of generation, or set one",
+    "/save FILE": "write the conversation as JSON",
+    "/load FILE": "go on with a saved conversation",
+    "/exit": "end (so does Ctrl-D)",
+}
+MULTILINE = '"""'  # a line with it alone begins and ends a message of several lines
+FILE_LIMIT = 16 << 20  # bytes of a saved conversation
+
+
+class Chat:
+    """A conversation with a model: messages, options, commands. `show` writes text, `tell` lines for people."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        options: dict[str, Any],
+        system: str | None = None,
+        template: str | None = None,
+        show: Callable[[str], None] = lambda text: click.echo(text, nl=False),
+        tell: Callable[[str], None] = say,
+    ) -> None:
+        self.model, self.options, self.template = model, options, template
+        self.show, self.tell = show, tell
+        self.plain = not model.tokenizer.chat_templates and template is None
+        self.messages: list[dict[str, Any]] = []
+        self._system(system)
+
+    def line(self, text: str) -> bool:
+        """Answer one message or command; False ends the chat."""
+        if not text.startswith("/") or text.startswith("//"):
+            if text.strip():
+                self._say(text[1:] if text.startswith("//") else text)
+            return True
+        name, _, rest = text.strip().partition(" ")
+        if name in ("/exit", "/quit", "/bye"):
+            return False
+        commands = {
+            "/help": self._help, "/reset": self._reset, "/system": self._system_command, "/regen": self._regen,
+            "/undo": self._undo, "/show": self._show, "/params": self._params, "/save": self._save, "/load": self.load,
+        }  # fmt: skip
+        if name not in commands:
+            self.tell(
+                f"no command {name}{nearest(name, commands)}; /help lists them (// sends a line that begins with /)"
+            )
+        else:
+            commands[name](rest.strip())
+        return True
+
+    def load(self, name: str) -> None:
+        """Go on with the conversation in a file."""
+        from ..tokenizers.chat import checked
+
+        try:
+            data = Path(name).read_bytes() if Path(name).stat().st_size <= FILE_LIMIT else b""
+            messages = checked(json.loads(data)["messages"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, MicrogptError) as error:
+            self.tell(f"cannot load {name or 'a file without a name'}: {error}")
+            return
+        self.messages = messages
+        self.tell(f"{len(messages)} messages from {name}")
+
+    def _say(self, text: str) -> None:
+        self.messages.append({"role": "user", "content": text})
+        if not self._reply():
+            self.messages.pop()
+
+    def _reply(self) -> bool:
+        """Write the assistant's turn; False where that failed, which is told."""
+        parts: list[str] = []
+        try:
+            with _Stoppable() as stop:
+                for piece in self._pieces():
+                    parts.append(piece)
+                    self.show(piece)
+                    if stop.asked:
+                        break
+        except MicrogptError as error:
+            self.tell(f"error: {' '.join(str(error).split())}")
+            if not parts:
+                return False
+        self.show("\n")
+        if stop.asked:
+            self.tell("stopped; what was written is kept")
+        self.messages.append({"role": "assistant", "content": "".join(parts)})
+        return True
+
+    def _pieces(self) -> Iterator[str]:
+        if not self.plain:
+            return self.model.stream_chat(self.messages, template=self.template, **self.options)
+        # The turns so far, a line each; without a line end in the vocabulary, one after the other.
+        between = "\n"
+        try:
+            self.model.tokenizer.encode(between)
+        except TokenizerError:
+            between = ""
+        text = between.join(each["content"] for each in self.messages) + between
+        stop = {} if self.options.get("stop") or not between else {"stop": (between,)}
+        return self.model.stream(text, **{**self.options, **stop})
+
+    def _help(self, _: str) -> None:
+        width = max(map(len, HELP))
+        for name, meaning in HELP.items():
+            self.tell(f"  {name:{width}}  {meaning}")
+        self.tell(f"  {MULTILINE:{width}}  alone on a line: begins and ends a message of several lines")
+        self.tell(f"  {'Ctrl-C':{width}}  stops the reply; twice ends the chat")
+
+    def _reset(self, _: str = "") -> None:
+        self.messages = [each for each in self.messages[:1] if each["role"] == "system"]
+        self.tell("forgotten")
+
+    def _system(self, text: str | None) -> None:
+        self.messages = [{"role": "system", "content": text}] if text else []
+
+    def _system_command(self, text: str) -> None:
+        self._system(text)
+        self.tell("system prompt set" if text else "no system prompt")
+
+    def _regen(self, _: str) -> None:
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            self.tell("there is no reply to write again")
+            return
+        old = self.messages.pop()
+        self.options["seed"] = (self.options["seed"] + 1) % 2**64
+        if not self._reply():
+            self.messages.append(old)
+
+    def _undo(self, _: str) -> None:
+        last = max((n for n, each in enumerate(self.messages) if each["role"] == "user"), default=None)
+        if last is None:
+            self.tell("there is nothing to undo")
+            return
+        del self.messages[last:]
+        self.tell("the last message is forgotten")
+
+    def _show(self, _: str) -> None:
+        for each in self.messages:
+            self.tell(f"{each['role']}: {each.get('content', '')}")
+
+    def _params(self, rest: str) -> None:
+        from ..engine.config import GenerationConfig
+
+        if rest:
+            name, _, value = rest.partition(" ")
+            try:
+                changed = {**self.options, name: json.loads(value)}
+            except ValueError:
+                changed = {**self.options, name: value}
+            try:
+                GenerationConfig.of(changed)  # type: ignore[arg-type]
+            except ConfigError as error:
+                self.tell(f"error: {error}")
+                return
+            self.options = changed
+        self.tell(", ".join(f"{name} {value}" for name, value in self.options.items()))
+
+    def _save(self, name: str) -> None:
+        text = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=1) + "\n"
+        try:
+            Path(name).write_text(text, encoding="utf-8")
+        except (OSError, ValueError) as error:
+            self.tell(f"cannot save {name or 'without a file name'}: {error}")
+            return
+        self.tell(f"saved in {name}")
+
+
+class _Stoppable:
+    """Inside, the first Ctrl-C sets `asked`; the second one interrupts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> _Stoppable:
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def _read(terminal: bool, prompt: str) -> str | None:
+    """A line without its end; None at the end of the input."""
+    if terminal:
+        try:
+            return input(prompt)
+        except EOFError:
+            click.echo()
+            return None
+    line = sys.stdin.readline()
+    return line.rstrip("\r\n") if line else None
+
+
+def _message(terminal: bool) -> str | None:
+    """A message or command: one line, or the lines between two of triple quotes."""
+    line = _read(terminal, "> ")
+    if line is None or line.strip() != MULTILINE:
+        return line
+    lines: list[str] = []
+    while (line := _read(terminal, "... ")) is not None and line.strip() != MULTILINE:
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _run(
+    model: str | None,
+    system: str | None,
+    template: str | None,
+    load: str | None,
+    seed: int | None,
+    **options: Any,
+) -> None:
+    from .. import api
+    from ..engine.config import GenerationConfig
+
+    options["seed"] = secrets.randbelow(2**32) if seed is None else seed
+    GenerationConfig(**options)  # impossible values are told before the model is read
+    try:
+        chat = Chat(api.load(model), options, system, template)
+    except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
+        raise CheckpointError(str(error)) from error
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    if terminal:
+        import contextlib
+
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - lines can be edited and come again
+        say("/help lists commands; Ctrl-C stops a reply, Ctrl-D ends")
+    if chat.plain:
+        say("this model has no chat template: it continues the conversation as plain text, a line for each turn")
+    if load is not None:
+        chat.load(load)
+    if seed is None and options["temperature"] > 0:
+        say(f"seed {options['seed']}")
+    while True:
+        try:
+            text = _message(terminal)
+        except KeyboardInterrupt:
+            if not terminal:
+                raise
+            say("\nCtrl-D or /exit ends")
+            continue
+        if text is None or not chat.line(text):
+            return
+
+
+TOKEN, END = "Which token", "Where a reply ends"
+
+command = Command(
+    "chat",
+    callback=_run,
+    params=[
+        click.Argument(["model"], required=False, metavar="[MODEL]"),
+        Option(["--system"], metavar="TEXT", help="System prompt."),
+        Option(["--template"], metavar="NAME", help="Chat template, where the model has several."),
+        Option(["--load"], metavar="FILE", help="Go on with a conversation that /save wrote."),
+        Option(["--temperature"], type=float, default=0.8, metavar="X", section=TOKEN,
+               help="0 always takes the likeliest token, 1 samples what the model says. [default: 0.8]"),
+        Option(["--top-k"], type=int, default=0, metavar="N", section=TOKEN,
+               help="Sample among the N likeliest; 0 among all."),
+        Option(["--top-p"], type=float, default=1.0, metavar="P", section=TOKEN,
+               help="Sample among the likeliest tokens that make up this probability. [default: 1]"),
+        Option(["--min-p"], type=float, default=0.0, metavar="P", section=TOKEN,
+               help="Sample among tokens at least P times as likely as the likeliest. [default: 0, off]"),
+        Option(["--repetition-penalty"], type=float, default=1.0, metavar="X", section=TOKEN,
+               help="Above 1 makes tokens that came before less likely, say 1.1. [default: 1, off]"),
+        Option(["--seed"], type=int, metavar="N", section=TOKEN,
+               help="The same seed writes the same replies. [default: a fresh one, told on stderr]"),
+        Option(["--max-tokens"], type=int, default=512, metavar="N", section=END,
+               help="Most tokens of a reply. [default: 512]"),
+        Option(["--stop"], multiple=True, metavar="TEXT", section=END,
+               help="End before this text; may be given several times."),
+        Option(["--ignore-eos"], is_flag=True, section=END, help="Go on behind the end token."),
+    ],
+    examples=EXAMPLES,
+    help="Talk to a model: a folder, a run, or ORG/NAME of the hub. [default: the newest run below ./runs]\n\n"
+    "Replies go to stdout, everything else to stderr. Input that is not a terminal is read line by line, so that a "
+    "script can talk too.",
+)  # fmt: skip
