@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..nn.spec import BlockSpec, NormSpec, from_dict, number, require, to_dict, whole
+from ..nn.spec import BlockSpec, NormSpec, Shapes, below, count, from_dict, number, require, to_dict, whole
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,8 @@ class ModelConfig:
     """A decoder-only language model.
 
     `learned_positions` adds a table of `max_positions` rows to the embeddings; rotary and ALiBi positions stand in the
-    blocks' mixers. `final_norm` or `embed_norm` None leaves the norm out. `family` names the Hugging Face layout that
+    blocks' mixers. `final_norm` or `embed_norm` None leaves the norm out. `embed_scale` multiplies the embeddings,
+    `logit_scale` the logits, and `logit_soft_cap` then bounds them by cap * tanh(logit / cap). `family` names the Hugging Face layout that
     the model is saved in; "microgpt" is our own and holds any combination.
     """
 
@@ -30,6 +31,9 @@ class ModelConfig:
     head_bias: bool = False
     init_std: float = 0.02
     scale_residual_init: bool = True
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_soft_cap: float | None = None
 
     def __post_init__(self) -> None:
         whole("vocab_size", self.vocab_size, 1, 2**24)
@@ -38,13 +42,28 @@ class ModelConfig:
         require(1 <= len(self.blocks) <= 1024, "blocks", "1 to 1024 blocks", len(self.blocks))
         number("embed_dropout", self.embed_dropout, 0.0, 1.0)
         number("init_std", self.init_std, 0.0)
+        for name in ("embed_scale", "logit_scale", "logit_soft_cap"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), 1e-9)
+
+    def shapes(self) -> Shapes:
+        """Name and shape of every parameter, without building the model."""
+        made: Shapes = {"embed.weight": (self.vocab_size, self.width)}
+        if self.learned_positions:
+            made["positions.weight"] = (self.max_positions, self.width)
+        if self.embed_norm is not None:
+            made |= below("embed_norm", self.embed_norm.shapes(self.width))
+        for i, block in enumerate(self.blocks):
+            made |= below(f"blocks.{i}", block.shapes(self.width))
+        if self.final_norm is not None:
+            made |= below("norm", self.final_norm.shapes(self.width))
+        if not self.tie_embeddings:
+            made["head"] = (self.vocab_size, self.width)
+        return made | ({"head_bias": (self.vocab_size,)} if self.head_bias else {})
 
     def num_parameters(self) -> int:
         """Numbers in all parameters, without building the model."""
-        tables = self.vocab_size * (1 if self.tie_embeddings else 2) + self.max_positions * self.learned_positions
-        norms = sum(norm.parameters(self.width) for norm in (self.final_norm, self.embed_norm) if norm)
-        blocks = sum(block.parameters(self.width) for block in self.blocks)
-        return tables * self.width + norms + blocks + self.head_bias * self.vocab_size
+        return count(self.shapes())
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of a forward for one token that sees `context` others: 2 a weight used, and attention's own."""

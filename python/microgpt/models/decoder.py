@@ -55,6 +55,8 @@ class Decoder(Module):
         """tokens (T) int32 -> (T, D) after the final norm."""
         ctx.check_tokens(tokens.size)
         x: Tensor = self.embed(tokens)
+        if self.config.embed_scale != 1.0:
+            x = x * self.config.embed_scale
         if self.positions is not None:
             x = x + self.positions(ctx.layout.positions)
         if self.embed_norm is not None:
@@ -66,8 +68,12 @@ class Decoder(Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(T, D) -> (T, V)."""
-        y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias, wide_out=True)
-        return y
+        y: Tensor = ops.linear(self._scaled(hidden), self.head_weight, self.head_bias, wide_out=True)
+        cap = self.config.logit_soft_cap
+        return y if cap is None else ops.tanh(y * (1.0 / cap)) * cap
+
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
 
     def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean", **options: float) -> Tensor:
         """Next-token cross-entropy in nats; targets (T) int32, negative ones are ignored.
@@ -75,10 +81,10 @@ class Decoder(Module):
         `options`: label_smoothing and z_loss of ops.cross_entropy.
         """
         hidden = self.hidden(tokens, ctx)
-        if self.head_bias is not None:
+        if self.head_bias is not None or self.config.logit_soft_cap is not None:
             y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction, **options)
         else:
-            y = ops.linear_cross_entropy(hidden, self.head_weight, targets, reduction=reduction, **options)
+            y = ops.linear_cross_entropy(self._scaled(hidden), self.head_weight, targets, reduction=reduction, **options)
         return y
 
     def flops_per_token(self, context: int) -> int:
