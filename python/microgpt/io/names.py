@@ -22,7 +22,8 @@ class Rule:
     """`ours` (several are joined along their first axis) <-> `theirs`; `transpose` swaps the two axes in the file.
 
     `sizes` are the first-axis sizes of `ours`, needed where several are joined. `groups` > 1 joins them group by group:
-    the first part of each, then the second of each (q, k, v of one head after another).
+    the first part of each, then the second of each (q, k, v of one head after another). `constant`: a number that the
+    file holds and that is none of ours; `ours` is then empty.
     """
 
     ours: str | tuple[str, ...]
@@ -31,6 +32,7 @@ class Rule:
     sizes: tuple[int, ...] = ()
     groups: int = 1
     shape: tuple[int, ...] | None = None  # in the file; None: not known
+    constant: float | None = None
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the file's array has this shape."""
@@ -43,6 +45,8 @@ class Rule:
 
     def join(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The file's array of our parts."""
+        if self.constant is not None:
+            return np.array(self.constant, np.float32)
         if len(parts) == 1:
             value = parts[0]
         else:
@@ -74,7 +78,7 @@ def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Seque
 
     `optional` names may be in the file and are not needed (buffers, a copy of tied weights).
     """
-    missing = [rule.theirs for rule in rules if rule.theirs not in arrays]
+    missing = [rule.theirs for rule in rules if rule.theirs not in arrays and rule.constant is None]
     known = {rule.theirs for rule in rules} | set(optional)
     extra = sorted(name for name in arrays if name not in known)
     wrong = [f"{rule.theirs} expected {rule.shape}, got {arrays[rule.theirs].shape}"
@@ -85,5 +89,7 @@ def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Seque
         raise CheckpointError(f"{where}: weights do not fit the configuration: {'; '.join(parts)}")
     result: Arrays = {}
     for rule in rules:
+        if rule.constant is not None:
+            continue
         result.update(zip(rule.parts(), rule.split(arrays[rule.theirs]), strict=True))
     return result

@@ -42,6 +42,9 @@ def rope_frequencies(spec: RopeSpec, head_dim: int, positions: int) -> tuple[Flo
     if scaling is None or scaling.kind == "dynamic":
         return frequency, 1.0
     original = scaling.original or positions
+    if scaling.kind == "ntk":
+        theta = spec.theta * scaling.factor ** (dims / (dims - 2))
+        return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims), 1.0
     if scaling.kind == "linear":
         return frequency / scaling.factor, scaling.attention_factor or 1.0
     if scaling.kind == "longrope":

@@ -14,7 +14,8 @@ class RopeScaling:
 
     linear (arXiv:2306.15595) divides frequencies by `factor`; dynamic raises theta beyond the original context; yarn
     (arXiv:2309.00071) and llama3 divide the slow ones; longrope (arXiv:2402.13753) divides each by a factor of its own;
-    proportional divides by `factor` and turns the first `share` of the pairs only, at frequencies of the whole head.
+    proportional divides by `factor` and turns the first `share` of the pairs only, at frequencies of the whole head;
+    ntk raises theta by factor^(dims / (dims - 2)).
     `attention_factor` multiplies queries and keys; None derives it as the method says.
     """
 
@@ -33,7 +34,7 @@ class RopeScaling:
     long_factor: tuple[float, ...] = ()
     share: float = 1.0
 
-    KINDS: ClassVar[tuple[str, ...]] = ("linear", "dynamic", "yarn", "longrope", "llama3", "proportional")
+    KINDS: ClassVar[tuple[str, ...]] = ("linear", "dynamic", "yarn", "longrope", "llama3", "proportional", "ntk")
 
     def __post_init__(self) -> None:
         require(self.kind in self.KINDS, "rope scaling kind", "one of " + ", ".join(self.KINDS), self.kind)

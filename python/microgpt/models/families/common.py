@@ -100,7 +100,9 @@ def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 100
         values = {key: value for key, value in values.items() if value is not None}
         if "original_max_position_embeddings" in NEEDED[kind]:  # the model's own by default, as in transformers
             outer = get.get("original_max_position_embeddings", (int, type(None)), None)
-            original = values.setdefault("original_max_position_embeddings", outer or max_positions)
+            original = values["original_max_position_embeddings"] = outer or values.get(
+                "original_max_position_embeddings", max_positions
+            )
             whole(f"config.json: {where}.original_max_position_embeddings", original, 1, 2**24)
             if kind != "llama3":
                 values.setdefault("factor", max_positions / original)

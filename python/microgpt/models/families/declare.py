@@ -92,7 +92,8 @@ class Key(Part):
     """config.json's `theirs` <-> the places `ours`, separated by spaces; the first is what is written.
 
     A missing key or null is `default`, which may be a function of the draft. `values` translates theirs to ours.
-    `to`, `back`: the two directions of a number's conversion. `quiet`: written only where it is not the default.
+    `to`, `back`: the two directions of a conversion. `quiet`: written only where it is not the default. `nullable`:
+    null is None, not the default.
     """
 
     theirs: str
@@ -103,12 +104,14 @@ class Key(Part):
     to: Callable[[Any], Any] = lambda value: value
     back: Callable[[Any], Any] = lambda value: value
     quiet: bool = False
+    nullable: bool = False
 
     def read(self, get: Reader, draft: Draft) -> None:
         """See Part."""
         kinds = self.kind if isinstance(self.kind, tuple) else (self.kind,)
         value = get.get(self.theirs, (*kinds, type(None)), None)
-        if value is None:
+        null = self.nullable and self.theirs in get.config
+        if value is None and not null:
             value = self.default(draft) if callable(self.default) else self.default
         if value is not None:
             if self.values is not None:
@@ -127,7 +130,7 @@ class Key(Part):
             return
         if self.values is not None:
             value = {ours: theirs for theirs, ours in reversed(self.values.items())}.get(value, value)
-        elif value is not None:
+        else:
             value = self.back(value)
         if isinstance(value, int) and self.kind == (float, int):
             value = float(value)
@@ -211,6 +214,11 @@ def shape(vocab: int, width: int, layers: int, heads: int, positions: int, **nam
     ]
 
 
+def heads(kv: Any = all_heads, head_dim: Any = head_width) -> list[Part]:
+    """Keys of key/value heads and the width of a head, with the family's defaults."""
+    return [Key("num_key_value_heads", "mixer.kv_heads", kv), Key("head_dim", "mixer.head_dim", head_dim)]
+
+
 def ends(tied: bool, init: float = 0.02, block: str = "resid_pdrop", embed: str = "embd_pdrop",
          block_default: float = 0.0, embed_default: float = 0.0) -> list[Part]:  # fmt: skip
     """Tied embeddings, the spread of initial values, dropout. Families without dropout keep ours under GPT-2's names."""
@@ -274,6 +282,7 @@ def declare(
     groups: Callable[[Any], int] = lambda mixer: 1,
     ignored: str = "",
     buffers: Sequence[str] = (),
+    constants: Mapping[str, float] | None = None,
     finish: Callable[[Draft], None] | None = None,
 ) -> Family:
     """Register a family.
@@ -281,13 +290,13 @@ def declare(
     `norm` is that of blocks and the end; `fixed` and `model` hold fields of blocks and of the model that all its models
     have ("embed_norm": True is the blocks' norm). `transposed`: matrices in blocks are stored (in, out). `groups`: in
     how many groups fused q, k, v are interleaved. `ignored`: keys of config.json that change nothing. `buffers`: names
-    in a block that files may hold. `finish` is called with the complete draft.
+    in a block that files may hold; `constants`: numbers there that files must hold. `finish` is called with the complete draft.
     """
-    constants = {"norm": norm, **(fixed or {})}
+    settings = {"norm": norm, **(fixed or {})}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names
 
     def read(config: dict[str, Any]) -> ModelConfig:
-        get, draft = Reader(config), Draft(constants)
+        get, draft = Reader(config), Draft(settings)
         for key in keys:
             key.read(get, draft)
         if finish is not None:
@@ -302,7 +311,7 @@ def declare(
         return ModelConfig(blocks=tuple(same[block] for block in blocks), family=name, final_norm=first, **fields)
 
     def write(config: ModelConfig) -> dict[str, Any]:
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"pad_token_id": None}  # transformers' default may lie beyond the vocabulary
         wrong = ConfigError(f"this model is not a {name}: save it as family 'microgpt'")
         if type(config.blocks[0].mixer) is not mixer or type(config.blocks[0].ffn) is not ffn:
             raise wrong
@@ -316,7 +325,11 @@ def declare(
         return values
 
     def rules(config: ModelConfig) -> list[Rule]:
-        return weight_rules(config, table(config), transposed, groups(config.blocks[0].mixer))
+        found, prefix = table(config), table(config)["blocks"]
+        rules = weight_rules(config, found, transposed, groups(config.blocks[0].mixer))
+        for i in range(len(config.blocks)):
+            rules += [Rule((), f"{prefix}.{i}.{each}", constant=value) for each, value in (constants or {}).items()]
+        return rules
 
     def optional(config: ModelConfig) -> list[str]:
         prefix = table(config)["blocks"]

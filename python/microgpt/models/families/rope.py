@@ -23,10 +23,14 @@ class Rope(Part):
     interleaved: bool = False
     reverse: bool = False
     known: tuple[str, ...] = ()  # keys of rope_parameters that another part reads
+    old_theta: str = "rope_theta"  # older names of two keys
+    old_share: str = "partial_rotary_factor"
 
     def read(self, get: Reader, draft: Draft) -> None:
         """See Part."""
-        rope = read_rope(get, draft.get("mixer.head_dim"), draft.get("max_positions"), self.theta, self.share, self.known)
+        theta, share = (get.get(key, (float, int), default) for key, default in ((self.old_theta, self.theta),
+                                                                                 (self.old_share, self.share)))  # fmt: skip
+        rope = read_rope(get, draft.get("mixer.head_dim"), draft.get("max_positions"), theta, share, self.known)
         draft.set("mixer.rope", replace(rope, interleaved=self.interleaved, reverse=self.reverse))
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:

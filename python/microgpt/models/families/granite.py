@@ -1,0 +1,16 @@
+"""Granite 3 (IBM 2024): Llama with multipliers of embeddings, scores, residuals and logits."""
+
+from __future__ import annotations
+
+from .declare import Act, Float, Key, declare, ends, heads, shape
+from .llama import BIAS, EPS, NAMES
+from .rope import Rope
+
+declare(
+    "granite", "GraniteForCausalLM",
+    [*shape(32000, 4096, 32, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 11008), Act("hidden_act", "silu"),
+     EPS, *BIAS, Float("embedding_multiplier", "embed_scale", 1.0), Float("attention_multiplier", "mixer.scale", 1.0),
+     Float("residual_multiplier", "block.residual_scale", 1.0),
+     Float("logits_scaling", "logit_scale", 1.0, to=lambda x: 1.0 / x, back=lambda x: 1.0 / x), Rope(), *ends(False)],
+    NAMES, ignored="attention_dropout",
+)  # fmt: skip
