@@ -173,14 +173,12 @@ class Only(Part):
     """A key that must have one value: others mean something that is not here."""
 
     theirs: str
-    value: Any
-    default: Any = ...
+    value: Any  # or a tuple of values that mean the same; the first is the default
 
     def read(self, get: Reader, draft: Draft) -> None:
         """See Part."""
-        default = self.value if self.default is ... else self.default
-        found = get.get(self.theirs, object, default)
         expected = self.value if isinstance(self.value, tuple) else (self.value,)
+        found = get.get(self.theirs, object, expected[0])
         require(found in expected, f"{get.where}: {self.theirs}", " or ".join(map(repr, expected)), found)
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
@@ -318,9 +316,13 @@ def declare(
         try:
             for key in keys:
                 key.write(config, values)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, LookupError, ArithmeticError):  # a field that the family has no key for
             raise wrong from None
-        if read(values) != config:
+        try:
+            same = read(values) == config
+        except ConfigError:
+            raise wrong from None
+        if not same:
             raise wrong
         return values
 

@@ -36,6 +36,8 @@ class Rope(Part):
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
         out.update(write_rope(next(iter(ropes(config).values())), config.blocks[0].mixer.head_dim))
+        if self.share != 1.0:
+            out["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
 
 
 @dataclass(frozen=True)
