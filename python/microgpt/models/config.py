@@ -73,6 +73,10 @@ class ModelConfig:
         flops: int = 2 * weights + sum(block.mixer.flops(context) for block in self.blocks)
         return flops
 
+    def state_numbers(self) -> int:
+        """Numbers of cached keys and values a token."""
+        return sum(block.mixer.state_numbers() for block in self.blocks)
+
     def activations(self, remat: bool = False) -> int:
         """Numbers a token that training keeps for the backward; `remat` keeps the input of each block and one block."""
         blocks = [block.activations(self.width) for block in self.blocks]

@@ -152,6 +152,10 @@ class AttentionSpec:
         """FLOPs of a token that sees `context` others, beyond its weights."""
         return 4 * self.heads * self.head_dim * min(context, self.window or context)
 
+    def state_numbers(self) -> int:
+        """Numbers of cached keys and values a token."""
+        return 2 * self.kv_heads * self.head_dim
+
     @property
     def mask(self) -> Mask:
         """The layer's own mask."""

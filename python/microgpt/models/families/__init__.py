@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...io.names import Rule
@@ -25,6 +25,7 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], Sequence[Rule]] | None
     optional: Callable[[ModelConfig], Sequence[str]]
+    keys: Mapping[str, str] = field(default_factory=dict)  # place in a ModelConfig -> config.json's key
 
 
 FAMILIES: Registry[Family] = Registry("model family")

@@ -338,7 +338,8 @@ def declare(
         found = [f"{prefix}.{i}.{each}" for i in range(len(config.blocks)) for each in buffers]
         return [*found, "lm_head.weight"] if config.tie_embeddings else found
 
-    return FAMILIES.add(name, Family(name, architecture, read, write, rules, optional))
+    places = {key.ours.split()[0]: key.theirs for key in keys if isinstance(key, Key)}
+    return FAMILIES.add(name, Family(name, architecture, read, write, rules, optional, places))
 
 
 def _block(fields: Mapping[str, Any], mixer: type, ffn: type) -> BlockSpec:
