@@ -28,17 +28,8 @@ from microgpt.nn.ffn import FFNS
 from microgpt.nn.linear import Adapter, Linear
 from microgpt.nn.mixers import MIXERS
 from microgpt.nn.module import edit
-from microgpt.nn.spec import (
-    AttentionSpec,
-    BlockSpec,
-    DifferentialSpec,
-    GluSpec,
-    MlpSpec,
-    NormSpec,
-    RopeScaling,
-    RopeSpec,
-    XieluSpec,
-)
+from microgpt.nn.rope import RopeScaling, RopeSpec
+from microgpt.nn.spec import AttentionSpec, BlockSpec, DifferentialSpec, GluSpec, MlpSpec, NormSpec, XieluSpec
 from microgpt.ops.raw import ACTS
 from microgpt.state.contiguous import ContiguousStates
 from microgpt.tensor import Tensor

@@ -140,7 +140,9 @@ def test_every_registered_family_is_in_the_table() -> None:
     assert {kind for kind, _ in TINY.values()} | {"microgpt", "minicpm"} == set(FAMILIES)
 
 
-@pytest.mark.parametrize(("kind", "near"), [("qwen33", "qwen3"), ("gemma3", "gemma"), ("lama", "llama"), ("phi-3", "phi3")])
+@pytest.mark.parametrize(
+    ("kind", "near"), [("qwen33", "qwen3"), ("gemma3", "gemma"), ("lama", "llama"), ("phi-3", "phi3")]
+)
 def test_an_unknown_model_type_is_refused_with_the_nearest(tmp_path: Path, kind: str, near: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     with pytest.raises(ConfigError, match=f"unknown model family '{kind}' .did you mean '{near}"):

@@ -12,7 +12,7 @@ from microgpt.errors import ConfigError
 from microgpt.models.config import ModelConfig
 from microgpt.models.families import FAMILIES
 from microgpt.nn.positions import rope_frequencies
-from microgpt.nn.spec import RopeScaling, RopeSpec
+from microgpt.nn.rope import RopeScaling, RopeSpec
 
 read, write = FAMILIES.get("llama").read, FAMILIES.get("llama").write
 TINY = {
@@ -129,4 +129,4 @@ def test_dropout_survives_the_folder():
 
 def test_scaling_needs_one_factor_a_pair():
     with pytest.raises(ConfigError, match="expected one of linear, dynamic"):
-        RopeScaling("ntk")
+        RopeScaling("stretch")

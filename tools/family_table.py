@@ -13,11 +13,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 HEAD = """# Families
 
-Made by `python -m tools.family_table`. Each line is a tiny model of random weights ({tokens} tokens in packed sequences of
-lengths {lengths}, float32) beside transformers {version}: the largest absolute error of the logits, the largest relative
-error of a parameter's gradient (of the mean loss), the largest difference between decoding in pieces of 1, 3 and 7 tokens
-and the whole forward, and whether a folder that went from transformers through microgpt and back has the same weights and
-configuration, is loaded without a complaint, and gives the same logits. Names with a suffix are variants of a family.
+Made by `python -m tools.family_table`. Each line is a tiny model of random weights ({tokens} tokens in packed sequences
+of lengths {lengths}, float32) beside transformers {version}: the largest absolute error of the logits, the largest
+relative error of a parameter's gradient (of the mean loss), the largest difference between decoding in pieces of 1, 3
+and 7 tokens and the whole forward, and whether a folder that went from transformers through microgpt and back has the
+same weights and configuration, is loaded without a complaint, and gives the same logits. Names with a suffix are
+variants of a family.
 `minicpm` needs remote code in transformers; the tests compare it with Granite, which computes the same.
 
 | model | architecture | parameters | logits | gradients | incremental | round trip |
@@ -29,10 +30,10 @@ def main() -> None:
     """Measure and write."""
     sys.path.insert(0, str(ROOT))
     import transformers
-
-    from microgpt.models.families import FAMILIES
     from tests.parity import measure
     from tests.tiny_families import LENGTHS, TINY
+
+    from microgpt.models.families import FAMILIES
 
     lines = []
     for name, (kind, _) in TINY.items():

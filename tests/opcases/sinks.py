@@ -91,7 +91,12 @@ RULES = {"sink_attention": Rule(_forward, _gradients)}
 def _call(sinks: Any = None, **options: Any) -> Any:
     layout = (int32_array(*each) for each in ((0, 2), (0,), (3,)))
     return ops.sink_attention(
-        array((2, 4, 8)), array((3, 2, 8)), array((3, 2, 5)), array((4,)) if sinks is None else sinks, *layout, **options
+        array((2, 4, 8)),
+        array((3, 2, 8)),
+        array((3, 2, 5)),
+        array((4,)) if sinks is None else sinks,
+        *layout,
+        **options,
     )
 
 
@@ -104,6 +109,8 @@ def _error(label: str, pattern: str, error: type[Exception] = ShapeError, **argu
 
 ERRORS: list[ErrorCase] = [
     _error("sinks", r"sink_attention: `sinks` expected \(4,\), got \(3,\)", sinks=lambda: array((3,))),
-    _error("mixed", r"`sinks` expected float32 like `q`, got float64", DTypeError, sinks=lambda: array((4,), "float64")),
+    _error(
+        "mixed", r"`sinks` expected float32 like `q`, got float64", DTypeError, sinks=lambda: array((4,), "float64")
+    ),
     _error("window", r"`window` expected at least 1, got 0", window=0),
 ]

@@ -14,7 +14,8 @@ from microgpt.models.families.declare import weight_rules
 from microgpt.models.families.llama import NAMES
 from microgpt.nn import Ctx, Layout
 from microgpt.nn.positions import rope_frequencies
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec, RopeScaling, RopeSpec
+from microgpt.nn.rope import RopeScaling, RopeSpec
+from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
 from tests.tiny_families import LENGTHS, VOCAB, rows, weight
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
@@ -22,7 +23,7 @@ tiny = pytest.importorskip("tests.parity.tiny")
 
 
 def test_attention_of_gpt_oss():
-    """Sinks, biases, YaRN, every other layer a window. Its experts are replaced by Llama's feed-forward on both sides."""
+    """Sinks, biases, YaRN, windows in turn. Its experts are replaced by Llama's feed-forward on both sides."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.llama.modeling_llama import LlamaMLP
 
@@ -58,11 +59,10 @@ def test_attention_of_gpt_oss():
     yarn = RopeSpec(150.0, scaling=RopeScaling("yarn", 4.0, 8, truncate=False))
     norm = NormSpec("rms", 1e-5, bias=False)
     blocks = tuple(
-        BlockSpec(AttentionSpec(4, 12, 2, window=window, rope=yarn, sinks=True), GluSpec(40), norm) for window in (5, None)
+        BlockSpec(AttentionSpec(4, 12, 2, window=window, rope=yarn, sinks=True), GluSpec(40), norm)
+        for window in (5, None)
     )
-    ours = Decoder(
-        ModelConfig(VOCAB, 32, 32, blocks, learned_positions=False, tie_embeddings=False, final_norm=norm)
-    )
+    ours = Decoder(ModelConfig(VOCAB, 32, 32, blocks, learned_positions=False, tie_embeddings=False, final_norm=norm))
     rules = weight_rules(ours.config, {**NAMES, "mixer.sinks": "self_attn.sinks"}, False, 1)
     weights = {plain[name]: p.detach().numpy() for name, p in model.named_parameters()}
     ours.load_arrays(from_file(rules, weights, "reference"))

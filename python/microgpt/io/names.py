@@ -42,7 +42,6 @@ class Rule:
         """Our names, always as a tuple."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
 
-
     def join(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """The file's array of our parts."""
         if self.constant is not None:

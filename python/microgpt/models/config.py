@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..nn.spec import BlockSpec, NormSpec, Shapes, below, count, from_dict, number, require, to_dict, whole
+from ..nn.checks import number, require, whole
+from ..nn.spec import BlockSpec, NormSpec, Shapes, below, count, from_dict, to_dict
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,8 @@ class ModelConfig:
 
     `learned_positions` adds a table of `max_positions` rows to the embeddings; rotary and ALiBi positions stand in the
     blocks' mixers. `final_norm` or `embed_norm` None leaves the norm out. `embed_scale` multiplies the embeddings,
-    `logit_scale` the logits, and `logit_soft_cap` then bounds them by cap * tanh(logit / cap). `family` names the Hugging Face layout that
-    the model is saved in; "microgpt" is our own and holds any combination.
+    `logit_scale` the logits, and `logit_soft_cap` then bounds them by cap * tanh(logit / cap). `family` names the
+    Hugging Face layout that the model is saved in; "microgpt" is our own and holds any combination.
     """
 
     vocab_size: int

@@ -84,7 +84,9 @@ class Decoder(Module):
         if self.head_bias is not None or self.config.logit_soft_cap is not None:
             y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction, **options)
         else:
-            y = ops.linear_cross_entropy(self._scaled(hidden), self.head_weight, targets, reduction=reduction, **options)
+            y = ops.linear_cross_entropy(
+                self._scaled(hidden), self.head_weight, targets, reduction=reduction, **options
+            )
         return y
 
     def flops_per_token(self, context: int) -> int:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import ConfigError, nearest
-from ..nn.spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec, RopeSpec
+from ..nn.rope import RopeSpec
+from ..nn.spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec
 from ..registry import Registry
 from .config import ModelConfig
 from .families import FAMILIES

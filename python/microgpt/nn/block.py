@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import ops
 from ..tensor import Tensor
 from .context import Ctx
 from .ffn import FFNS
@@ -59,10 +58,9 @@ class Block(Module):
         if post_norm is None and scale == 1.0 and (p == 0.0 or ctx.dropout is None):
             y: Tensor = layer(inner, ctx, residual=x)  # the sum rides along in the layer's last product
             return y
-        z = layer(inner, ctx)
+        z: Tensor = layer(inner, ctx)
         if post_norm is not None:
             z = post_norm(z)
         if scale != 1.0:
             z = z * scale
-        y = ops.add(x, drop(z, ctx, p, stream=1 + 2 * self.index + half))
-        return y
+        return x + drop(z, ctx, p, stream=1 + 2 * self.index + half)

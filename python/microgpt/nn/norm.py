@@ -19,7 +19,7 @@ class Norm(Module):
         self.bias = Parameter((width,), dtype) if spec.bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        weight = self.weight
+        weight: Tensor | None = self.weight
         if self.spec.plus_one and weight is not None:
             weight = weight + 1.0
         if self.spec.kind == "rms":

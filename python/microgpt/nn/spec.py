@@ -134,9 +134,13 @@ class AttentionSpec:
         if self.qk_norm is not None:
             for name, heads in (("q_norm", self.heads), ("k_norm", self.kv_heads)):
                 if self.qk_norm_over == "heads":
-                    made |= {f"{name}.{each}": (heads, *shape) for each, shape in self.qk_norm.shapes(self.head_dim).items()}
+                    made |= {
+                        f"{name}.{each}": (heads, *shape) for each, shape in self.qk_norm.shapes(self.head_dim).items()
+                    }
                 else:
-                    made |= below(name, self.qk_norm.shapes(self.head_dim * (heads if self.qk_norm_over == "width" else 1)))
+                    made |= below(
+                        name, self.qk_norm.shapes(self.head_dim * (heads if self.qk_norm_over == "width" else 1))
+                    )
         return made | ({"sinks": (self.heads,)} if self.sinks else {})
 
     def parameters(self, width: int) -> int:

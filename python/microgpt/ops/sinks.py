@@ -40,7 +40,7 @@ def sink_attention(
     size = raw.binary("max", over, raw.unary("neg", over))
     largest = raw.binary("max", lse, sink.view((sink.size, 1)))
     total = raw.binary("sub", largest, raw.unary("log", raw.unary("sigmoid", size)))
-    return y, (q, keys, values, sinks, y, total, over, settings)
+    return y, (q, keys, values, y, total, over, settings)
 
 
 def _by_token(x: Array, dtype: str) -> Array:
@@ -52,7 +52,7 @@ def _by_token(x: Array, dtype: str) -> Array:
 
 @sink_attention.backward
 def _(saved: Any, dy: Array, dq: Any, dk: Any, dv: Any, dsinks: Any) -> None:
-    q, keys, values, sinks, y, total, over, settings = saved
+    q, keys, values, y, total, over, settings = saved
     # A sink is a key whose value is zero: the others' gradients are attention's own, with the sum that has the sink.
     if dq is not None or dk is not None or dv is not None:
         attention.backward_fn((q, keys, values, y, total, settings), dy, dq, dk, dv)  # type: ignore[misc]

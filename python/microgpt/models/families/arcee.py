@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...nn.spec import MlpSpec
-from .declare import Act, Float, Key, declare, ends, heads, shape
+from .declare import Float, declare, ends, ffn, heads, shape
 from .llama import BIAS, BODY, MLP
 from .rope import Rope
 
 declare(
     "arcee", "ArceeForCausalLM",
-    [*shape(32000, 2560, 32, 32, 4096), *heads(), Key("intermediate_size", "ffn.width", 18432), Act("hidden_act", "relu2"),
+    [*shape(32000, 2560, 32, 32, 4096), *heads(), *ffn(18432, "relu2"),
      Float("rms_norm_eps", "norm.eps", 1e-5), *BIAS, Rope(), *ends(False)],
     {**BODY, **MLP}, ffn=MlpSpec, ignored="attention_dropout",
 )  # fmt: skip

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from ...nn.spec import NormSpec
-from .declare import Act, Bool, Float, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, Float, declare, ends, ffn, heads, shape
 from .llama import NAMES
 from .rope import LayerTypes, Rope, every, full_layers_without_positions
 
 declare(
     "cohere2", "Cohere2ForCausalLM",
-    [*shape(256000, 8192, 40, 64, 8192), *heads(), Key("intermediate_size", "ffn.width", 22528), Act("hidden_act", "silu"),
-     Float("layer_norm_eps", "norm.eps", 1e-5), Bool("attention_bias", "mixer.bias mixer.out_bias"),
-     Float("logit_scale", "logit_scale", 0.0625), LayerTypes(every("sliding_window_pattern", 4)), Rope(interleaved=True),
+    [*shape(256000, 8192, 40, 64, 8192), *heads(), *ffn(22528),
+     Float("layer_norm_eps", "norm.eps", 1e-5), ATTENTION_BIAS,
+     Float("logit_scale", "logit_scale", 0.0625), LayerTypes(every("sliding_window_pattern", 4)),
+     Rope(interleaved=True),
      *ends(True)],
     NAMES, norm=NormSpec("layer", bias=False), fixed={"block.parallel": True, "block.shared_norm": True},
     ignored="attention_dropout sliding_window_pattern _sliding_window_pattern cache_implementation use_qk_norm",

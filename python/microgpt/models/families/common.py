@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from ...errors import ConfigError, nearest
-from ...nn.spec import RopeScaling, RopeSpec, number, whole
+from ...nn.checks import number, whole
+from ...nn.rope import RopeScaling, RopeSpec
 
 # Keys that transformers writes for every model and that say nothing about its mathematics.
 COMMON_KEYS = frozenset(
@@ -82,8 +83,8 @@ def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 100
     get.used |= {"rope_parameters", "rope_scaling"}
     theta = values.pop("rope_theta", get.get("rope_theta", (float, int), theta))
     share = values.pop("partial_rotary_factor", get.get("partial_rotary_factor", (float, int), share))
-    for key in ("max_position_embeddings", *known):
-        values.pop(key, None)
+    for taken in ("max_position_embeddings", *known):
+        values.pop(taken, None)
     old_name = values.pop("type", "default")  # transformers below 4.45 wrote this; both may stand
     kind = str(values.pop("rope_type", old_name))
     kind = OLD_NAMES.get(kind, kind)
@@ -95,8 +96,8 @@ def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 100
         values["partial_rotary_factor"], dims = share, head_dim
     if kind != "default":
         if kind not in NEEDED:
-            known = ", ".join(["default", *NEEDED])
-            raise ConfigError(f"config.json: {where}.rope_type {kind!r}{nearest(str(kind), NEEDED)}; known: {known}")
+            kinds = ", ".join(["default", *NEEDED])
+            raise ConfigError(f"config.json: {where}.rope_type {kind!r}{nearest(str(kind), NEEDED)}; known: {kinds}")
         values = {key: value for key, value in values.items() if value is not None}
         if "original_max_position_embeddings" in NEEDED[kind]:  # the model's own by default, as in transformers
             outer = get.get("original_max_position_embeddings", (int, type(None)), None)

@@ -1,9 +1,9 @@
 """A family as a declaration: one table of config.json's keys and one of weight names serve both directions.
 
-A `Part` is a piece of config.json: it puts what it reads into a `Draft` and writes the same from a ModelConfig. `Key` is
-one value; families add parts of their own for what is more than that. Places in a draft are dotted: "width" is a field
-of ModelConfig, "layers" the number of blocks, "mixer.heads", "ffn.width", "norm.eps" or "block.dropout" a field of every
-block, "mixer.qk_norm.eps" a field of a spec within it.
+A `Part` is a piece of config.json: it puts what it reads into a `Draft` and writes the same from a ModelConfig. `Key`
+is one value; families add parts of their own for what is more than that. Places in a draft are dotted: "width" is a
+field of ModelConfig, "layers" the number of blocks, "mixer.heads", "ffn.width", "norm.eps" or "block.dropout" a field
+of every block, "mixer.qk_norm.eps" a field of a spec within it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...io.names import Rule
-from ...nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec, require
+from ...nn.checks import require
+from ...nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
 from ..config import ModelConfig
 from . import FAMILIES, Family
 from .common import Reader
@@ -129,7 +130,7 @@ class Key(Part):
         if self.quiet and value == self.default:
             return
         if self.values is not None:
-            value = {ours: theirs for theirs, ours in reversed(self.values.items())}.get(value, value)
+            value = {ours: theirs for theirs, ours in reversed([*self.values.items()])}.get(value, value)
         else:
             value = self.back(value)
         if isinstance(value, int) and self.kind == (float, int):
@@ -217,15 +218,23 @@ def heads(kv: Any = all_heads, head_dim: Any = head_width) -> list[Part]:
     return [Key("num_key_value_heads", "mixer.kv_heads", kv), Key("head_dim", "mixer.head_dim", head_dim)]
 
 
+def ffn(width: int, act: str = "silu") -> list[Part]:
+    """Keys of the feed-forward's width and activation, with the family's defaults."""
+    return [Key("intermediate_size", "ffn.width", width), Act("hidden_act", act)]
+
+
+ATTENTION_BIAS = Bool("attention_bias", "mixer.bias mixer.out_bias")
+
+
 def ends(tied: bool, init: float = 0.02, block: str = "resid_pdrop", embed: str = "embd_pdrop",
          block_default: float = 0.0, embed_default: float = 0.0) -> list[Part]:  # fmt: skip
-    """Tied embeddings, the spread of initial values, dropout. Families without dropout keep ours under GPT-2's names."""
+    """Tied embeddings, spread of initial values, dropout. Families without dropout keep ours under GPT-2's names."""
     quiet = block == "resid_pdrop" and not block_default
     return [
         Bool("tie_word_embeddings", "tie_embeddings", tied),
         Float("initializer_range", "init_std", init),
         Float(block, "block.dropout", block_default, quiet=quiet),
-        Float(embed, "embed_dropout", embed_default, quiet=quiet or embed == "embd_pdrop" and not embed_default),
+        Float(embed, "embed_dropout", embed_default, quiet=quiet or (embed == "embd_pdrop" and not embed_default)),
     ]
 
 
@@ -288,7 +297,7 @@ def declare(
     `norm` is that of blocks and the end; `fixed` and `model` hold fields of blocks and of the model that all its models
     have ("embed_norm": True is the blocks' norm). `transposed`: matrices in blocks are stored (in, out). `groups`: in
     how many groups fused q, k, v are interleaved. `ignored`: keys of config.json that change nothing. `buffers`: names
-    in a block that files may hold; `constants`: numbers there that files must hold. `finish` is called with the complete draft.
+    in a block that files may hold; `constants`: numbers there that files must hold. `finish` gets the complete draft.
     """
     settings = {"norm": norm, **(fixed or {})}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names
@@ -347,4 +356,3 @@ def _block(fields: Mapping[str, Any], mixer: type, ffn: type) -> BlockSpec:
     norm = {name: value for name, value in fields.items() if name.split(".")[0] == "norm"}
     block: BlockSpec = made(BlockSpec, {**parts, **under("block", fields), **norm})
     return block
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .declare import RMS, Act, Draft, Float, Key, declare, ends, heads, shape
+from .declare import RMS, Draft, Float, declare, ends, ffn, heads, shape
 from .llama import NO_BIAS
 from .olmo2 import AFTER
 from .rope import LayerTypes, Rope, every, full_layers_without_positions
@@ -16,8 +16,8 @@ def finish(draft: Draft) -> None:
 
 declare(
     "exaone4", "Exaone4ForCausalLM",
-    [*shape(102400, 4096, 32, 32, 2048), *heads(32), Key("intermediate_size", "ffn.width", 16384),
-     Act("hidden_act", "silu"), Float("rms_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5),
+    [*shape(102400, 4096, 32, 32, 2048), *heads(32), *ffn(16384),
+     Float("rms_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5),
      LayerTypes(every("sliding_window_pattern", 4)), Rope(), *ends(False)],
     AFTER, fixed={**NO_BIAS, "block.placement": "res_post", "mixer.qk_norm": RMS}, finish=finish,
     ignored="attention_dropout sliding_window_pattern cache_implementation",

@@ -33,8 +33,9 @@ class Form(Part):
         block = config.blocks[0]
         heads, kv = block.mixer.heads, block.mixer.kv_heads
         new = (block.parallel and not block.shared_norm) or kv not in (1, heads)
+        norms = 1 if block.shared_norm or not new else 2
         out |= {"new_decoder_architecture": new, "parallel_attn": block.parallel, "num_kv_heads": kv,
-                "multi_query": kv == 1, "num_ln_in_parallel_attn": 1 if block.shared_norm or not new else 2}  # fmt: skip
+                "multi_query": kv == 1, "num_ln_in_parallel_attn": norms}  # fmt: skip
 
 
 def alibi_replaces_rope(draft: Draft) -> None:
@@ -72,5 +73,5 @@ declare(
      Float("layer_norm_epsilon", "norm.eps", 1e-5), Bool("bias", "mixer.bias mixer.out_bias ffn.bias"),
      Bool("alibi", "mixer.alibi"), FalconRope(), *ends(True, block="hidden_dropout")],
     names, ffn=MlpSpec, norm=NormSpec("layer"), groups=lambda mixer: mixer.kv_heads, finish=alibi_replaces_rope,
-    ignored="attention_dropout num_key_value_heads intermediate_size num_kv_heads multi_query apply_residual_connection_post_layernorm",
+    ignored="attention_dropout num_key_value_heads intermediate_size num_kv_heads multi_query",
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...nn.spec import NormSpec
-from .declare import Act, Bool, Draft, Key, Only, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, Act, Draft, Key, Only, declare, ends, heads, shape
 from .llama import BUFFERS, EPS, NAMES
 from .rope import Rope
 
@@ -20,7 +20,7 @@ def scale_embeddings(draft: Draft) -> None:
 declare(
     "gemma", "GemmaForCausalLM",
     [*shape(256000, 3072, 28, 16, 8192), *heads(16, 256), Key("intermediate_size", "ffn.width", 24576),
-     Act("hidden_act", "gelu_pytorch_tanh", ACTS), EPS, Bool("attention_bias", "mixer.bias mixer.out_bias"), CAUSAL,
+     Act("hidden_act", "gelu_pytorch_tanh", ACTS), EPS, ATTENTION_BIAS, CAUSAL,
      Rope(), *ends(True)],
     NAMES, norm=NORM, ignored="attention_dropout hidden_activation", buffers=BUFFERS, finish=scale_embeddings,
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .declare import Act, Bool, Float, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, Act, Float, Key, declare, ends, heads, shape
 from .gemma import ACTS, CAUSAL, NORM, scale_embeddings
 from .llama import EPS, NAMES
 from .rope import LayerTypes, Rope, every
@@ -23,8 +23,8 @@ def caps(attention: float | None, logits: float | None) -> list[Key]:
 declare(
     "gemma2", "Gemma2ForCausalLM",
     [*shape(256000, 2304, 26, 8, 8192), *heads(4, 256), Key("intermediate_size", "ffn.width", 9216),
-     Act("hidden_activation", "gelu_pytorch_tanh", ACTS), EPS, Bool("attention_bias", "mixer.bias mixer.out_bias"),
+     Act("hidden_activation", "gelu_pytorch_tanh", ACTS), EPS, ATTENTION_BIAS,
      CAUSAL, SCALE, *caps(50.0, 30.0), LayerTypes(every(2)), Rope(), *ends(True)],
-    SANDWICH, norm=NORM, fixed={"block.placement": "sandwich"}, ignored="attention_dropout hidden_act cache_implementation",
-    finish=scale_embeddings,
+    SANDWICH, norm=NORM, fixed={"block.placement": "sandwich"},
+    ignored="attention_dropout hidden_act cache_implementation", finish=scale_embeddings,
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .declare import Act, Bool, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, Act, Key, declare, ends, heads, shape
 from .gemma import ACTS, CAUSAL, NORM, scale_embeddings
 from .gemma2 import SANDWICH, SCALE, caps
 from .llama import EPS, QK_NORM
@@ -11,7 +11,7 @@ from .rope import LayeredRope, LayerTypes, every
 declare(
     "gemma3_text", "Gemma3ForCausalLM",
     [*shape(262208, 2304, 26, 8, 131072), *heads(4, 256), Key("intermediate_size", "ffn.width", 9216),
-     Act("hidden_activation", "gelu_pytorch_tanh", ACTS), EPS, Bool("attention_bias", "mixer.bias mixer.out_bias"),
+     Act("hidden_activation", "gelu_pytorch_tanh", ACTS), EPS, ATTENTION_BIAS,
      CAUSAL, SCALE, *caps(None, None), LayerTypes(every("sliding_window_pattern", 6)), LayeredRope(1e6, 1e4),
      *ends(True)],
     {**SANDWICH, **QK_NORM}, norm=NORM, fixed={"block.placement": "sandwich", "mixer.qk_norm": NORM},

@@ -8,6 +8,7 @@ from .declare import Act, Bool, Derived, Float, Key, Only, all_heads, declare, e
 # Training-time or head settings of other tasks; attention-probability dropout is not implemented and stays out.
 IGNORED = """attn_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
     n_ctx reorder_and_upcast_attn gradient_checkpointing layer_norm_eps"""
+ACTS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 NAMES = {
     "embed": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f", "head": "lm_head.weight",
     "blocks": "transformer.h", "mixer_norm": "ln_1", "mixer.q mixer.k mixer.v": "attn.c_attn", "mixer.o": "attn.c_proj",
@@ -21,7 +22,7 @@ declare(
                num_attention_heads="n_head", max_position_embeddings="n_positions"),
         Key("n_inner", "ffn.width", lambda draft: 4 * draft.get("width")),
         Derived("mixer.head_dim", head_width), Derived("mixer.kv_heads", all_heads),
-        Act("activation_function", "gelu_new", {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}),
+        Act("activation_function", "gelu_new", ACTS),
         Float("layer_norm_epsilon", "norm.eps", 1e-5),
         Bool("scale_attn_weights", "mixer.scale", True, values={True: None, False: 1.0}),
         Only("scale_attn_by_inverse_layer_idx", False),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...nn.spec import MlpSpec, NormSpec
-from .declare import Act, Bool, Derived, Float, Key, all_heads, declare, ends, head_width, shape
+from .declare import Bool, Derived, Float, all_heads, declare, ends, ffn, head_width, shape
 from .rope import Rope
 
 declare(
     "gpt_neox", "GPTNeoXForCausalLM",
     [*shape(50432, 6144, 44, 64, 2048), Derived("mixer.kv_heads", all_heads), Derived("mixer.head_dim", head_width),
-     Key("intermediate_size", "ffn.width", 24576), Act("hidden_act", "gelu"), Float("layer_norm_eps", "norm.eps", 1e-5),
+     *ffn(24576, "gelu"), Float("layer_norm_eps", "norm.eps", 1e-5),
      Bool("use_parallel_residual", "block.parallel", True), Bool("attention_bias", "mixer.bias mixer.out_bias", True),
      Rope(share=0.25, old_share="rotary_pct", old_theta="rotary_emb_base"), *ends(False, block="hidden_dropout")],
     {"embed": "gpt_neox.embed_in", "norm": "gpt_neox.final_layer_norm", "head": "embed_out.weight",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .declare import Act, Float, Key, declare, ends, heads, shape
+from .declare import Float, declare, ends, ffn, heads, shape
 from .llama import BIAS, EPS, NAMES
 from .rope import Rope
 
 declare(
     "granite", "GraniteForCausalLM",
-    [*shape(32000, 4096, 32, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 11008), Act("hidden_act", "silu"),
+    [*shape(32000, 4096, 32, 32, 2048), *heads(), *ffn(11008),
      EPS, *BIAS, Float("embedding_multiplier", "embed_scale", 1.0), Float("attention_multiplier", "mixer.scale", 1.0),
      Float("residual_multiplier", "block.residual_scale", 1.0),
      Float("logits_scaling", "logit_scale", 1.0, to=lambda x: 1.0 / x, back=lambda x: 1.0 / x), Rope(), *ends(False)],

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ...nn.spec import RopeScaling
+from ...nn.rope import RopeScaling
 from ..config import ModelConfig
 from .common import Reader, write_rope
-from .declare import RMS, Act, Bool, Draft, Float, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, RMS, Draft, Float, declare, ends, ffn, heads, shape
 from .llama import NAMES
 from .rope import Rope
 
@@ -35,8 +35,8 @@ class AlphaRope(Rope):
 
 declare(
     "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM",
-    [*shape(290943, 4096, 32, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 11008), Act("hidden_act", "silu"),
-     Float("rms_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5), Bool("attention_bias", "mixer.bias mixer.out_bias"),
+    [*shape(290943, 4096, 32, 32, 2048), *heads(), *ffn(11008),
+     Float("rms_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5), ATTENTION_BIAS,
      AlphaRope(known=("alpha",)), *ends(False)],
     {**NAMES, "mixer.q_norm": "self_attn.query_layernorm", "mixer.k_norm": "self_attn.key_layernorm"},
     fixed={"mixer.qk_norm": RMS, "mixer.qk_norm_last": True}, ignored="attention_dropout pretraining_tp eod_token_id",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .declare import Act, Bool, Float, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, Bool, Float, declare, ends, ffn, heads, shape
 from .rope import Rope
 
 BODY = {
@@ -16,14 +16,14 @@ MLP = {"ffn.up": "mlp.up_proj", "ffn.down": "mlp.down_proj"}
 QK_NORM = {"mixer.q_norm": "self_attn.q_norm", "mixer.k_norm": "self_attn.k_norm"}
 NAMES = {**BODY, **GLU}
 EPS = Float("rms_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-6)
-BIAS = [Bool("attention_bias", "mixer.bias mixer.out_bias"), Bool("mlp_bias", "ffn.bias")]
+BIAS = [ATTENTION_BIAS, Bool("mlp_bias", "ffn.bias")]
 FUSED_GLU = {"ffn.gate ffn.up": "mlp.gate_up_proj", "ffn.down": "mlp.down_proj"}
 NO_BIAS = {"mixer.bias": False, "mixer.out_bias": False}
 BUFFERS = ["self_attn.rotary_emb.inv_freq"]
 
 declare(
     "llama", "LlamaForCausalLM",
-    [*shape(32000, 4096, 32, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 11008), Act("hidden_act", "silu"),
+    [*shape(32000, 4096, 32, 32, 2048), *heads(), *ffn(11008),
      EPS, *BIAS, Rope(), *ends(False)],
     NAMES, ignored="attention_dropout pretraining_tp", buffers=BUFFERS,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""MiniCPM (Hu et al. 2024, arXiv:2404.06395): Llama scaled as in muP. Granite computes the same from its multipliers."""
+"""MiniCPM (Hu et al. 2024, arXiv:2404.06395): Llama scaled as in muP; Granite's multipliers can say the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config import ModelConfig
 from .common import Reader
-from .declare import Act, Draft, Float, Key, Part, declare, ends, heads, shape
+from .declare import Draft, Float, Part, declare, ends, ffn, heads, shape
 from .llama import BIAS, EPS, NAMES
 from .rope import Rope
 
@@ -30,7 +30,7 @@ class Depth(Part):
 
 declare(
     "minicpm", "MiniCPMForCausalLM",
-    [*shape(32000, 4096, 32, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 11008), Act("hidden_act", "silu"),
+    [*shape(32000, 4096, 32, 32, 2048), *heads(), *ffn(11008),
      EPS, *BIAS, Float("scale_emb", "embed_scale", 1.0), Depth(), Rope(), *ends(True)],
     NAMES, ignored="attention_dropout pretraining_tp auto_map",
 )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 from ...errors import ConfigError
 from ..config import ModelConfig
 from .common import Reader
-from .declare import Act, Draft, Float, Key, Part, declare, ends, heads, shape
+from .declare import Draft, Float, Part, declare, ends, ffn, heads, shape
 from .llama import BUFFERS, NAMES, NO_BIAS
 from .rope import Rope, Window
 
@@ -35,8 +35,8 @@ class Temperature(Part):
 
 declare(
     "ministral3", "Ministral3ForCausalLM",
-    [*shape(131072, 4096, 34, 32, 262144), *heads(8, 128), Key("intermediate_size", "ffn.width", 14336),
-     Act("hidden_act", "silu"), Float("rms_norm_eps", "norm.eps", 1e-5), Window(), Rope(1e6, known=(BETA,)),
+    [*shape(131072, 4096, 34, 32, 262144), *heads(8, 128), *ffn(14336), Float("rms_norm_eps", "norm.eps", 1e-5),
+     Window(), Rope(1e6, known=(BETA,)),
      Temperature(), *ends(False)],
     NAMES, fixed=NO_BIAS, ignored="attention_dropout", buffers=BUFFERS,
 )  # fmt: skip

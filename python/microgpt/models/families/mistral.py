@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from .declare import Act, Key, declare, ends, heads, shape
+from .declare import declare, ends, ffn, heads, shape
 from .llama import BUFFERS, EPS, NAMES, NO_BIAS
 from .rope import Rope, Window
 
 declare(
     "mistral", "MistralForCausalLM",
-    [*shape(32000, 4096, 32, 32, 131072), *heads(8), Key("intermediate_size", "ffn.width", 14336),
-     Act("hidden_act", "silu"), EPS, Window(4096), Rope(), *ends(False)],
+    [*shape(32000, 4096, 32, 32, 131072), *heads(8), *ffn(14336), EPS, Window(4096), Rope(), *ends(False)],
     NAMES, fixed=NO_BIAS, ignored="attention_dropout", buffers=BUFFERS,
 )  # fmt: skip

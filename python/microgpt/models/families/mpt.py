@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...nn.spec import MlpSpec, NormSpec, require
+from ...nn.checks import require
+from ...nn.spec import MlpSpec, NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Derived, Draft, Float, Only, Part, all_heads, declare, ends, head_width, shape

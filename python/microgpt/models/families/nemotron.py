@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ...nn.spec import MlpSpec, NormSpec
-from .declare import Act, Float, Key, declare, ends, heads, shape
+from .declare import Float, declare, ends, ffn, heads, shape
 from .llama import BIAS, BODY, MLP
 from .rope import Rope
 
 declare(
     "nemotron", "NemotronForCausalLM",
-    [*shape(256000, 6144, 32, 48, 4096), *heads(), Key("intermediate_size", "ffn.width", 24576), Act("hidden_act", "relu2"),
+    [*shape(256000, 6144, 32, 48, 4096), *heads(), *ffn(24576, "relu2"),
      Float("norm_eps", "norm.eps", 1e-5), *BIAS, Rope(share=0.5), *ends(False, 0.0134)],
     {**BODY, **MLP}, ffn=MlpSpec, norm=NormSpec("layer", plus_one=True), ignored="attention_dropout",
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .declare import RMS, Act, Bool, Float, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, RMS, Float, declare, ends, ffn, heads, shape
 from .llama import NAMES, QK_NORM
 from .rope import Rope
 
@@ -12,7 +12,7 @@ EPS = Float("rms_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5)
 
 declare(
     "olmo2", "Olmo2ForCausalLM",
-    [*shape(50304, 4096, 32, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 11008), Act("hidden_act", "silu"),
-     EPS, Bool("attention_bias", "mixer.bias mixer.out_bias"), Rope(), *ends(False)],
+    [*shape(50304, 4096, 32, 32, 2048), *heads(), *ffn(11008),
+     EPS, ATTENTION_BIAS, Rope(), *ends(False)],
     AFTER, fixed=FIXED, ignored="attention_dropout",
 )  # fmt: skip

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .declare import Act, Bool, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, declare, ends, ffn, heads, shape
 from .olmo2 import AFTER, EPS, FIXED
 from .rope import LayeredRope, LayerTypes, every
 
 declare(
     "olmo3", "Olmo3ForCausalLM",
-    [*shape(50304, 4096, 32, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 11008), Act("hidden_act", "silu"),
-     EPS, Bool("attention_bias", "mixer.bias mixer.out_bias"), LayerTypes(every(4)),
+    [*shape(50304, 4096, 32, 32, 2048), *heads(), *ffn(11008),
+     EPS, ATTENTION_BIAS, LayerTypes(every(4)),
      LayeredRope(500000.0, 500000.0, "rope_theta"), *ends(False)],
     AFTER, fixed=FIXED, ignored="attention_dropout",
 )  # fmt: skip

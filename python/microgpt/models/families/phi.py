@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...nn.spec import MlpSpec, NormSpec
-from .declare import Act, Bool, Float, Key, declare, ends, heads, shape
+from .declare import Bool, Float, declare, ends, ffn, heads, shape
 from .llama import BODY, BUFFERS
 from .rope import Rope
 
@@ -12,8 +12,8 @@ QK_LAYER = Bool("qk_layernorm", "mixer.qk_norm", to=lambda yes: LAYER if yes els
 
 declare(
     "phi", "PhiForCausalLM",
-    [*shape(51200, 2048, 24, 32, 2048), *heads(), Key("intermediate_size", "ffn.width", 8192),
-     Act("hidden_act", "gelu_new"), QK_LAYER, Float("layer_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5), Rope(share=0.5),
+    [*shape(51200, 2048, 24, 32, 2048), *heads(), *ffn(8192, "gelu_new"), QK_LAYER,
+     Float("layer_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5), Rope(share=0.5),
      *ends(False)],
     {**BODY, "norm": "model.final_layernorm", "head_bias": "lm_head.bias", "mixer.o": "self_attn.dense",
      "mixer.q_norm": "self_attn.q_layernorm", "mixer.k_norm": "self_attn.k_layernorm",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import ModelConfig
-from .declare import Act, Float, Key, declare, ends, heads, shape
+from .declare import Float, declare, ends, ffn, heads, shape
 from .llama import BODY, BUFFERS, FUSED_GLU, NO_BIAS
 from .rope import Rope, Window
 
@@ -26,7 +26,7 @@ class Phi3Rope(Rope):
 
 declare(
     "phi3", "Phi3ForCausalLM",
-    [*shape(32064, 3072, 32, 32, 4096), *heads(), Key("intermediate_size", "ffn.width", 8192), Act("hidden_act", "silu"),
+    [*shape(32064, 3072, 32, 32, 4096), *heads(), *ffn(8192),
      Float("rms_norm_eps", "norm.eps", 1e-5), Window(), Phi3Rope(), *ends(False)],
     FUSED, fixed=NO_BIAS, ignored="attention_dropout original_max_position_embeddings", buffers=BUFFERS,
 )  # fmt: skip

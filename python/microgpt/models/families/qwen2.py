@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .declare import Act, Key, declare, ends, heads, shape
+from .declare import declare, ends, ffn, heads, shape
 from .llama import BUFFERS, EPS, NAMES
 from .rope import LayerTypes, Rope
 
@@ -10,8 +10,7 @@ WINDOWS = LayerTypes(lambda i, get: i >= get.get("max_window_layers", int, 28), 
 
 declare(
     "qwen2", "Qwen2ForCausalLM",
-    [*shape(151936, 4096, 32, 32, 32768), *heads(32), Key("intermediate_size", "ffn.width", 22016),
-     Act("hidden_act", "silu"), EPS, WINDOWS, Rope(), *ends(False)],
+    [*shape(151936, 4096, 32, 32, 32768), *heads(32), *ffn(22016), EPS, WINDOWS, Rope(), *ends(False)],
     NAMES, fixed={"mixer.bias": True, "mixer.out_bias": False}, ignored="attention_dropout max_window_layers",
     buffers=BUFFERS,
 )  # fmt: skip

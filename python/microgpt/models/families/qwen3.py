@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .declare import RMS, Act, Bool, Key, declare, ends, heads, shape
+from .declare import ATTENTION_BIAS, RMS, declare, ends, ffn, heads, shape
 from .llama import BUFFERS, EPS, NAMES, QK_NORM
 from .qwen2 import WINDOWS
 from .rope import Rope
 
 declare(
     "qwen3", "Qwen3ForCausalLM",
-    [*shape(151936, 4096, 32, 32, 32768), *heads(32, 128), Key("intermediate_size", "ffn.width", 22016),
-     Act("hidden_act", "silu"), EPS, Bool("attention_bias", "mixer.bias mixer.out_bias"), WINDOWS, Rope(), *ends(False)],
+    [*shape(151936, 4096, 32, 32, 32768), *heads(32, 128), *ffn(22016), EPS, ATTENTION_BIAS, WINDOWS, Rope(),
+     *ends(False)],
     {**NAMES, **QK_NORM}, fixed={"mixer.qk_norm": RMS}, ignored="attention_dropout max_window_layers", buffers=BUFFERS,
 )  # fmt: skip

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...nn.spec import RopeSpec, require
+from ...nn.checks import require
+from ...nn.rope import RopeSpec
 from ..config import ModelConfig
 from .common import Reader, read_rope, write_rope
 from .declare import Draft, Part
@@ -28,8 +29,8 @@ class Rope(Part):
 
     def read(self, get: Reader, draft: Draft) -> None:
         """See Part."""
-        theta, share = (get.get(key, (float, int), default) for key, default in ((self.old_theta, self.theta),
-                                                                                 (self.old_share, self.share)))  # fmt: skip
+        theta = get.get(self.old_theta, (float, int), self.theta)
+        share = get.get(self.old_share, (float, int), self.share)
         rope = read_rope(get, draft.get("mixer.head_dim"), draft.get("max_positions"), theta, share, self.known)
         draft.set("mixer.rope", replace(rope, interleaved=self.interleaved, reverse=self.reverse))
 
@@ -156,4 +157,3 @@ def full_layers_without_positions(draft: Draft) -> None:
     for block in draft.blocks:
         if block["mixer.window"] is None:
             block["mixer.rope"] = None
-

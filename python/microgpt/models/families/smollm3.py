@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...nn.spec import require
+from ...nn.checks import require
 from ..config import ModelConfig
 from .common import Reader
-from .declare import Act, Draft, Key, Part, declare, ends, heads, shape
+from .declare import Draft, Part, declare, ends, ffn, heads, shape
 from .llama import BIAS, EPS, NAMES
 from .rope import LayerTypes, Rope
 
@@ -33,8 +33,8 @@ class RopeLayers(Part):
 
 declare(
     "smollm3", "SmolLM3ForCausalLM",
-    [*shape(128256, 2048, 36, 16, 32768), *heads(4), Key("intermediate_size", "ffn.width", 11008),
-     Act("hidden_act", "silu"), EPS, *BIAS, LayerTypes(lambda i, get: (i + 1) % 4 == 0, None, "use_sliding_window"),
+    [*shape(128256, 2048, 36, 16, 32768), *heads(4), *ffn(11008), EPS, *BIAS,
+     LayerTypes(lambda i, get: (i + 1) % 4 == 0, None, "use_sliding_window"),
      Rope(2000000.0), RopeLayers(), *ends(True)],
     NAMES, ignored="attention_dropout no_rope_layer_interval max_window_layers",
 )  # fmt: skip

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from ...nn.spec import MlpSpec, NormSpec
-from .declare import Act, Bool, Float, Key, declare, ends, heads, shape
+from .declare import Bool, Float, declare, ends, ffn, heads, shape
 from .llama import BODY, BUFFERS
 from .rope import Rope, Window
 
 declare(
     "starcoder2", "Starcoder2ForCausalLM",
-    [*shape(49152, 3072, 30, 24, 4096), *heads(2), Key("intermediate_size", "ffn.width", 12288),
-     Act("hidden_act", "gelu_pytorch_tanh"), Float("norm_epsilon", "norm.eps", 1e-5),
+    [*shape(49152, 3072, 30, 24, 4096), *heads(2), *ffn(12288, "gelu_pytorch_tanh"),
+     Float("norm_epsilon", "norm.eps", 1e-5),
      Bool("use_bias", "mixer.bias mixer.out_bias ffn.bias", True), Window(), Rope(),
      *ends(True, 0.018042, "residual_dropout", "embedding_dropout")],
     {**BODY, "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj"},
