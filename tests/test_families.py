@@ -112,6 +112,68 @@ def test_all_weights_that_do_not_fit_are_named(name: str) -> None:
     assert f"{second} expected" in message and f"{last} expected" in message
 
 
+def test_files_without_the_prefix_of_the_whole_model() -> None:
+    """openai-community/gpt2 and bigscience/bloom-560m were saved without their head."""
+    for name in ("gpt2", "bloom"):
+        config = config_of(name)
+        family = FAMILIES.get(config.family)
+        assert family.rules is not None
+        whole = stored(config)
+        bare = {each.removeprefix("transformer."): value for each, value in whole.items()}
+        bare["h.0.attn.bias"] = np.zeros((1, 1, 4, 4), np.float32)
+        if name == "bloom":
+            del bare["h.0.attn.bias"]
+        first, second = (from_file(family.rules(config), each, name, family.optional(config)) for each in (whole, bare))
+        assert first.keys() == second.keys() and all(np.array_equal(first[each], second[each]) for each in first)
+
+
+PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
+    # configurations as their authors published them (older dialects), and the parameters that they state
+    "bloom": ({"n_embed": 1024, "n_layer": 24, "num_attention_heads": 16, "vocab_size": 250880, "offset_alibi": 100},
+              559_214_592),
+    "falcon": ({"hidden_size": 4544, "num_attention_heads": 71, "num_hidden_layers": 32, "multi_query": True,
+                "new_decoder_architecture": False, "parallel_attn": True, "bias": False, "alibi": False,
+                "vocab_size": 65024}, 6_921_720_704),
+    "gpt_neox": ({"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 6,
+                  "rotary_emb_base": 10000, "rotary_pct": 0.25, "vocab_size": 50304, "use_parallel_residual": True},
+                 70_426_624),
+    "phi": ({"hidden_size": 2560, "intermediate_size": 10240, "num_attention_heads": 32, "num_hidden_layers": 32,
+             "partial_rotary_factor": 0.4, "rope_theta": 10000.0, "vocab_size": 51200}, 2_779_683_840),
+    "qwen2": ({"hidden_size": 896, "intermediate_size": 4864, "max_window_layers": 24, "num_attention_heads": 14,
+               "num_hidden_layers": 24, "num_key_value_heads": 2, "rope_theta": 1000000.0, "sliding_window": 131072,
+               "use_sliding_window": False, "tie_word_embeddings": True, "vocab_size": 151936}, 494_032_768),
+    "qwen3": ({"head_dim": 128, "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16,
+               "num_hidden_layers": 28, "num_key_value_heads": 8, "rope_theta": 1000000, "rope_scaling": None,
+               "tie_word_embeddings": True, "vocab_size": 151936}, 596_049_920),
+    "gemma2": ({"head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
+                "num_hidden_layers": 26, "num_key_value_heads": 4, "rope_theta": 10000.0, "hidden_act": "gelu_pytorch_tanh",
+                "cache_implementation": "hybrid", "sliding_window": 4096, "vocab_size": 256000}, 2_614_341_888),
+    "gemma3_text": ({"head_dim": 256, "hidden_size": 640, "intermediate_size": 2048, "num_attention_heads": 4,
+                     "num_hidden_layers": 18, "num_key_value_heads": 1, "rope_theta": 1000000.0,
+                     "rope_local_base_freq": 10000.0, "sliding_window": 512, "_sliding_window_pattern": 6,
+                     "vocab_size": 262144}, 268_098_176),
+    "llama": ({"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_hidden_layers": 30,
+               "num_key_value_heads": 3, "rope_theta": 100000, "tie_word_embeddings": True, "vocab_size": 49152},
+              134_515_008),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_published_configurations(kind: str) -> None:
+    settings, parameters = PUBLISHED[kind]
+    config = FAMILIES.get(kind).read(settings)
+    assert config.num_parameters() == parameters
+    assert FAMILIES.get(kind).read(FAMILIES.get(kind).write(config)) == config
+    if kind == "gemma3_text":
+        assert [block.mixer.window for block in config.blocks[:6]] == [512] * 5 + [None]
+        assert [block.mixer.rope.theta for block in config.blocks[:6]] == [1e4] * 5 + [1e6]
+    if kind == "qwen2":
+        assert {block.mixer.window for block in config.blocks} == {None}
+    if kind in ("phi", "gpt_neox"):
+        assert config.blocks[0].mixer.rope.dims == {"phi": 32, "gpt_neox": 16}[kind]
+
+
 def test_minicpm_is_granite_with_its_multipliers(golden: dict[str, Any]) -> None:
     """Its reference needs remote code; Granite's multipliers say the same, and Granite is checked above."""
     kind, granite = TINY["granite"]

@@ -75,8 +75,14 @@ def to_file(rules: Sequence[Rule], arrays: Arrays) -> Arrays:
 def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Sequence[str] = ()) -> Arrays:
     """The file's arrays under our names. Raises CheckpointError listing all missing, unexpected and mis-shaped names.
 
-    `optional` names may be in the file and are not needed (buffers, a copy of tied weights).
+    `optional` names may be in the file and are not needed (buffers, a copy of tied weights). The file of a model
+    without its head lacks the first part of all names ("transformer.", "model."); it is put back.
     """
+    first = rules[0].theirs
+    prefix = first[: first.find(".") + 1]
+    if first not in arrays and first[len(prefix) :] in arrays:
+        known = {rule.theirs for rule in rules} | set(optional)
+        arrays = {prefix + name if prefix + name in known else name: value for name, value in arrays.items()}
     missing = [rule.theirs for rule in rules if rule.theirs not in arrays and rule.constant is None]
     known = {rule.theirs for rule in rules} | set(optional)
     extra = sorted(name for name in arrays if name not in known)

@@ -17,5 +17,8 @@ declare(
      "mixer.q mixer.k mixer.v": "self_attention.query_key_value", "mixer.o": "self_attention.dense",
      "ffn_norm": "post_attention_layernorm", "ffn.up": "mlp.dense_h_to_4h", "ffn.down": "mlp.dense_4h_to_h"},
     ffn=MlpSpec, norm=NormSpec("layer"), fixed={"mixer.alibi": True}, model={"embed_norm": True},
-    groups=lambda mixer: mixer.heads, ignored="attention_dropout pretraining_tp slow_but_exact",
+    groups=lambda mixer: mixer.heads,
+    older={"n_embed": "hidden_size", "num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
+    ignored="""attention_dropout pretraining_tp slow_but_exact attention_softmax_in_fp32 bias_dropout_fusion
+        masked_softmax_fusion n_inner offset_alibi skip_bias_add skip_bias_add_qkv unk_token_id""",
 )  # fmt: skip

@@ -290,6 +290,7 @@ def declare(
     ignored: str = "",
     buffers: Sequence[str] = (),
     constants: Mapping[str, float] | None = None,
+    older: Mapping[str, str] | None = None,
     finish: Callable[[Draft], None] | None = None,
 ) -> Family:
     """Register a family.
@@ -297,13 +298,16 @@ def declare(
     `norm` is that of blocks and the end; `fixed` and `model` hold fields of blocks and of the model that all its models
     have ("embed_norm": True is the blocks' norm). `transposed`: matrices in blocks are stored (in, out). `groups`: in
     how many groups fused q, k, v are interleaved. `ignored`: keys of config.json that change nothing. `buffers`: names
-    in a block that files may hold; `constants`: numbers there that files must hold. `finish` gets the complete draft.
+    in a block that files may hold; `constants`: numbers there that files must hold. `older`: names that keys once
+    had, and theirs now. `finish` gets the complete draft.
     """
     settings = {"norm": norm, **(fixed or {})}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names
 
     def read(config: dict[str, Any]) -> ModelConfig:
-        get, draft = Reader(config), Draft(settings)
+        renamed = {now: config[then] for then, now in (older or {}).items() if then in config and now not in config}
+        get, draft = Reader({**config, **renamed}), Draft(settings)
+        get.used.update(older or ())
         for key in keys:
             key.read(get, draft)
         if finish is not None:

@@ -73,5 +73,6 @@ declare(
      Float("layer_norm_epsilon", "norm.eps", 1e-5), Bool("bias", "mixer.bias mixer.out_bias ffn.bias"),
      Bool("alibi", "mixer.alibi"), FalconRope(), *ends(True, block="hidden_dropout")],
     names, ffn=MlpSpec, norm=NormSpec("layer"), groups=lambda mixer: mixer.kv_heads, finish=alibi_replaces_rope,
+    older={"n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_head_kv": "num_kv_heads"},
     ignored="attention_dropout num_key_value_heads intermediate_size num_kv_heads multi_query",
 )  # fmt: skip
