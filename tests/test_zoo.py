@@ -16,10 +16,12 @@ from microgpt.models.zoo import entries, maker, of_family, plan
 from tests.cli_tools import run
 
 NAMES = [name for name, family in FAMILIES.items() if family.keys]
+CAUSAL = [name for name in NAMES if FAMILIES.get(name).read({}).causal]
 every_family = pytest.mark.parametrize("name", NAMES)
+every_language_model = pytest.mark.parametrize("name", CAUSAL)
 
 
-@every_family
+@every_language_model
 def test_a_small_one_trains_and_is_saved(name: str, tmp_path) -> None:
     made = microgpt.train(model=name, layers=2, heads=4, width=32, block_size=16, batch_size=8, steps=40, lr=1e-2,
                           eval_every=0, out=tmp_path / "run")  # fmt: skip
@@ -40,12 +42,12 @@ def test_its_costs_are_stated(name: str) -> None:
     assert model.num_parameters() == config.num_parameters()
     assert model.state_bytes_per_token() == 4 * config.state_numbers()
     weights = config.num_parameters() - 61 * 32 * (0 if config.tie_embeddings else 1)
-    weights -= 24 * 32 * config.learned_positions
+    weights -= 32 * (24 * config.learned_positions + config.token_types)
     mixers = sum(block.mixer.flops(10) for block in config.blocks)
     assert config.flops_per_token(10) == 2 * weights + mixers
 
 
-@every_family
+@every_language_model
 def test_a_size_is_met(name: str) -> None:
     shape = dimensions(name, "8m", 4096, 256)
     assert abs(math.log(count(name, shape, 4096, 256) / 8e6)) <= math.log(1.08)
@@ -77,6 +79,12 @@ def test_plans_have_twenty_tokens_a_parameter(parameters: int) -> None:
     assert found.tokens == 20 * parameters
     assert abs(found.steps * found.batch_tokens / found.tokens - 1) < 0.05 or found.steps == 1
     assert found.batch_tokens % 256 == 0
+
+
+def test_encoders_are_not_trained_on_the_next_token() -> None:
+    assert set(NAMES) - set(CAUSAL) == {"bert", "modernbert"}
+    with pytest.raises(ConfigError, match="bert is an encoder"):
+        maker("bert")
 
 
 def test_shapes_that_a_family_cannot_have() -> None:

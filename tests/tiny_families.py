@@ -80,6 +80,11 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "diffllama": ("diffllama", BASE),
 }  # fmt: skip
 
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", NEOX),
+    "modernbert": ("modernbert", {**NEOX, "num_hidden_layers": 4, "local_attention": 6, "norm_bias": True}),
+}
+
 
 def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     """The tiny model's weight called `name` in the file: everything random, norms around one."""

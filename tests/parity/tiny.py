@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils import logging
 
-from tests.tiny_families import TINY, rows, weight
+from tests.tiny_families import ENCODERS, TINY, rows, weight
 
 logging.set_verbosity_error()
 torch.set_num_threads(1)
@@ -18,14 +18,15 @@ torch.set_num_threads(1)
 
 def make(name: str) -> Any:
     """The model with its weights drawn from their names."""
-    kind, settings = TINY[name]
+    kind, settings = {**TINY, **ENCODERS}[name]
     config = AutoConfig.for_model(kind, **settings)
     for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
         if hasattr(config, key):
             setattr(config, key, 0.0)
     if kind == "apertus":
         config.dtype = torch.float32  # or its activation's numbers are bfloat16
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention(kind)).float().eval()
+    auto = AutoModel if name in ENCODERS else AutoModelForCausalLM
+    model = auto.from_config(config, attn_implementation=attention(kind)).float().eval()
     with torch.no_grad():
         for each, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(weight(stored(model, each), tuple(parameter.shape))))
@@ -54,6 +55,11 @@ def logits(model: Any) -> np.ndarray[Any, Any]:
     return np.concatenate(made)
 
 
+def hidden(model: Any) -> Any:
+    """(tokens, width) of an encoder, with its tape."""
+    return torch.cat([model(torch.from_numpy(row.astype(np.int64))[None]).last_hidden_state[0] for row in rows()])
+
+
 def targets() -> np.ndarray[Any, Any]:
     """The next token of each, none at the end of a sequence."""
     return np.concatenate([np.append(row[1:], -1) for row in rows()]).astype(np.int32)
@@ -69,4 +75,5 @@ def gradients(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 if __name__ == "__main__":
     made = {name: logits(make(name)) for name in TINY}
+    made |= {name: hidden(make(name)).detach().numpy() for name in ENCODERS}
     np.savez_compressed(Path(__file__).parents[1] / "golden" / "families.npz", **made)

@@ -6,9 +6,10 @@ import math
 
 from .. import _kernels as k
 from .. import ops
+from ..errors import UsageError
 from ..nn.block import Block
 from ..nn.context import Ctx
-from ..nn.linear import Embedding, drop
+from ..nn.linear import Embedding, Linear, drop
 from ..nn.module import Module, Parameter
 from ..nn.norm import Norm
 from ..state.spec import KVSpec
@@ -32,12 +33,14 @@ class Decoder(Module):
         out_std = std / math.sqrt(2 * len(config.blocks)) if config.scale_residual_init else std
         self.embed = Embedding(config.vocab_size, width, std, dtype)
         self.positions = Embedding(config.max_positions, width, std, dtype) if config.learned_positions else None
+        self.token_types = Embedding(config.token_types, width, std, dtype) if config.token_types else None
         self.embed_norm = Norm(config.embed_norm, width, dtype) if config.embed_norm else None
         self.blocks = [
             Block(spec, width, i, std, out_std, dtype, config.max_positions) for i, spec in enumerate(config.blocks)
         ]
         self.norm = Norm(config.final_norm, width, dtype) if config.final_norm else None
         self.head = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
+        self.pooler = Linear(width, width, True, std, dtype) if config.pooler else None
         self.head_bias = Parameter((config.vocab_size,), dtype) if config.head_bias else None
         self.remat = False  # recompute each block in the backward instead of keeping its activations
         self.initialize(seed)
@@ -59,6 +62,8 @@ class Decoder(Module):
             x = x * self.config.embed_scale
         if self.positions is not None:
             x = x + self.positions(ctx.layout.positions)
+        if self.token_types is not None:
+            x = x + self.token_types.weight[0]
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         x = drop(x, ctx, self.config.embed_dropout, stream=0)
@@ -74,6 +79,14 @@ class Decoder(Module):
 
     def _scaled(self, hidden: Tensor) -> Tensor:
         return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
+
+    def pooled(self, hidden: Tensor, ctx: Ctx) -> Tensor:
+        """(T, D) -> (sequences, D): tanh of a layer over each first token. Raises UsageError without a pooler."""
+        if self.pooler is None:
+            raise UsageError("this model has no pooler")
+        first: Tensor = ops.embedding(hidden, ctx.layout.q_start.view((ctx.layout.sequences,)))
+        y: Tensor = ops.tanh(self.pooler(first, ctx))
+        return y
 
     def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean", **options: float) -> Tensor:
         """Next-token cross-entropy in nats; targets (T) int32, negative ones are ignored.

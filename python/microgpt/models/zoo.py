@@ -109,6 +109,8 @@ def maker(name: str) -> Callable[..., ModelConfig]:
     if name in MODELS:
         return MODELS.get(name)
     if name in FAMILIES and FAMILIES.get(name).keys:
+        if not FAMILIES.get(name).read({}).causal:
+            raise ConfigError(f"{name} is an encoder: it does not predict the next token, so it cannot be trained to")
         return functools.partial(of_family, name)
     names = sorted({*MODELS, *(each for each, family in FAMILIES.items() if family.keys)})
     raise ConfigError(f"unknown model {name!r}{nearest(name, names)}; known: {', '.join(names)}")

@@ -28,7 +28,7 @@ class Block(Module):
         self.index = index
         mixer: Any = MIXERS.get(spec.mixer.kind)
         ffn: Any = FFNS.get(spec.ffn.kind)
-        self.mixer_norm = Norm(spec.norm, width, dtype)
+        self.mixer_norm = None if spec.bare_mixer else Norm(spec.norm, width, dtype)
         self.mixer = mixer(spec.mixer, width, index, std, out_std, dtype, max_positions)
         self.ffn_norm = None if spec.shared_norm else Norm(spec.norm, width, dtype)
         self.ffn = ffn(spec.ffn, width, std, out_std, dtype)
@@ -38,19 +38,21 @@ class Block(Module):
 
     def __call__(self, x: Tensor, ctx: Ctx) -> Tensor:
         if self.spec.parallel:
+            assert self.mixer_norm is not None
             first = self.mixer_norm(x)
             second = first if self.ffn_norm is None else self.ffn_norm(x)
             return self._add(self._add(x, self.mixer, first, None, ctx, 0), self.ffn, second, None, ctx, 1)
-        assert self.ffn_norm is not None
         x = self._half(x, self.mixer, self.mixer_norm, getattr(self, "mixer_post_norm", None), ctx, 0)
         return self._half(x, self.ffn, self.ffn_norm, getattr(self, "ffn_post_norm", None), ctx, 1)
 
-    def _half(self, x: Tensor, layer: Any, norm: Norm, post_norm: Norm | None, ctx: Ctx, half: int) -> Tensor:
+    def _half(self, x: Tensor, layer: Any, norm: Norm | None, post_norm: Norm | None, ctx: Ctx, half: int) -> Tensor:
         placement = self.spec.placement
         if placement == "res_post":
             return self._add(x, layer, x, norm, ctx, half)
-        y = self._add(x, layer, x if placement == "post" else norm(x), post_norm, ctx, half)
-        return norm(y) if placement == "post" else y
+        if placement == "post":
+            assert norm is not None
+            return norm(self._add(x, layer, x, None, ctx, half))
+        return self._add(x, layer, x if norm is None else norm(x), post_norm, ctx, half)
 
     def _add(self, x: Tensor, layer: Any, inner: Tensor, post_norm: Norm | None, ctx: Ctx, half: int) -> Tensor:
         """x + what the layer makes of `inner`, normed, scaled and dropped."""

@@ -280,7 +280,8 @@ class BlockSpec:
     added (res_post) or before and on what is added (sandwich).
 
     `parallel`: both read the same stream and are added together, after a norm each or one for both (`shared_norm`).
-    `residual_scale` multiplies what is added.
+    `residual_scale` multiplies what is added. `bare_mixer`: the mixer reads the stream without a norm (ModernBERT's
+    first block, whose embeddings are normed).
     """
 
     mixer: Any
@@ -291,6 +292,7 @@ class BlockSpec:
     parallel: bool = False
     shared_norm: bool = False
     residual_scale: float = 1.0
+    bare_mixer: bool = False
 
     def __post_init__(self) -> None:
         places = ("pre", "post", "res_post", "sandwich")
@@ -298,6 +300,8 @@ class BlockSpec:
         number("block dropout", self.dropout, 0.0, 1.0)
         number("block residual_scale", self.residual_scale, 1e-6)
         require(not self.parallel or self.placement == "pre", "parallel block's placement", "pre", self.placement)
+        require(not self.bare_mixer or (self.placement == "pre" and not self.parallel), "bare_mixer",
+                "False unless placement is pre", True)  # fmt: skip
         require(self.parallel or not self.shared_norm, "shared_norm", "False unless the block is parallel", True)
 
     @property
@@ -305,6 +309,8 @@ class BlockSpec:
         """Names of its norms."""
         if self.shared_norm:
             return ("mixer_norm",)
+        if self.bare_mixer:
+            return ("ffn_norm",)
         two = ("mixer_norm", "ffn_norm")
         return (*two, "mixer_post_norm", "ffn_post_norm") if self.placement == "sandwich" else two
 

@@ -21,6 +21,7 @@ from ..config import ModelConfig
 from . import FAMILIES, Family
 from .common import Reader
 
+SLIDING, FULL = "sliding_attention", "full_attention"
 IN_BLOCK = ("mixer", "ffn", "norm", "block")
 RMS = NormSpec("rms", 1e-6, bias=False)
 
@@ -50,6 +51,13 @@ class Draft:
     def get(self, place: str) -> Any:
         """What was set; of the first block where it is a block's."""
         return self.blocks[0][place] if place.split(".")[0] in IN_BLOCK else self.model[place]
+
+    def check_types(self, get: Reader) -> None:
+        """Raises ConfigError unless there is a layer type that is known for each block."""
+        where, count = f"{get.where}: layer_types", len(self.blocks)
+        require(len(self.types) == count, where, f"{count} names, one a layer", len(self.types))
+        for kind in self.types:
+            require(kind in (SLIDING, FULL), where, f"{SLIDING} or {FULL}", kind)
 
 
 def made(kind: type, fields: Mapping[str, Any]) -> Any:
@@ -289,6 +297,7 @@ def declare(
     groups: Callable[[Any], int] = lambda mixer: 1,
     ignored: str = "",
     buffers: Sequence[str] = (),
+    loose: Sequence[str] = (),
     constants: Mapping[str, float] | None = None,
     older: Mapping[str, str] | None = None,
     finish: Callable[[Draft], None] | None = None,
@@ -298,8 +307,8 @@ def declare(
     `norm` is that of blocks and the end; `fixed` and `model` hold fields of blocks and of the model that all its models
     have ("embed_norm": True is the blocks' norm). `transposed`: matrices in blocks are stored (in, out). `groups`: in
     how many groups fused q, k, v are interleaved. `ignored`: keys of config.json that change nothing. `buffers`: names
-    in a block that files may hold; `constants`: numbers there that files must hold. `older`: names that keys once
-    had, and theirs now. `finish` gets the complete draft.
+    in a block that files may hold, `loose` those outside; `constants`: numbers there that files must hold. `older`:
+    names that keys once had, and theirs now. `finish` gets the complete draft.
     """
     settings = {"norm": norm, **(fixed or {})}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names
@@ -319,7 +328,8 @@ def declare(
         get.finish(ignored.split())
         # equal blocks are one object, as a list that is multiplied
         same = {block: block for block in blocks}
-        return ModelConfig(blocks=tuple(same[block] for block in blocks), family=name, final_norm=first, **fields)
+        fields.setdefault("final_norm", first)
+        return ModelConfig(blocks=tuple(same[block] for block in blocks), family=name, **fields)
 
     def write(config: ModelConfig) -> dict[str, Any]:
         values: dict[str, Any] = {"pad_token_id": None}  # transformers' default may lie beyond the vocabulary
@@ -349,6 +359,7 @@ def declare(
     def optional(config: ModelConfig) -> list[str]:
         prefix = table(config)["blocks"]
         found = [f"{prefix}.{i}.{each}" for i in range(len(config.blocks)) for each in buffers]
+        found += loose
         return [*found, "lm_head.weight"] if config.tie_embeddings else found
 
     places = {key.ours.split()[0]: key.theirs for key in keys if isinstance(key, Key)}

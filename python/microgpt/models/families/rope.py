@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...nn.checks import require
 from ...nn.rope import RopeSpec
 from ..config import ModelConfig
 from .common import Reader, read_rope, write_rope
-from .declare import Draft, Part
-
-SLIDING, FULL = "sliding_attention", "full_attention"
+from .declare import FULL, SLIDING, Draft, Part
 
 
 @dataclass(frozen=True)
@@ -125,12 +122,10 @@ class LayerTypes(Part):
         if types is None:
             slides = [window is not None and self.slides(i, get) for i in range(len(draft.blocks))]
             types = [SLIDING if each else FULL for each in slides]
-        count = len(draft.blocks)
-        require(len(types) == count, f"{get.where}: layer_types", f"{count} names, one a layer", len(types))
-        for block, kind in zip(draft.blocks, types, strict=True):
-            require(kind in (SLIDING, FULL), f"{get.where}: layer_types", f"{SLIDING} or {FULL}", kind)
-            block["mixer.window"] = window if kind == SLIDING else None
         draft.types = types
+        draft.check_types(get)
+        for block, kind in zip(draft.blocks, types, strict=True):
+            block["mixer.window"] = window if kind == SLIDING else None
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
