@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import pytest
 
 from microgpt import _kernels as k
 from microgpt.autograd import no_grad
-from microgpt.errors import CheckpointError, ConfigError, UsageError
+from microgpt.errors import CheckpointError, ConfigError, MicrogptError, UsageError
 from microgpt.io.names import from_file, to_file
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
@@ -160,7 +163,8 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
                "tie_word_embeddings": True, "vocab_size": 151936}, 596_049_920),
     "gemma2": ({"head_dim": 256, "hidden_size": 2304, "intermediate_size": 9216, "num_attention_heads": 8,
                 "num_hidden_layers": 26, "num_key_value_heads": 4, "rope_theta": 10000.0,
-                "hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid", "sliding_window": 4096, "vocab_size": 256000}, 2_614_341_888),
+                "hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid", "sliding_window": 4096,
+                "vocab_size": 256000}, 2_614_341_888),
     "gemma3_text": ({"head_dim": 256, "hidden_size": 640, "intermediate_size": 2048, "num_attention_heads": 4,
                      "num_hidden_layers": 18, "num_key_value_heads": 1, "rope_theta": 1000000.0,
                      "rope_local_base_freq": 10000.0, "sliding_window": 512, "_sliding_window_pattern": 6,
@@ -245,3 +249,55 @@ def test_a_family_writes_what_it_can_hold_and_refuses_the_rest() -> None:
             assert rules is not None
             assert {part for rule in rules(config) for part in rule.parts()} == set(config.shapes()), (name, other)
     assert held > len(TINY)
+
+
+BAD: list[Any] = [
+    None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, -0.0, 1e308, float("inf"), float("nan"), 1e-320, "", "x",
+    "relu", [], [1], [None] * 3, {}, {"a": 1}, [[[]]], "full_attention", 0.5, 3,
+]  # fmt: skip
+
+
+def mutant(config: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A copy with one to three values, at any depth, gone or replaced by something hostile."""
+    made = copy.deepcopy(config)
+    for _ in range(rng.randint(1, 3)):
+        place, key = made, rng.choice(list(made))
+        while isinstance(place[key], dict) and place[key] and rng.random() < 0.7:
+            place = place[key]
+            key = rng.choice(list(place))
+        if isinstance(place[key], list) and place[key] and rng.random() < 0.5:
+            place[key][rng.randrange(len(place[key]))] = rng.choice(BAD)
+        elif rng.random() < 0.15 and len(place) > 1:
+            del place[key]
+        else:
+            place[key] = copy.deepcopy(rng.choice(BAD))
+    return made
+
+
+def read_mutants(count: int, seed: int) -> int:
+    """How many are refused. Each is read or ends in a typed error."""
+    rng, refused = random.Random(seed), 0
+    whole = {name: FAMILIES.get(config_of(name).family).write(config_of(name)) for name in [*TINY, *ENCODERS]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of keys that are not understood
+        for _ in range(count):
+            name = rng.choice(list(whole))
+            family, values = FAMILIES.get(config_of(name).family), mutant(whole[name], rng)
+            try:
+                config = family.read(values)
+                assert config.num_parameters() > 0 and family.rules is not None and family.rules(config)
+            except MicrogptError:
+                refused += 1
+            except Exception as error:
+                raise AssertionError(f"{family.name}: {values}") from error
+    return refused
+
+
+def test_hostile_configurations_are_read_or_refused() -> None:
+    refused = read_mutants(2000, seed=0)
+    assert 600 < refused < 1900
+
+
+@pytest.mark.soak
+def test_many_hostile_configurations_are_read_or_refused() -> None:
+    read_mutants(20_000, seed=random.SystemRandom().randrange(2**32))

@@ -47,6 +47,7 @@ class RopeScaling:
             number(f"rope scaling {name}", getattr(self, name), 0.0)
         if self.attention_factor is not None:
             number("rope scaling attention_factor", self.attention_factor, 1e-6)
+        require(isinstance(self.truncate, bool), "rope scaling truncate", "True or False", self.truncate)
         for name in ("short_factor", "long_factor"):
             values = getattr(self, name)
             require(isinstance(values, (tuple, list)), f"rope scaling {name}", "a list of numbers", values)

@@ -317,10 +317,16 @@ def declare(
         renamed = {now: config[then] for then, now in (older or {}).items() if then in config and now not in config}
         get, draft = Reader({**config, **renamed}), Draft(settings)
         get.used.update(older or ())
-        for key in keys:
-            key.read(get, draft)
-        if finish is not None:
-            finish(draft)
+        try:
+            for key in keys:
+                key.read(get, draft)
+            if finish is not None:
+                finish(draft)
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            # A number that a formula cannot take, or a list where it expects an object.
+            raise ConfigError(f"{get.where}: impossible values for {name}: {error}") from None
         blocks = [_block(fields, mixer, ffn) for fields in draft.blocks]
         fields = {"learned_positions": False, **(model or {}), **draft.model}
         first = blocks[0].norm
