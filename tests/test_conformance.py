@@ -116,6 +116,9 @@ VARIANTS = {
     **{f"model_{name}": dataclasses.replace(make(VOCAB, WIDTH, 2, HEADS, CONTEXT, 0.0), init_std=0.2)
        for name, make in MODELS.items()},
 }  # fmt: skip
+_block = VARIANTS["gqa"].blocks[0]
+_sharing = dataclasses.replace(_block, mixer=dataclasses.replace(_block.mixer, kv_from=0))
+VARIANTS["shared_kv"] = dataclasses.replace(VARIANTS["gqa"], blocks=(_block, _sharing))
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
 
 IDS = np.random.default_rng(7).integers(0, VOCAB, TOKENS, dtype=np.int32)
@@ -347,8 +350,8 @@ def test_stated_flops_are_the_products_of_a_forward(config: ModelConfig) -> None
 @every_variant
 def test_stated_state_is_the_cache_that_is_kept(config: ModelConfig) -> None:
     model = make(config)
-    kv_heads = config.blocks[0].mixer.kv_heads
-    assert model.state_bytes_per_token() == 2 * kv_heads * 2 * HEAD_DIM * 4  # layers, heads, keys and values, bytes
+    heads = sum(block.mixer.kv_heads for block in config.blocks if block.mixer.kv_from is None)
+    assert model.state_bytes_per_token() == 2 * heads * HEAD_DIM * 4  # keys and values, heads, bytes
     assert ContiguousStates(model.state_specs(), 3, 10).bytes == 30 * model.state_bytes_per_token()
 
 
@@ -403,6 +406,20 @@ def test_every_mixer_and_feed_forward_is_in_the_table() -> None:
     blocks = [block for config in VARIANTS.values() for block in config.blocks]
     assert {block.mixer.kind for block in blocks} == set(MIXERS)
     assert {block.ffn.kind for block in blocks} == set(FFNS)
+
+
+def test_keys_are_shared_with_an_earlier_block_that_has_them() -> None:
+    config = VARIANTS["shared_kv"]
+    whole = sum(p.size for p in make(VARIANTS["gqa"]).parameters())
+    assert whole - make(config).num_parameters() == 2 * (WIDTH + 1) * 2 * HEAD_DIM
+    first, second = config.blocks
+    for blocks in (
+        (second, first),
+        (first, second, dataclasses.replace(second, mixer=dataclasses.replace(second.mixer, kv_from=1))),
+        (first, dataclasses.replace(second, mixer=dataclasses.replace(second.mixer, kv_heads=4))),
+    ):
+        with pytest.raises(ConfigError, match="kv_from"):
+            dataclasses.replace(config, blocks=blocks)
 
 
 def test_blocks_are_built_from_the_registries() -> None:

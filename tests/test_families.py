@@ -40,7 +40,7 @@ def stored(config: ModelConfig) -> dict[str, npt.NDArray[np.float32]]:
     """The weights file: every array drawn from its name."""
     rules = FAMILIES.get(config.family).rules
     assert rules is not None
-    return {rule.theirs: weight(rule.theirs, rule.shape) for rule in rules(config) if rule.shape is not None}
+    return {name: weight(name, rule.shape) for rule in rules(config) for name in rule.names() if rule.shape is not None}
 
 
 def model_of(name: str) -> Decoder:
@@ -94,6 +94,27 @@ def test_hidden_states_are_those_of_transformers(name: str, golden: dict[str, An
     if model.pooler is None:
         with pytest.raises(UsageError, match="no pooler"):
             model.pooled(got, ctx)
+
+
+@every_family
+def test_bfloat16_is_float32_up_to_the_rounding_of_activations(name: str) -> None:
+    """24 roundings a block at most (four norms of 1 + weight, seven products, two rotations, their sums), each by up to
+    2^-9 of a value and of independent sign, move the logits by sqrt(24 blocks) 2^-9 of their size."""
+    import ml_dtypes
+
+    config, found = config_of(name), []
+    family = FAMILIES.get(config.family)
+    assert family.rules is not None
+    arrays = from_file(family.rules(config), stored(config), name, family.optional(config))
+    rounded = {each: value.astype(ml_dtypes.bfloat16) for each, value in arrays.items()}
+    for dtype in ("float32", "bfloat16"):
+        model = Decoder(config, dtype)
+        model.load_arrays(rounded)
+        with no_grad():
+            hidden = model.hidden(k.from_numpy(np.concatenate(rows())), Ctx(Layout.packed(LENGTHS)))
+            found.append(model.logits(hidden).numpy().astype(np.float64))
+    off = np.sqrt(np.mean((found[1] - found[0]) ** 2) / np.mean(found[0] ** 2))
+    assert off <= np.sqrt(24 * len(config.blocks)) * 2.0**-9
 
 
 @every_name

@@ -52,6 +52,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("olmo3", {**BASE, **FOUR}),
     "stablelm": ("stablelm", {**BASE, "hidden_size": 64, "use_qkv_bias": True}),
     "stablelm_parallel": ("stablelm", {**BASE, "hidden_size": 64, "use_parallel_residual": True}),
+    "stablelm_qk": ("stablelm", {**BASE, "hidden_size": 64, "qk_layernorm": True}),
     "starcoder2": ("starcoder2", {**BASE, "sliding_window": 6}),
     "falcon": ("falcon", FALCON),
     "falcon_40b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),

@@ -23,7 +23,8 @@ class Rule:
 
     `sizes` are the first-axis sizes of `ours`, needed where several are joined. `groups` > 1 joins them group by group:
     the first part of each, then the second of each (q, k, v of one head after another). `constant`: a number that the
-    file holds and that is none of ours; `ours` is then empty.
+    file holds and that is none of ours; `ours` is then empty. `stack`: the rows of ours are so many arrays in the file,
+    whose numbers stand for the "{}" in `theirs`.
     """
 
     ours: str | tuple[str, ...]
@@ -33,6 +34,11 @@ class Rule:
     groups: int = 1
     shape: tuple[int, ...] | None = None  # in the file; None: not known
     constant: float | None = None
+    stack: int = 0
+
+    def names(self) -> tuple[str, ...]:
+        """The file's names."""
+        return tuple(self.theirs.format(i) for i in range(self.stack)) if self.stack else (self.theirs,)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the file's array has this shape."""
@@ -66,7 +72,10 @@ class Rule:
 def to_file(rules: Sequence[Rule], arrays: Arrays) -> Arrays:
     """Our parameters under the file's names and layout. Every parameter must be covered by a rule."""
     left = dict(arrays)
-    result: Arrays = {rule.theirs: rule.join([left.pop(name) for name in rule.parts()]) for rule in rules}
+    result: Arrays = {}
+    for rule in rules:
+        value = rule.join([left.pop(name) for name in rule.parts()])
+        result.update(zip(rule.names(), value if rule.stack else [value], strict=True))
     if left:
         raise CheckpointError(f"no rule says how to save {sorted(left)}")
     return result
@@ -78,23 +87,23 @@ def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Seque
     `optional` names may be in the file and are not needed (buffers, a copy of tied weights). The file of a model
     without its head lacks the first part of all names ("transformer.", "model."); it is put back.
     """
-    first = rules[0].theirs
+    known = {name for rule in rules for name in rule.names()} | set(optional)
+    first = rules[0].names()[0]
     prefix = first[: first.find(".") + 1]
     if first not in arrays and first[len(prefix) :] in arrays:
-        known = {rule.theirs for rule in rules} | set(optional)
         arrays = {prefix + name if prefix + name in known else name: value for name, value in arrays.items()}
-    missing = [rule.theirs for rule in rules if rule.theirs not in arrays and rule.constant is None]
-    known = {rule.theirs for rule in rules} | set(optional)
+    places = [(rule, name) for rule in rules for name in rule.names() if rule.constant is None]
+    missing = [name for _, name in places if name not in arrays]
     extra = sorted(name for name in arrays if name not in known)
-    wrong = [f"{rule.theirs} expected {rule.shape}, got {arrays[rule.theirs].shape}"
-             for rule in rules if rule.theirs in arrays and not rule.fits(arrays[rule.theirs].shape)]  # fmt: skip
+    wrong = [f"{name} expected {rule.shape}, got {arrays[name].shape}"
+             for rule, name in places if name in arrays and not rule.fits(arrays[name].shape)]  # fmt: skip
     if missing or extra or wrong:
         parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
         parts += [f"wrong shapes: {'; '.join(wrong)}"] * bool(wrong)
         raise CheckpointError(f"{where}: weights do not fit the configuration: {'; '.join(parts)}")
     result: Arrays = {}
     for rule in rules:
-        if rule.constant is not None:
-            continue
-        result.update(zip(rule.parts(), rule.split(arrays[rule.theirs]), strict=True))
+        if rule.constant is None:
+            found = [arrays[name] for name in rule.names()]
+            result.update(zip(rule.parts(), rule.split(np.stack(found) if rule.stack else found[0]), strict=True))
     return result

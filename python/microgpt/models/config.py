@@ -46,6 +46,16 @@ class ModelConfig:
         whole("width", self.width, 1, 2**20)
         whole("max_positions", self.max_positions, 1, 2**24)
         require(1 <= len(self.blocks) <= 1024, "blocks", "1 to 1024 blocks", len(self.blocks))
+        for i, block in enumerate(self.blocks):
+            source = getattr(block.mixer, "kv_from", None)
+            if source is not None:
+                require(source < i, f"blocks[{i}]: kv_from", "an earlier block", source)
+                other = self.blocks[source].mixer
+                same = all(
+                    getattr(other, name, None) == getattr(block.mixer, name) for name in ("kv_heads", "head_dim")
+                )
+                require(same and other.kv_from is None, f"blocks[{i}]: kv_from",
+                        "a block with key/value heads of its own that are like this one's", source)  # fmt: skip
         number("embed_dropout", self.embed_dropout, 0.0, 1.0)
         number("init_std", self.init_std, 0.0)
         whole("token_types", self.token_types, 0, 2**16)

@@ -38,6 +38,10 @@ class Decoder(Module):
         self.blocks = [
             Block(spec, width, i, std, out_std, dtype, config.max_positions) for i, spec in enumerate(config.blocks)
         ]
+        for block in self.blocks:  # blocks whose keys and values later ones use
+            source = getattr(block.spec.mixer, "kv_from", None)
+            if source is not None:
+                self.blocks[source].mixer.shared = True
         self.norm = Norm(config.final_norm, width, dtype) if config.final_norm else None
         self.head = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
         self.pooler = Linear(width, width, True, std, dtype) if config.pooler else None
@@ -68,7 +72,9 @@ class Decoder(Module):
             x = self.embed_norm(x)
         x = drop(x, ctx, self.config.embed_dropout, stream=0)
         for block in self.blocks:
-            x = ops.checkpoint(lambda y, block=block: block(y, ctx), x) if self.remat else block(x, ctx)
+            # What crosses from block to block besides the stream is out of a checkpoint's sight.
+            remat = self.remat and not getattr(block.mixer, "crosses", False)
+            x = ops.checkpoint(lambda y, block=block: block(y, ctx), x) if remat else block(x, ctx)
         return x if self.norm is None else self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:

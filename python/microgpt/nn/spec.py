@@ -77,6 +77,7 @@ class AttentionSpec:
     queries and keys, before rotary positions or after (`qk_norm_last`): "head" with one weight vector for all heads,
     "heads" with one each, "width" over all heads together. `sinks`: one learned score a head that takes part in the
     softmax and has no value (gpt-oss). `gate` multiplies the output by sigmoid(x W) before its projection.
+    `kv_from`: the number of an earlier block whose keys and values are used instead of own ones (arXiv:2405.12981).
     `temperature` (beta, n) multiplies queries at position p by 1 + beta * log(1 + floor(p / n)) (Llama 4).
     """
 
@@ -100,6 +101,7 @@ class AttentionSpec:
     sinks: bool = False
     gate: bool = False
     temperature: tuple[float, int] | None = None
+    kv_from: int | None = None
 
     def __post_init__(self) -> None:
         whole("attention heads", self.heads, 1, 2**16)
@@ -116,6 +118,8 @@ class AttentionSpec:
         number("attention alibi_scale", self.alibi_scale, 1e-6)
         places = ("head", "heads", "width")
         require(self.qk_norm_over in places, "attention qk_norm_over", "head, heads or width", self.qk_norm_over)
+        if self.kv_from is not None:
+            whole("attention kv_from", self.kv_from, 0, 1023)
         if self.temperature is not None:
             require(len(self.temperature) == 2, "attention temperature", "two numbers", self.temperature)
             number("attention temperature", self.temperature[0], 0.0)
@@ -127,12 +131,15 @@ class AttentionSpec:
     def shapes(self, width: int) -> Shapes:
         """Its parameters over a stream of `width`."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        made = linear("q", width, q, self.bias) | linear("k", width, kv, self.bias) | linear("v", width, kv, self.bias)
+        own = self.kv_from is None
+        made = linear("q", width, q, self.bias)
+        if own:
+            made |= linear("k", width, kv, self.bias) | linear("v", width, kv, self.bias)
         if self.gate:
             made |= linear("gate", width, q, False)
         made |= linear("o", q, width, self.out_bias)
         if self.qk_norm is not None:
-            for name, heads in (("q_norm", self.heads), ("k_norm", self.kv_heads)):
+            for name, heads in (("q_norm", self.heads), *([("k_norm", self.kv_heads)] if own else [])):
                 if self.qk_norm_over == "heads":
                     made |= {
                         f"{name}.{each}": (heads, *shape) for each, shape in self.qk_norm.shapes(self.head_dim).items()
@@ -158,7 +165,7 @@ class AttentionSpec:
 
     def state_numbers(self) -> int:
         """Numbers of cached keys and values a token."""
-        return 2 * self.kv_heads * self.head_dim
+        return 2 * self.kv_heads * self.head_dim if self.kv_from is None else 0
 
     @property
     def mask(self) -> Mask:

@@ -253,7 +253,8 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
     """Rules for every parameter of the model.
 
     `names` maps the name of a module (or parameter) to theirs; in blocks it is relative to "blocks". Several modules
-    of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups.
+    of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups. A "*" in
+    their name is the number of a row that is stored alone.
     """
     shapes = config.shapes()
     rules: list[Rule] = []
@@ -275,6 +276,8 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
 def _rule(parts: list[str], name: str, shapes: Mapping[str, tuple[int, ...]], transposed: bool, groups: int) -> Rule:
     sizes = tuple(shapes[part][0] for part in parts)
     shape = (sum(sizes), *shapes[parts[0]][1:])
+    if ".*" in name:  # one array a row in the file
+        return Rule(parts[0], name.replace(".*", ".{}"), shape=shape[1:], stack=shape[0])
     transpose = transposed and len(shape) == 2 and parts[0].startswith("blocks.")
     if len(parts) == 1:
         return Rule(parts[0], name, transpose, shape=shape[::-1] if transpose else shape)
