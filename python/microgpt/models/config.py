@@ -51,10 +51,9 @@ class ModelConfig:
             if source is not None:
                 require(source < i, f"blocks[{i}]: kv_from", "an earlier block", source)
                 other = self.blocks[source].mixer
-                same = all(
-                    getattr(other, name, None) == getattr(block.mixer, name) for name in ("kv_heads", "head_dim")
-                )
-                require(same and other.kv_from is None, f"blocks[{i}]: kv_from",
+                kinds = [[getattr(mixer, name, None) for name in ("kv_heads", "head_dim", "kind")]
+                         for mixer in (other, block.mixer)]  # fmt: skip
+                require(kinds[0] == kinds[1] and other.kv_from is None, f"blocks[{i}]: kv_from",
                         "a block with key/value heads of its own that are like this one's", source)  # fmt: skip
         number("embed_dropout", self.embed_dropout, 0.0, 1.0)
         number("init_std", self.init_std, 0.0)

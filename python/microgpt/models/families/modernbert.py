@@ -7,8 +7,23 @@ from typing import Any
 from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
-from .declare import ATTENTION_BIAS, Act, Bool, Derived, Draft, Float, Key, Part, all_heads, declare, head_width, shape
-from .rope import FULL, SLIDING, LayeredRope
+from .declare import (
+    ATTENTION_BIAS,
+    FULL,
+    SLIDING,
+    Act,
+    Bool,
+    Derived,
+    Draft,
+    Float,
+    Key,
+    Part,
+    all_heads,
+    declare,
+    head_width,
+    shape,
+)
+from .rope import LayeredRope
 
 
 class LocalLayers(Part):

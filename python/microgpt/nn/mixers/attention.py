@@ -56,7 +56,7 @@ class Attention(Module):
         spec = self.spec
         if self.k is None or self.v is None:
             q, *gates = project(x, ctx, [self.q, *([self.gate] if self.gate else [])])
-            k, v = ctx.extra["kv", spec.kv_from]
+            k, v = ctx.extra[f"kv{spec.kv_from}"]
         else:
             q, k, v, *gates = project(x, ctx, [self.q, self.k, self.v, *([self.gate] if self.gate else [])])
             k, v = (self._heads(each, spec.kv_heads) for each in (k, v))
@@ -64,7 +64,7 @@ class Attention(Module):
             if ctx.states is not None:
                 k, v = ctx.states.update(self.index, k, v)
             if self.shared:
-                ctx.extra["kv", self.index] = k, v
+                ctx.extra[f"kv{self.index}"] = k, v
         q = self._place(self._heads(q, spec.heads), self.q_norm if spec.qk_norm else None, ctx)
         if spec.temperature is not None:
             table = temperature_table(*spec.temperature, self.max_positions, q.dtype)
