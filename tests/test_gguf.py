@@ -325,6 +325,7 @@ def test_a_large_good_header_is_read_in_linear_time(tmp_path: Path) -> None:
 
 def test_typed_look_ups() -> None:
     found = GgufFile(GOLDEN / "gguf_py.gguf")
+    assert found.get("a.bool", (int, bool)) is True
     assert found.get("a.uint8", int) == 200 and found.get("none", int, None) is None
     for key, kind, message in [
         ("none", int, "missing metadata key 'none'"),

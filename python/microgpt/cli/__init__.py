@@ -28,6 +28,7 @@ VERBS = {
     "convert": "Write a model in another format: GGUF for llama.cpp, or a Hugging Face folder.",
     "viz": "Draw the losses of runs, in the terminal or as a picture.",
     "tokenize": "Turn text into token shards; train a tokenizer.",
+    "zoo": "Show the architectures, and what a model of some size needs.",
     "bench": "Measure this machine: products, memory, training, generation.",
     "doctor": "Say what microgpt found on this machine, and what is wrong.",
 }

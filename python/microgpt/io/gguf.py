@@ -120,9 +120,9 @@ class GgufFile:
         value = self.metadata.get(key, default)
         if value is ...:
             raise FormatError(f"{self.file.path}: missing metadata key {key!r}")
-        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
         if wrong and value is not default:
-            kinds = kind if isinstance(kind, tuple) else (kind,)
             names = " or ".join(each.__name__ for each in kinds)
             raise FormatError(f"{self.file.path}: metadata {key!r} expected {names}, got {type(value).__name__}")
         return value

@@ -18,7 +18,7 @@ from ..io.gguf import GgufFile
 from ..io.mapped import Stored
 from ..io.names import Rule, to_file
 from ..nn.positions import rope_frequencies
-from ..nn.spec import RopeSpec, whole
+from ..nn.spec import BlockSpec, RopeSpec, whole
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES, Family
@@ -30,7 +30,7 @@ FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 14, "q6_k": 18, 
 FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q4_0": "F16", "Q5_0": "F16", "Q8_0": "F16"}
 FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Keys that change nothing of what is computed, or follow from others.
-QUIET = frozenset("vocab_size attention.value_length rope.dimension_count rope.scaling.finetuned tensor_data_layout "
+QUIET = frozenset("vocab_size attention.value_length attention.key_length rope.scaling.finetuned tensor_data_layout "
                   "rope.scaling.yarn_log_multiplier".split())  # fmt: skip
 
 
@@ -57,7 +57,9 @@ def family_of(arch: str) -> Family:
 def facts_of(config: ModelConfig) -> Gguf:
     """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
     if config.family not in GGUF:
-        raise ConfigError(f"models of family {config.family!r} have no GGUF form; those of {', '.join(GGUF)} do")
+        raise ConfigError(
+            f"models of family {config.family!r} have no GGUF form; those of {', '.join(sorted(GGUF))} do"
+        )
     return GGUF.get(config.family)
 
 
@@ -78,6 +80,10 @@ def open_model(path: Path | str) -> FoundGguf:
     for name, count in heads.items():
         if name in weights:
             weights[name] = halved(weights[name], count, f"{path}: {name}")
+    if facts_of(config).plus_one:
+        for name, stored in weights.items():
+            if name.endswith("norm.weight"):
+                weights[name] = replace(stored, array=lambda stored=stored: stored.array().astype(np.float32) - 1)
     optional = [*FACTORS, *([] if not config.tie_embeddings else ["output.weight"])]
     return FoundGguf(file, config, rules, optional, weights)
 
@@ -97,11 +103,19 @@ def rules_of(config: ModelConfig) -> list[Rule]:
         if len(parts) == 1:
             rules.append(Rule(parts[0], theirs))
             continue
-        parts.sort(key=lambda part: "qkv".index(part.rsplit(".", 2)[1]))  # the one fused tensor that there is
-        mixer = config.blocks[int(parts[0].split(".")[1])].mixer
-        rows = [count * mixer.head_dim for count in (mixer.heads, mixer.kv_heads, mixer.kv_heads)]
-        rules.append(Rule(tuple(parts), theirs, sizes=tuple(rows)))
+        inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
+        group = next(group.split() for group in facts.fused if group.split()[0] in inner)
+        block = config.blocks[int(parts[0].split(".")[1])]
+        sizes = tuple(_rows(block, part) for part in group)
+        rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes))
     return rules
+
+
+def _rows(block: BlockSpec, part: str) -> int:
+    """Rows of a matrix that may be joined with others."""
+    if part.startswith("ffn."):
+        return int(block.ffn.width)
+    return int(block.mixer.head_dim * (block.mixer.heads if part == "mixer.q" else block.mixer.kv_heads))
 
 
 def _rotated_heads(config: ModelConfig) -> dict[str, int]:
@@ -164,7 +178,13 @@ def config_json(file: GgufFile, facts: Gguf) -> dict[str, Any]:
         values[switch] = tensor in file.tensors
     whole("block_count", values.get(facts.keys["block_count"]), 1, 1024)  # before as many blocks are made
     if facts.rope:
-        values |= _read_rope(file, get, get("context_length", int, 2048))
+        rope = _read_rope(file, get, get("context_length", int, 2048))
+        heads = max(1, get("attention.head_count", int, 1))
+        head_dim = get("attention.key_length", int, get("embedding_length", int, 0) // heads)
+        turning = get("rope.dimension_count", int, head_dim)
+        if 0 < turning < head_dim:
+            rope["partial_rotary_factor"] = turning / head_dim
+        values["rope_parameters"] = rope
     unread = [key for key in file.metadata if key.startswith(f"{facts.arch}.") and key.split(".", 1)[1] not in used]
     if unread:
         warnings.warn(f"{file.file.path}: metadata not understood and ignored: {', '.join(unread)}", stacklevel=4)
@@ -195,7 +215,7 @@ def _read_rope(file: GgufFile, get: Callable[..., Any], context: int) -> dict[st
                 rope["attention_factor"] = attention * (1.0 + 0.1 * float(np.log(max(factor, 1.0))))
     elif kind != "none":
         raise ConfigError(f"rope.scaling.type {kind!r}: known are none, linear, yarn")
-    return {"rope_parameters": rope}
+    return rope
 
 
 def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
@@ -276,7 +296,7 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
     config, kind = model.config, type_of(kind)
     made, factors = metadata_of(config)
     rules, heads = rules_of(config), _rotated_heads(config)
-    arrays = model.arrays()
+    arrays, plus_one = model.arrays(), facts_of(config).plus_one
 
     def planned(rule: Rule) -> gguf_writer.Planned:
         parts = {name: arrays[name] for name in rule.parts()}
@@ -284,6 +304,8 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
         def values() -> npt.NDArray[Any]:
             value = to_file((rule,), parts)[rule.theirs]
+            if plus_one and rule.theirs.endswith("norm.weight"):
+                value = value.astype(np.float32) + 1
             return interleave(value, heads[rule.theirs]) if rule.theirs in heads else value
 
         return gguf_writer.Planned(rule.theirs, shape, _tensor_type(rule.theirs, shape, kind, config), values)

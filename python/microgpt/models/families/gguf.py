@@ -24,6 +24,8 @@ INSIDE = {
     "mixer.q": "attn_q",
     "mixer.k": "attn_k",
     "mixer.v": "attn_v",
+    "mixer.q_norm": "attn_q_norm",
+    "mixer.k_norm": "attn_k_norm",
     "mixer.o": "attn_output",
     "mixer_post_norm": "post_attention_norm",
     "ffn_norm": "ffn_norm",
@@ -32,6 +34,21 @@ INSIDE = {
     "ffn.down": "ffn_down",
     "ffn_post_norm": "post_ffw_norm",
 }
+# Metadata keys (without "ARCH.") <-> what config.json of Llama and all that came after it calls them.
+LLAMA_KEYS = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+
+NO_WIDTH = {key: value for key, value in LLAMA_KEYS.items() if value != "head_dim"}  # where heads share the width
+LAYER_KEYS = {key: value for key, value in NO_WIDTH.items() if "rms" not in key}
+LAYER_KEYS["attention.layer_norm_epsilon"] = "layer_norm_eps"
 
 
 @dataclass(frozen=True)
@@ -41,8 +58,10 @@ class Gguf:
     `arch`: the value of general.architecture. `keys`: metadata key (without "ARCH.") -> key of config.json. `fixed`:
     what the architecture implies, in terms of config.json; `assumed`: what reading assumes and writing leaves out.
     `present`: a switch of config.json -> the tensor that is in
-    the file where it is on. `names`: departures from INSIDE and OUTSIDE. `fused`: q, k and v are one tensor attn_qkv.
+    the file where it is on. `names`: departures from INSIDE and OUTSIDE. `fused`: modules of a
+    block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
+    `plus_one`: norms store their weight plus the one that it is added to.
     `rope`: rotary positions stand in the usual keys.
     """
 
@@ -52,8 +71,9 @@ class Gguf:
     assumed: Mapping[str, Any] = field(default_factory=dict)
     present: Mapping[str, str] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
-    fused: bool = False
+    fused: Mapping[str, str] = field(default_factory=dict)
     interleaved: bool = False
+    plus_one: bool = False
     rope: bool = True
 
     def name(self, ours: str) -> str | None:
@@ -66,8 +86,7 @@ class Gguf:
             return f"{table[module]}.{kind}" if module in table else None
         _, number, inner = module.split(".", 2)
         table = {**INSIDE, **self.names}
-        if self.fused and inner in ("mixer.q", "mixer.k", "mixer.v"):
-            return f"blk.{number}.attn_qkv.{kind}"
+        table |= {part: theirs for parts, theirs in self.fused.items() for part in parts.split()}
         return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None
 
 
