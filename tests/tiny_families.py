@@ -68,7 +68,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("gpt_neox", {**NEOX, "hidden_size": 64}),
     "gpt_neox_serial": ("gpt_neox", {**NEOX, "hidden_size": 64, "use_parallel_residual": False,
                                      "attention_bias": False}),
-    "cohere": ("cohere", {**BASE, "use_qk_norm": True}),
+    "cohere": ("cohere", {**BASE, "use_qk_norm": True, "logit_scale": 0.3}),
     "cohere2": ("cohere2", {**WIDE, **FOUR}),
     "granite": ("granite", {**BASE, "embedding_multiplier": 3.0, "logits_scaling": 0.7, "residual_multiplier": 0.4,
                             "attention_multiplier": 0.3}),

@@ -14,7 +14,7 @@ declare(
     [*shape(256000, 8192, 40, 64, 8192), *heads(), *ffn(22528),
      Bool("use_qk_norm", "mixer.qk_norm", to=lambda yes: NORM if yes else None, back=lambda norm: norm is not None),
      Float("layer_norm_eps", "norm.eps mixer.qk_norm.eps", 1e-5), ATTENTION_BIAS,
-     Float("logit_scale", "logit_scale", 0.0625), Rope(interleaved=True), *ends(True)],
+     Float("logit_scale", "logit_scale", 0.0625), Rope(500000.0, interleaved=True), *ends(True)],
     {**NAMES, **QK_NORM}, norm=NORM,
     fixed={"block.parallel": True, "block.shared_norm": True, "mixer.qk_norm_over": "heads"},
     ignored="attention_dropout", buffers=BUFFERS,
