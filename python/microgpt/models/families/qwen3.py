@@ -14,4 +14,7 @@ declare(
      *ends(False)],
     {**NAMES, **QK_NORM}, fixed={"mixer.qk_norm": RMS}, ignored="attention_dropout max_window_layers", buffers=BUFFERS,
 )  # fmt: skip
-GGUF.add("qwen3", Gguf("qwen3", LLAMA_KEYS, fixed={"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False}))
+GGUF.add(
+    "qwen3",
+    Gguf("qwen3", LLAMA_KEYS, fixed={"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False}),
+)
