@@ -17,8 +17,9 @@ from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
 from ..io.mapped import Stored
 from ..io.names import Rule, to_file
+from ..nn.checks import whole
 from ..nn.positions import rope_frequencies
-from ..nn.spec import BlockSpec, RopeSpec, whole
+from ..nn.spec import BlockSpec, RopeSpec
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES, Family
@@ -54,6 +55,10 @@ def family_of(arch: str) -> Family:
     return FAMILIES.get(known[arch])
 
 
+def _less_one(stored: Stored) -> Stored:
+    return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
+
+
 def facts_of(config: ModelConfig) -> Gguf:
     """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
     if config.family not in GGUF:
@@ -83,7 +88,7 @@ def open_model(path: Path | str) -> FoundGguf:
     if facts_of(config).plus_one:
         for name, stored in weights.items():
             if name.endswith("norm.weight"):
-                weights[name] = replace(stored, array=lambda stored=stored: stored.array().astype(np.float32) - 1)
+                weights[name] = _less_one(stored)
     optional = [*FACTORS, *([] if not config.tie_embeddings else ["output.weight"])]
     return FoundGguf(file, config, rules, optional, weights)
 

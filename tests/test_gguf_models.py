@@ -1,0 +1,273 @@
+"""Models in GGUF files: the weights that come back, their types, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import microgpt
+from microgpt.errors import CheckpointError, ConfigError, FormatError, TokenizerError
+from microgpt.io import gguf_writer
+from microgpt.io.ggml import NAMED
+from microgpt.io.gguf import GgufFile
+from microgpt.models import gguf
+from microgpt.models.decoder import Decoder
+from microgpt.models.gguf import FILE_TYPES, halve, interleave, save_gguf
+from microgpt.models.pretrained import load_decoder
+from microgpt.models.zoo import MODELS
+from microgpt.tokenizers.char import CharTokenizer
+from microgpt.tokenizers.ids import IdsTokenizer
+from tests.format_tools import GPT2, LLAMA, a_model, same
+
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 12}  # fmt: skip
+LONG = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 8,
+        "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 1.5, 2.5, 4.0]}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 3.0, "original_max_position_embeddings": 8}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama_tied_biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
+    "llama_head_dim": ("llama", {"head_dim": 12, "num_key_value_heads": 1}),
+    "llama_linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 99.0, "factor": 2.5}}),
+    "llama_yarn": ("llama", {"rope_parameters": YARN}),
+    "llama_llama3": ("llama", {"rope_parameters": LLAMA3}),
+    "llama_longrope": ("llama", {"rope_parameters": LONG}),
+    "gpt2": ("gpt2", {}),
+    "gpt2_untied": ("gpt2", {"tie_word_embeddings": False, "n_inner": 96}),
+}
+IDS = list(range(1, 20))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_model_comes_back_from_gguf(tmp_path: Path, name: str) -> None:
+    family, settings = VARIANTS[name]
+    model = a_model(family, **settings)
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    back = load_decoder(tmp_path / "m.gguf")
+    assert same(model, back)
+    logits = [microgpt.LanguageModel(each, IdsTokenizer(61)).logits(IDS) for each in (model, back)]
+    if name in ("llama_llama3", "llama_longrope"):  # frequencies as float32 factors: a rounding of angles up to 24
+        assert back.config.blocks[0].mixer.rope.scaling.kind == "longrope"
+        assert 0.0 < np.abs(logits[0] - logits[1]).max() <= 24 * 2.0**-24 * 100
+    else:
+        assert back.config == model.config
+        assert np.array_equal(*logits)
+    found = GgufFile(tmp_path / "m.gguf")
+    assert found.metadata["general.architecture"] == family
+    assert ("output.weight" in found.tensors) != model.config.tie_embeddings
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # family -> general.architecture, settings
+    "mistral": ("llama", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 12}),
+    "granite": ("granite", {"embedding_multiplier": 12.0, "attention_multiplier": 0.1, "logits_scaling": 4.0}),
+    "olmo2": ("olmo2", {}),
+    "phi": ("phi2", {}),
+    "phi3": ("phi3", {"sliding_window": 8}),
+    "arcee": ("arcee", {}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True}),
+    "nemotron": ("nemotron", {"attention_bias": True}),
+    "starcoder2": ("starcoder2", {"sliding_window": None}),
+    "gemma": ("gemma", {"head_dim": 8}),
+    "gpt_neox": ("gptneox", {"use_parallel_residual": False}),
+}
+
+
+def test_every_family_of_the_table_is_tried() -> None:
+    assert {*OTHERS, "llama", "gpt2"} == set(gguf.GGUF)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
+    arch, settings = OTHERS[name]
+    model = a_model(name, **settings)
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    back = load_decoder(tmp_path / "m.gguf")
+    assert GgufFile(tmp_path / "m.gguf").metadata["general.architecture"] == arch
+    assert back.config == model.config or (name, back.config.family) == ("mistral", "llama")
+    # Norms of 1 + weight are stored with the one: a rounding of 2^-24, everything else has its bits.
+    for key, value in model.arrays().items():
+        assert np.abs(back.arrays()[key] - value).max() <= (2.0**-23 if "norm" in key else 0.0), key
+
+
+def test_rows_of_q_and_k_lie_pair_by_pair(tmp_path: Path) -> None:
+    rows = np.arange(16).reshape(16, 1)
+    assert interleave(rows, 2)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert np.array_equal(halve(interleave(rows, 2), 2), rows)
+    model = a_model(attention_bias=True)
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    found, own = GgufFile(tmp_path / "m.gguf"), model.arrays()
+    order = [0, 4, 1, 5, 2, 6, 3, 7]
+    assert np.array_equal(found.array("blk.1.attn_q.weight")[:8], own["blocks.1.mixer.q.weight"][order])
+    assert np.array_equal(found.array("blk.1.attn_k.bias")[8:16], own["blocks.1.mixer.k.bias"][8 + np.array(order)])
+    assert np.array_equal(found.array("blk.1.attn_v.weight"), own["blocks.1.mixer.v.weight"])
+
+
+def test_gpt2_has_one_tensor_for_q_k_and_v(tmp_path: Path) -> None:
+    model = a_model("gpt2")
+    save_gguf(model, tmp_path / "m.gguf", "f16")
+    found, own = GgufFile(tmp_path / "m.gguf"), model.arrays()
+    fused = np.concatenate([own[f"blocks.0.mixer.{x}.weight"] for x in "qkv"])
+    assert np.array_equal(found.array("blk.0.attn_qkv.weight"), fused.astype(np.float16))
+    kinds = {name: info.kind.name for name, info in found.tensors.items()}
+    assert (
+        kinds["position_embd.weight"] == kinds["blk.0.attn_qkv.bias"] == "F32" and kinds["token_embd.weight"] == "F16"
+    )
+
+
+@pytest.mark.parametrize("kind", FILE_TYPES)
+def test_types_of_a_file(tmp_path: Path, kind: str) -> None:
+    """Each weight is what its type makes of it, and the sizes are those of the types."""
+    model = a_model(hidden_size=256, intermediate_size=512)
+    size = save_gguf(model, tmp_path / "m.gguf", kind)
+    found = GgufFile(tmp_path / "m.gguf")
+    assert size == (tmp_path / "m.gguf").stat().st_size and found.metadata["general.file_type"] == FILE_TYPES[kind]
+    for name, info in found.tensors.items():
+        output = kind == "q4_k" and name == "output.weight"
+        assert info.kind.name == ("F32" if len(info.shape) == 1 else "Q6_K" if output else kind.upper()), name
+    back = load_decoder(tmp_path / "m.gguf")
+    assert back.dtype == ("bfloat16" if kind == "bf16" else "float32")
+    bits = {"f32": 0, "f16": 11, "bf16": 8, "q8_0": 7, "q6_k": 5, "q4_k": 4, "q4_0": 3}[kind]
+    for name, value in model.arrays().items():
+        error = np.abs(back.arrays()[name].astype(np.float32) - value).max() / np.abs(value).max()
+        # Half a step of an integer of so many bits over the whole range; K types share scales of 6 or 8 bits: twice.
+        assert error == 0.0 if kind == "f32" else error <= 2.0**-bits * (1 if kind[-1] != "k" else 2), name
+
+
+def test_rows_that_fill_no_block_take_another_type(tmp_path: Path) -> None:
+    model = a_model(hidden_size=40, intermediate_size=256)
+    with pytest.warns(UserWarning, match="rows of 14 tensors do not fill blocks of 256; they are written as F16"):
+        save_gguf(model, tmp_path / "m.gguf", "q4_k")
+    kinds = {name: info.kind.name for name, info in GgufFile(tmp_path / "m.gguf").tensors.items()}
+    assert kinds["blk.0.ffn_down.weight"] == "Q4_K" and kinds["blk.0.ffn_up.weight"] == "F16"
+    model = a_model(hidden_size=64, intermediate_size=256)
+    for kind, other in (("q4_k", "Q5_0"), ("q6_k", "Q8_0")):
+        with pytest.warns(UserWarning, match=f"they are written as .*{other}"):
+            save_gguf(model, tmp_path / "m.gguf", kind)
+        assert GgufFile(tmp_path / "m.gguf").tensors["blk.0.ffn_up.weight"].kind.name == other
+
+
+def test_the_tokenizer_goes_along(tmp_path: Path) -> None:
+    tokenizer = CharTokenizer("abc")
+    model = microgpt.LanguageModel(a_model(), tokenizer)
+    back = microgpt.load(model.export(tmp_path / "m.gguf", type="F32"))
+    assert back.tokenizer.encode("cab", add_bos=True) == tokenizer.encode("cab", add_bos=True) == [0, 3, 1, 2]
+    assert back.tokenizer.eos_id == 0 and same(back.decoder, model.decoder)
+    found = GgufFile(tmp_path / "m.gguf")
+    assert found.metadata["general.name"] == "m" and found.metadata["tokenizer.ggml.model"] == "no_vocab"
+
+
+def test_ids_where_there_is_no_vocabulary(tmp_path: Path) -> None:
+    model = microgpt.LanguageModel(a_model(), IdsTokenizer(61, 1, 2))
+    back = microgpt.load(model.export(tmp_path / "m.gguf", type="f32"))
+    assert isinstance(back.tokenizer, IdsTokenizer) and (back.tokenizer.bos_id, back.tokenizer.eos_id) == (1, 2)
+    assert back.tokenizer.encode(" 5 60\n0") == [5, 60, 0] and back.tokenizer.decode([5, 1, 60]) == "5 60 "
+    text = back.generate("7 8", temperature=0.0, max_tokens=3, ignore_eos=True)
+    assert back.tokenizer.encode(text.text) == text.ids and len(text.ids) == 3
+    for bad in ("61", "-1", "x", "1.5", "٣", "9" * 30):
+        with pytest.raises(TokenizerError, match="came without a vocabulary: expected ids from 0 to 60"):
+            back.tokenizer.encode(bad)
+    assert IdsTokenizer(61, 70, -1).bos_id is None
+
+
+def rewritten(path: Path, change: dict[str, Any], tensors: dict[str, Any] | None = None) -> None:
+    """The file with other metadata (None removes a key) and tensors (likewise)."""
+    found = GgufFile(path)
+    metadata = {key: value for key, value in {**found.metadata, **change}.items() if value is not None}
+    arrays = {**{name: found.array(name).copy() for name in found.tensors}, **(tensors or {})}
+    plan = [gguf_writer.Planned(name, value.shape, NAMED["F32"], lambda value=value: value)  # type: ignore[misc]
+            for name, value in arrays.items() if value is not None]  # fmt: skip
+    gguf_writer.write(path, metadata, plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "tensors", "message"),
+    [
+        (
+            {"general.architecture": "lama"},
+            {},
+            r"unknown architecture 'lama'.*did you mean 'llama'.*known: .*gpt2.*llama",
+        ),
+        ({"general.architecture": None}, {}, "missing metadata key 'general.architecture'"),
+        ({"general.architecture": 5}, {}, "'general.architecture' expected str, got int"),
+        ({"llama.block_count": None}, {}, "block_count: expected a whole number from 1 to 1024, got None"),
+        ({"llama.block_count": 513}, {}, r"missing \['blk.2.attn_norm.weight'"),
+        ({"llama.block_count": 2**31}, {}, "block_count: expected a whole number from 1 to 1024"),
+        ({"llama.block_count": 1}, {}, r"unexpected \['blk.1.attn_k.weight'"),
+        ({"llama.attention.head_count": 0}, {}, "heads"),
+        ({"llama.attention.head_count": 3}, {}, "kv_heads: expected a divisor|divisible"),
+        ({"llama.attention.head_count_kv": [2, 1]}, {}, "head_count_kv' expected int or float or str or bool"),
+        ({"llama.attention.key_length": 7}, {}, "even width|head_dim"),
+        ({"llama.embedding_length": 2**31 - 1}, {}, "width: expected a whole number"),
+        ({"llama.embedding_length": 64}, {}, r"embed.weight expected \(61, 64\), got \(61, 32\)"),
+        ({"llama.feed_forward_length": 2**20}, {}, "parameters, the files 22,496"),
+        ({"llama.context_length": 2**25}, {}, "max_positions"),
+        ({"llama.rope.freq_base": float("nan")}, {}, "rope_theta"),
+        ({"llama.rope.freq_base": 0.0}, {}, "rope_theta"),
+        ({"llama.rope.freq_base": "x"}, {}, "'llama.rope.freq_base' expected float, got str"),
+        ({"llama.attention.layer_norm_rms_epsilon": float("inf")}, {}, "eps"),
+        ({"llama.rope.scaling.type": "su"}, {}, "rope.scaling.type 'su': known are none, linear, yarn"),
+        ({"split.count": np.uint16(3)}, {}, "one of 3 parts of a model"),
+        ({}, {"token_embd.weight": None}, "no tensor 'token_embd.weight'"),
+        ({}, {"token_embd.weight": np.zeros((61, 2, 16), np.float32)}, "no tensor 'token_embd.weight' of two axes"),
+        (
+            {},
+            {"blk.0.ffn_up.weight": None, "blk.0.extra": np.zeros(1)},
+            r"missing \['blk.0.ffn_up.weight'\]; unexpected",
+        ),
+        ({}, {"blk.0.attn_q.weight": np.zeros((31, 32), np.float32)}, "rows in pairs for 4 heads"),
+        ({}, {"rope_freqs.weight": np.ones(3)}, "long_factor: expected 4 numbers"),
+        ({}, {"rope_factors_long.weight": np.ones(4)}, "expected rope_factors_long and rope_factors_short"),
+    ],
+)
+def test_impossible_models_in_gguf(
+    tmp_path: Path, change: dict[str, Any], tensors: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "m.gguf"
+    save_gguf(a_model(), path, "f32")
+    rewritten(path, change, tensors)
+    with pytest.raises((FormatError, ConfigError, CheckpointError), match=message) as caught:
+        load_decoder(path)
+    assert "m.gguf" in str(caught.value)
+
+
+def test_unread_metadata_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    save_gguf(a_model(), path, "f32")
+    rewritten(path, {"llama.attention.sliding_window": 8, "other.key": 1})
+    with pytest.warns(UserWarning, match="not understood and ignored: llama.attention.sliding_window"):
+        load_decoder(path)
+
+
+def test_what_gguf_cannot_hold(tmp_path: Path) -> None:
+    micro = Decoder(MODELS.get("micro")(61, 16, 1, 2, 8, 0.0))
+    cases = [
+        (micro, "models of family 'microgpt' have no GGUF form; those of .*gpt2, .*llama.* do"),
+        (a_model(hidden_act="gelu"), "GGUF's llama has hidden_act 'silu', this model 'gelu'"),
+        (a_model(rope_parameters={**YARN, "truncate": False}), "no form for this yarn scaling"),
+        (a_model(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial rotary"),
+    ]
+    for model, message in cases:
+        with pytest.raises(ConfigError, match=message):
+            save_gguf(model, tmp_path / "m.gguf", "f32")
+    with pytest.raises(ConfigError, match=r"unknown GGUF type.*did you mean 'q4_k'"):
+        save_gguf(a_model(), tmp_path / "m.gguf", "q4k")
+    with pytest.raises(ConfigError, match=r"a path that ends in \.gguf"):
+        microgpt.LanguageModel(a_model(), IdsTokenizer(61)).export(tmp_path / "m.bin")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tables_of_families_name_real_keys() -> None:
+    """Every key of config.json in a table is one that the family writes."""
+    from microgpt.models.families import FAMILIES
+    from microgpt.models.families.gguf import GGUF
+
+    for name, settings in (("llama", LLAMA), ("gpt2", GPT2)):
+        config = FAMILIES.get(name).read(settings)
+        written, facts = FAMILIES.get(name).write(config), GGUF.get(name)
+        assert {*facts.keys.values(), *facts.fixed, *facts.present} <= {*written, "scale_attn_weights"}
+        assert gguf.rules_of(config)
