@@ -19,7 +19,8 @@ from ..io.mapped import Stored
 from ..io.names import Rule, to_file
 from ..nn.checks import whole
 from ..nn.positions import rope_frequencies
-from ..nn.spec import BlockSpec, RopeSpec
+from ..nn.rope import RopeSpec
+from ..nn.spec import BlockSpec
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES, Family
