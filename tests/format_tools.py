@@ -25,7 +25,7 @@ GPT2 = {"vocab_size": 61, "n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head
 
 def a_model(family: str = "llama", dtype: str = "float32", **settings: Any) -> Decoder:
     """A tiny model in which every parameter differs from every other, biases and norms too."""
-    config = FAMILIES.get(family).read({**{"llama": LLAMA, "gpt2": GPT2}[family], **settings})
+    config = FAMILIES.get(family).read({**(GPT2 if family == "gpt2" else LLAMA), **settings})
     model = Decoder(config, dtype, seed=1)
     rng = np.random.default_rng(2)
     for parameter in model.parameters():

@@ -22,7 +22,8 @@ from microgpt.models.pretrained import load_decoder, save_decoder
 from microgpt.models.zoo import gpt
 from microgpt.nn.context import Ctx, Layout
 from microgpt.nn.module import Module, Parameter
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec, RopeSpec
+from microgpt.nn.rope import RopeSpec
+from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
 from microgpt.optim import AdamW, Optimizer, Sgd, UpdateRule, decay_groups
 from microgpt.program import Program
 from microgpt.tensor import Tensor, numpy_dtype

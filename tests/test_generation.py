@@ -15,7 +15,8 @@ from microgpt.engine.sampler import Sampling, draw
 from microgpt.errors import ConfigError, NonFiniteError, ShapeError, TokenizerError
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec, RopeSpec
+from microgpt.nn.rope import RopeSpec
+from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
 from microgpt.tokenizers.char import CharTokenizer
 from tests.training_tools import SMALL
 

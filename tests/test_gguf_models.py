@@ -60,6 +60,40 @@ def test_a_model_comes_back_from_gguf(tmp_path: Path, name: str) -> None:
     assert ("output.weight" in found.tensors) != model.config.tie_embeddings
 
 
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # family -> general.architecture, settings
+    "mistral": ("llama", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 12}),
+    "granite": ("granite", {"embedding_multiplier": 12.0, "attention_multiplier": 0.1, "logits_scaling": 4.0}),
+    "olmo2": ("olmo2", {}),
+    "phi": ("phi2", {}),
+    "phi3": ("phi3", {"sliding_window": 8}),
+    "arcee": ("arcee", {}),
+    "stablelm": ("stablelm", {"use_qkv_bias": True}),
+    "nemotron": ("nemotron", {"attention_bias": True}),
+    "starcoder2": ("starcoder2", {"sliding_window": None}),
+    "gemma": ("gemma", {"head_dim": 8}),
+    "gpt_neox": ("gptneox", {"use_parallel_residual": False}),
+}
+
+
+def test_every_family_of_the_table_is_tried() -> None:
+    assert {*OTHERS, "llama", "gpt2"} == set(gguf.GGUF)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
+    arch, settings = OTHERS[name]
+    model = a_model(name, **settings)
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    back = load_decoder(tmp_path / "m.gguf")
+    assert GgufFile(tmp_path / "m.gguf").metadata["general.architecture"] == arch
+    assert back.config == model.config or (name, back.config.family) == ("mistral", "llama")
+    # Norms of 1 + weight are stored with the one: a rounding of 2^-24, everything else has its bits.
+    for key, value in model.arrays().items():
+        assert np.abs(back.arrays()[key] - value).max() <= (2.0**-23 if "norm" in key else 0.0), key
+
+
 def test_rows_of_q_and_k_lie_pair_by_pair(tmp_path: Path) -> None:
     rows = np.arange(16).reshape(16, 1)
     assert interleave(rows, 2)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]

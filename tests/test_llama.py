@@ -10,10 +10,11 @@ import pytest
 
 from microgpt.errors import ConfigError
 from microgpt.models.config import ModelConfig
-from microgpt.models.families.llama import read, write
+from microgpt.models.families import FAMILIES
 from microgpt.nn.positions import rope_frequencies
-from microgpt.nn.spec import RopeScaling, RopeSpec
+from microgpt.nn.rope import RopeScaling, RopeSpec
 
+read, write = FAMILIES.get("llama").read, FAMILIES.get("llama").write
 TINY = {
     "vocab_size": 61, "max_position_embeddings": 24, "hidden_size": 32, "intermediate_size": 56,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -113,7 +114,7 @@ def test_unknown_keys_are_named():
 
 def test_what_is_no_llama_is_not_saved_as_one():
     config = read(TINY)
-    with pytest.raises(ConfigError, match="not a Llama"):
+    with pytest.raises(ConfigError, match="not a llama"):
         write(ModelConfig(61, 32, 24, config.blocks, family="llama"))  # learned positions
 
 
@@ -128,4 +129,4 @@ def test_dropout_survives_the_folder():
 
 def test_scaling_needs_one_factor_a_pair():
     with pytest.raises(ConfigError, match="expected one of linear, dynamic"):
-        RopeScaling("ntk")
+        RopeScaling("stretch")

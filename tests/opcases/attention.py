@@ -45,7 +45,7 @@ def packed(
     return make
 
 
-def _heads(i: Inputs, o: Any) -> Iterator[tuple[slice, slice, int, int, Numbers, Numbers, Numbers]]:
+def heads_of(i: Inputs, o: Any) -> Iterator[tuple[slice, slice, int, int, Numbers, Numbers, Numbers]]:
     """For each sequence and head: query rows, key rows, head, key head, scores (-inf: hidden), error / u, cap slope."""
     heads, kv_heads, width = i["q"].shape[1], i["keys"].shape[1], i["q"].shape[2]
     scale = o.get("scale") or 1.0 / math.sqrt(width)
@@ -78,7 +78,7 @@ def _heads(i: Inputs, o: Any) -> Iterator[tuple[slice, slice, int, int, Numbers,
             yield rows, keys, h, g, np.where(hidden, -np.inf, scores), np.where(hidden, 0.0, error), slope
 
 
-def _softmax(scores: Numbers, error: Numbers, u: float) -> tuple[Numbers, Numbers]:
+def softmax_of(scores: Numbers, error: Numbers, u: float) -> tuple[Numbers, Numbers]:
     """P and its relative error: of one exponential (also rescaled once for each later chunk of 64), and of the sum."""
     p = np.exp(scores - scores.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
@@ -90,8 +90,8 @@ def _softmax(scores: Numbers, error: Numbers, u: float) -> tuple[Numbers, Number
 
 def _forward(i: Inputs, o: Any, y: Numbers, u: float) -> Numbers:
     bound = np.zeros_like(y)
-    for rows, keys, h, g, scores, error, _ in _heads(i, o):
-        p, relative = _softmax(scores, error, u)
+    for rows, keys, h, g, scores, error, _ in heads_of(i, o):
+        p, relative = softmax_of(scores, error, u)
         value = np.abs(i["values"][keys, g])
         bound[rows, h] = (p * relative) @ value + gamma(p.shape[1] + 3, u) * (p @ value)
     return bound
@@ -103,9 +103,9 @@ def _gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> dict[str
     group = i["q"].shape[1] // i["keys"].shape[1]
     out = {name: np.zeros_like(i[name]) for name in ("q", "keys", "values")}
     forward = _forward(i, o, y, u)
-    for rows, keys, h, g, scores, error, slope in _heads(i, o):
+    for rows, keys, h, g, scores, error, slope in heads_of(i, o):
         n, length = scores.shape
-        p, relative = _softmax(scores, error, u)
+        p, relative = softmax_of(scores, error, u)
         d, value = np.abs(dy[rows, h]), np.abs(i["values"][keys, g])
         out["values"][keys, g] += (p * relative).T @ d + gamma(n * group + 2, u) * (p.T @ d)
         dp, total = d @ value.T, (d * np.abs(y[rows, h])).sum(1, keepdims=True)

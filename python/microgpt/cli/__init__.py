@@ -29,6 +29,7 @@ VERBS = {
     "chat": "Talk to a model.",
     "viz": "Draw the losses of runs, in the terminal or as a picture.",
     "tokenize": "Turn text into token shards; train a tokenizer.",
+    "zoo": "Show the architectures, and what a model of some size needs.",
     "bench": "Measure this machine: products, memory, training, generation.",
     "doctor": "Say what microgpt found on this machine, and what is wrong.",
 }

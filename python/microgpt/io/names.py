@@ -21,17 +21,52 @@ Arrays = dict[str, npt.NDArray[Any]]
 class Rule:
     """`ours` (several are joined along their first axis) <-> `theirs`; `transpose` swaps the two axes in the file.
 
-    `sizes` are the first-axis sizes of `ours`, needed where several are joined.
+    `sizes` are the first-axis sizes of `ours`, needed where several are joined. `groups` > 1 joins them group by group:
+    the first part of each, then the second of each (q, k, v of one head after another). `constant`: a number that the
+    file holds and that is none of ours; `ours` is then empty. `stack`: the rows of ours are so many arrays in the file,
+    whose numbers stand for the "{}" in `theirs`.
     """
 
     ours: str | tuple[str, ...]
     theirs: str
     transpose: bool = False
     sizes: tuple[int, ...] = ()
+    groups: int = 1
+    shape: tuple[int, ...] | None = None  # in the file; None: not known
+    constant: float | None = None
+    stack: int = 0
+
+    def names(self) -> tuple[str, ...]:
+        """The file's names."""
+        return tuple(self.theirs.format(i) for i in range(self.stack)) if self.stack else (self.theirs,)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the file's array has this shape."""
+        return self.shape is None or shape == self.shape
 
     def parts(self) -> tuple[str, ...]:
         """Our names, always as a tuple."""
         return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    def join(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """The file's array of our parts."""
+        if self.constant is not None:
+            return np.array(self.constant, np.float32)
+        if len(parts) == 1:
+            value = parts[0]
+        else:
+            split = [each.reshape(self.groups, -1, *each.shape[1:]) for each in parts]
+            value = np.concatenate(split, axis=1).reshape(-1, *parts[0].shape[1:])
+        return np.ascontiguousarray(value.T if self.transpose else value)
+
+    def split(self, value: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Our parts of the file's array; views where that can be."""
+        value = value.T if self.transpose else value
+        if len(self.parts()) == 1:
+            return [value]
+        grouped = value.reshape(self.groups, -1, *value.shape[1:])
+        ends = np.cumsum(self.sizes)[:-1] // self.groups
+        return [each.reshape(-1, *value.shape[1:]) for each in np.split(grouped, ends, axis=1)]
 
 
 def to_file(rules: Sequence[Rule], arrays: Arrays) -> Arrays:
@@ -39,40 +74,36 @@ def to_file(rules: Sequence[Rule], arrays: Arrays) -> Arrays:
     left = dict(arrays)
     result: Arrays = {}
     for rule in rules:
-        parts = [left.pop(name) for name in rule.parts()]
-        value = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0)
-        result[rule.theirs] = np.ascontiguousarray(value.T) if rule.transpose else np.ascontiguousarray(value)
+        value = rule.join([left.pop(name) for name in rule.parts()])
+        result.update(zip(rule.names(), value if rule.stack else [value], strict=True))
     if left:
         raise CheckpointError(f"no rule says how to save {sorted(left)}")
     return result
 
 
 def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Sequence[str] = ()) -> Arrays:
-    """The file's arrays under our names. Raises CheckpointError listing all missing and unexpected names.
+    """The file's arrays under our names. Raises CheckpointError listing all missing, unexpected and mis-shaped names.
 
-    `optional` names may be in the file and are not needed (buffers, a copy of tied weights).
+    `optional` names may be in the file and are not needed (buffers, a copy of tied weights). The file of a model
+    without its head lacks the first part of all names ("transformer.", "model."); it is put back.
     """
-    missing = [rule.theirs for rule in rules if rule.theirs not in arrays]
-    known = {rule.theirs for rule in rules} | set(optional)
+    known = {name for rule in rules for name in rule.names()} | set(optional)
+    first = rules[0].names()[0]
+    prefix = first[: first.find(".") + 1]
+    if first not in arrays and first[len(prefix) :] in arrays:
+        arrays = {prefix + name if prefix + name in known else name: value for name, value in arrays.items()}
+    places = [(rule, name) for rule in rules for name in rule.names() if rule.constant is None]
+    missing = [name for _, name in places if name not in arrays]
     extra = sorted(name for name in arrays if name not in known)
-    if missing or extra:
+    wrong = [f"{name} expected {rule.shape}, got {arrays[name].shape}"
+             for rule, name in places if name in arrays and not rule.fits(arrays[name].shape)]  # fmt: skip
+    if missing or extra or wrong:
         parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
+        parts += [f"wrong shapes: {'; '.join(wrong)}"] * bool(wrong)
         raise CheckpointError(f"{where}: weights do not fit the configuration: {'; '.join(parts)}")
     result: Arrays = {}
     for rule in rules:
-        value = arrays[rule.theirs]
-        if rule.transpose:
-            value = value.T
-        names = rule.parts()
-        if len(names) == 1:
-            result[names[0]] = value
-            continue
-        if value.shape[0] != sum(rule.sizes):
-            raise CheckpointError(
-                f"{where}: {rule.theirs} expected {sum(rule.sizes)} for {' + '.join(names)}, got {value.shape[0]}"
-            )
-        start = 0
-        for name, size in zip(names, rule.sizes, strict=True):
-            result[name] = value[start : start + size]
-            start += size
+        if rule.constant is None:
+            found = [arrays[name] for name in rule.names()]
+            result.update(zip(rule.parts(), rule.split(np.stack(found) if rule.stack else found[0]), strict=True))
     return result

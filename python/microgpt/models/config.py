@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..nn.spec import BlockSpec, NormSpec, from_dict, number, require, to_dict, whole
+from ..nn.checks import number, require, whole
+from ..nn.spec import BlockSpec, NormSpec, Shapes, below, count, from_dict, linear, to_dict
 
 
 @dataclass(frozen=True)
@@ -13,8 +14,12 @@ class ModelConfig:
     """A decoder-only language model.
 
     `learned_positions` adds a table of `max_positions` rows to the embeddings; rotary and ALiBi positions stand in the
-    blocks' mixers. `final_norm` or `embed_norm` None leaves the norm out. `family` names the Hugging Face layout that
-    the model is saved in; "microgpt" is our own and holds any combination.
+    blocks' mixers. `final_norm` or `embed_norm` None leaves the norm out. `embed_scale` multiplies the embeddings,
+    `logit_scale` the logits, and `logit_soft_cap` then bounds them by cap * tanh(logit / cap). `family` names the
+    Hugging Face layout that the model is saved in; "microgpt" is our own and holds any combination.
+
+    An encoder's mixers are not causal. `token_types`: rows of a table whose first row is added to all embeddings (BERT
+    tells two texts apart with it); `pooler`: a layer over the first token of each sequence.
     """
 
     vocab_size: int
@@ -30,29 +35,73 @@ class ModelConfig:
     head_bias: bool = False
     init_std: float = 0.02
     scale_residual_init: bool = True
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_soft_cap: float | None = None
+    token_types: int = 0
+    pooler: bool = False
 
     def __post_init__(self) -> None:
         whole("vocab_size", self.vocab_size, 1, 2**24)
         whole("width", self.width, 1, 2**20)
         whole("max_positions", self.max_positions, 1, 2**24)
         require(1 <= len(self.blocks) <= 1024, "blocks", "1 to 1024 blocks", len(self.blocks))
+        for i, block in enumerate(self.blocks):
+            source = getattr(block.mixer, "kv_from", None)
+            if source is not None:
+                require(source < i, f"blocks[{i}]: kv_from", "an earlier block", source)
+                other = self.blocks[source].mixer
+                kinds = [[getattr(mixer, name, None) for name in ("kv_heads", "head_dim", "kind")]
+                         for mixer in (other, block.mixer)]  # fmt: skip
+                require(kinds[0] == kinds[1] and other.kv_from is None, f"blocks[{i}]: kv_from",
+                        "a block with key/value heads of its own that are like this one's", source)  # fmt: skip
         number("embed_dropout", self.embed_dropout, 0.0, 1.0)
         number("init_std", self.init_std, 0.0)
+        whole("token_types", self.token_types, 0, 2**16)
+        for name in ("embed_scale", "logit_scale", "logit_soft_cap"):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), 1e-9)
+
+    def shapes(self) -> Shapes:
+        """Name and shape of every parameter, without building the model."""
+        made: Shapes = {"embed.weight": (self.vocab_size, self.width)}
+        if self.learned_positions:
+            made["positions.weight"] = (self.max_positions, self.width)
+        if self.token_types:
+            made["token_types.weight"] = (self.token_types, self.width)
+        if self.embed_norm is not None:
+            made |= below("embed_norm", self.embed_norm.shapes(self.width))
+        for i, block in enumerate(self.blocks):
+            made |= below(f"blocks.{i}", block.shapes(self.width))
+        if self.final_norm is not None:
+            made |= below("norm", self.final_norm.shapes(self.width))
+        if not self.tie_embeddings:
+            made["head"] = (self.vocab_size, self.width)
+        if self.pooler:
+            made |= linear("pooler", self.width, self.width, True)
+        return made | ({"head_bias": (self.vocab_size,)} if self.head_bias else {})
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token sees a later one: what a language model needs."""
+        return all(block.mixer.causal for block in self.blocks)
 
     def num_parameters(self) -> int:
         """Numbers in all parameters, without building the model."""
-        tables = self.vocab_size * (1 if self.tie_embeddings else 2) + self.max_positions * self.learned_positions
-        norms = sum(norm.parameters(self.width) for norm in (self.final_norm, self.embed_norm) if norm)
-        blocks = sum(block.parameters(self.width) for block in self.blocks)
-        return tables * self.width + norms + blocks + self.head_bias * self.vocab_size
+        return count(self.shapes())
 
     def flops_per_token(self, context: int) -> int:
         """FLOPs of a forward for one token that sees `context` others: 2 a weight used, and attention's own."""
-        weights = self.num_parameters() - self.max_positions * self.learned_positions * self.width
+        tables = self.max_positions * self.learned_positions + self.token_types
+        weights = self.num_parameters() - tables * self.width
         if not self.tie_embeddings:
             weights -= self.vocab_size * self.width  # the embedding is a look-up
         flops: int = 2 * weights + sum(block.mixer.flops(context) for block in self.blocks)
         return flops
+
+    def state_numbers(self) -> int:
+        """Numbers of cached keys and values a token."""
+        return sum(block.mixer.state_numbers() for block in self.blocks)
 
     def activations(self, remat: bool = False) -> int:
         """Numbers a token that training keeps for the backward; `remat` keeps the input of each block and one block."""

@@ -6,9 +6,10 @@ import math
 
 from .. import _kernels as k
 from .. import ops
+from ..errors import UsageError
 from ..nn.block import Block
 from ..nn.context import Ctx
-from ..nn.linear import Embedding, drop
+from ..nn.linear import Embedding, Linear, drop
 from ..nn.module import Module, Parameter
 from ..nn.norm import Norm
 from ..state.spec import KVSpec
@@ -33,12 +34,18 @@ class Decoder(Module):
         out_std = std / math.sqrt(2 * len(config.blocks)) if config.scale_residual_init else std
         self.embed = Embedding(config.vocab_size, width, std, dtype)
         self.positions = Embedding(config.max_positions, width, std, dtype) if config.learned_positions else None
+        self.token_types = Embedding(config.token_types, width, std, dtype) if config.token_types else None
         self.embed_norm = Norm(config.embed_norm, width, dtype) if config.embed_norm else None
         self.blocks = [
             Block(spec, width, i, std, out_std, dtype, config.max_positions) for i, spec in enumerate(config.blocks)
         ]
+        for block in self.blocks:  # blocks whose keys and values later ones use
+            source = getattr(block.spec.mixer, "kv_from", None)
+            if source is not None:
+                self.blocks[source].mixer.shared = True
         self.norm = Norm(config.final_norm, width, dtype) if config.final_norm else None
         self.head = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
+        self.pooler = Linear(width, width, True, std, dtype) if config.pooler else None
         self.head_bias = Parameter((config.vocab_size,), dtype) if config.head_bias else None
         self.remat = False  # recompute each block in the backward instead of keeping its activations
         if seed is not None:
@@ -57,18 +64,36 @@ class Decoder(Module):
         """tokens (T) int32 -> (T, D) after the final norm."""
         ctx.check_tokens(tokens.size)
         x: Tensor = self.embed(tokens)
+        if self.config.embed_scale != 1.0:
+            x = x * self.config.embed_scale
         if self.positions is not None:
             x = x + self.positions(ctx.layout.positions)
+        if self.token_types is not None:
+            x = x + self.token_types.weight[0]
         if self.embed_norm is not None:
             x = self.embed_norm(x)
         x = drop(x, ctx, self.config.embed_dropout, stream=0)
         for block in self.blocks:
-            x = ops.checkpoint(lambda y, block=block: block(y, ctx), x) if self.remat else block(x, ctx)
+            # What crosses from block to block besides the stream is out of a checkpoint's sight.
+            remat = self.remat and not getattr(block.mixer, "crosses", False)
+            x = ops.checkpoint(lambda y, block=block: block(y, ctx), x) if remat else block(x, ctx)
         return x if self.norm is None else self.norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(T, D) -> (T, V)."""
-        y: Tensor = ops.linear(hidden, self.head_weight, self.head_bias, wide_out=True)
+        y: Tensor = ops.linear(self._scaled(hidden), self.head_weight, self.head_bias, wide_out=True)
+        cap = self.config.logit_soft_cap
+        return y if cap is None else ops.tanh(y * (1.0 / cap)) * cap
+
+    def _scaled(self, hidden: Tensor) -> Tensor:
+        return hidden if self.config.logit_scale == 1.0 else hidden * self.config.logit_scale
+
+    def pooled(self, hidden: Tensor, ctx: Ctx) -> Tensor:
+        """(T, D) -> (sequences, D): tanh of a layer over each first token. Raises UsageError without a pooler."""
+        if self.pooler is None:
+            raise UsageError("this model has no pooler")
+        first: Tensor = ops.embedding(hidden, ctx.layout.q_start.view((ctx.layout.sequences,)))
+        y: Tensor = ops.tanh(self.pooler(first, ctx))
         return y
 
     def loss(self, tokens: Array, targets: Array, ctx: Ctx, reduction: str = "mean", **options: float) -> Tensor:
@@ -77,10 +102,12 @@ class Decoder(Module):
         `options`: label_smoothing and z_loss of ops.cross_entropy.
         """
         hidden = self.hidden(tokens, ctx)
-        if self.head_bias is not None:
+        if self.head_bias is not None or self.config.logit_soft_cap is not None:
             y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction, **options)
         else:
-            y = ops.linear_cross_entropy(hidden, self.head_weight, targets, reduction=reduction, **options)
+            y = ops.linear_cross_entropy(
+                self._scaled(hidden), self.head_weight, targets, reduction=reduction, **options
+            )
         return y
 
     def flops_per_token(self, context: int) -> int:

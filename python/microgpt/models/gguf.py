@@ -17,8 +17,10 @@ from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
 from ..io.mapped import Stored
 from ..io.names import Rule, to_file
+from ..nn.checks import whole
 from ..nn.positions import rope_frequencies
-from ..nn.spec import BlockSpec, RopeSpec, whole
+from ..nn.rope import RopeSpec
+from ..nn.spec import BlockSpec
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES, Family
@@ -54,6 +56,10 @@ def family_of(arch: str) -> Family:
     return FAMILIES.get(known[arch])
 
 
+def _less_one(stored: Stored) -> Stored:
+    return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
+
+
 def facts_of(config: ModelConfig) -> Gguf:
     """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
     if config.family not in GGUF:
@@ -80,6 +86,10 @@ def open_model(path: Path | str) -> FoundGguf:
     for name, count in heads.items():
         if name in weights:
             weights[name] = halved(weights[name], count, f"{path}: {name}")
+    if facts_of(config).plus_one:
+        for name, stored in weights.items():
+            if name.endswith("norm.weight"):
+                weights[name] = _less_one(stored)
     optional = [*FACTORS, *([] if not config.tie_embeddings else ["output.weight"])]
     return FoundGguf(file, config, rules, optional, weights)
 
@@ -292,7 +302,7 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
     config, kind = model.config, type_of(kind)
     made, factors = metadata_of(config)
     rules, heads = rules_of(config), _rotated_heads(config)
-    arrays = model.arrays()
+    arrays, plus_one = model.arrays(), facts_of(config).plus_one
 
     def planned(rule: Rule) -> gguf_writer.Planned:
         parts = {name: arrays[name] for name in rule.parts()}
@@ -300,6 +310,8 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
         def values() -> npt.NDArray[Any]:
             value = to_file((rule,), parts)[rule.theirs]
+            if plus_one and rule.theirs.endswith("norm.weight"):
+                value = value.astype(np.float32) + 1
             return interleave(value, heads[rule.theirs]) if rule.theirs in heads else value
 
         return gguf_writer.Planned(rule.theirs, shape, _tensor_type(rule.theirs, shape, kind, config), values)

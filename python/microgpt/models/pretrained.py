@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ConfigError, FormatError, StorageError, ne
 from ..io import files, llama2c, safetensors, shards
 from ..io.mapped import Stored
 from ..io.names import Rule, from_file, to_file
-from ..nn.spec import whole
+from ..nn.checks import whole
 from ..tensor import numpy_dtype
 from . import gguf
 from .config import ModelConfig

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from ..errors import ConfigError, nearest
-from .zoo import MODELS
+from .zoo import maker
 
 NAMED = {"tiny": "1m", "small": "10m", "medium": "30m", "large": "124m"}
 # OpenAI's GPT-2 family keeps its own shapes (Radford et al. 2019, table 2), whatever the vocabulary.
@@ -47,8 +47,12 @@ def dimensions(model: str, size: str, vocab_size: int, block_size: int) -> Dimen
     wanted = parse_size(size)
     found: list[tuple[bool, float, Dimensions]] = []
     least = math.inf
+    maker(model)
     for width in _widths():
-        one, two = (count(model, Dimensions(n, _heads(width), width), vocab_size, block_size) for n in (1, 2))
+        try:
+            one, two = (count(model, Dimensions(n, _heads(width), width), vocab_size, block_size) for n in (1, 2))
+        except ConfigError:  # a family may not have a shape that others have
+            continue
         least = min(least, one)
         layers = min(1024, max(1, round((wanted - one) / (two - one)) + 1))
         shape = Dimensions(layers, _heads(width), width)
@@ -64,7 +68,7 @@ def dimensions(model: str, size: str, vocab_size: int, block_size: int) -> Dimen
 
 def count(model: str, shape: Dimensions, vocab_size: int, block_size: int) -> int:
     """Parameters of a ready-made model."""
-    config = MODELS.get(model)(vocab_size, shape.width, shape.layers, shape.heads, block_size, 0.0)
+    config = maker(model)(vocab_size, shape.width, shape.layers, shape.heads, block_size, 0.0)
     return config.num_parameters()
 
 

@@ -5,7 +5,8 @@ from .context import Ctx, Dropout, Layout
 from .linear import Adapter, Embedding, Linear
 from .module import Module, Parameter, edit
 from .norm import Norm
-from .spec import AttentionSpec, BlockSpec, GluSpec, Mask, MlpSpec, NormSpec, RopeSpec
+from .rope import RopeSpec
+from .spec import AttentionSpec, BlockSpec, GluSpec, Mask, MlpSpec, NormSpec
 
 __all__ = [
     "Adapter",

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels as k
-from .spec import RopeScaling, RopeSpec
+from ..tensor import numpy_dtype
+from .rope import RopeScaling, RopeSpec
 
 Array = k.Array
 Floats = npt.NDArray[np.float64]
@@ -24,7 +25,8 @@ def rope_tables(spec: RopeSpec, head_dim: int, positions: int, dtype: str) -> tu
     """
     frequency, factor = rope_frequencies(spec, head_dim, positions)
     angle = np.arange(positions, dtype=np.float64)[:, None] * frequency[None, :]
-    return k.from_numpy((np.cos(angle) * factor).astype(dtype)), k.from_numpy((np.sin(angle) * factor).astype(dtype))
+    cos, sin = np.cos(angle) * factor, np.sin(angle) * (-factor if spec.reverse else factor)
+    return k.from_numpy(cos.astype(dtype)), k.from_numpy(sin.astype(dtype))
 
 
 def rope_frequencies(spec: RopeSpec, head_dim: int, positions: int) -> tuple[Floats, float]:
@@ -40,6 +42,9 @@ def rope_frequencies(spec: RopeSpec, head_dim: int, positions: int) -> tuple[Flo
     if scaling is None or scaling.kind == "dynamic":
         return frequency, 1.0
     original = scaling.original or positions
+    if scaling.kind == "ntk":
+        theta = spec.theta * scaling.factor ** (dims / (dims - 2))
+        return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims), 1.0
     if scaling.kind == "linear":
         return frequency / scaling.factor, scaling.attention_factor or 1.0
     if scaling.kind == "longrope":
@@ -47,6 +52,9 @@ def rope_frequencies(spec: RopeSpec, head_dim: int, positions: int) -> tuple[Flo
         derived = math.sqrt(1.0 + math.log(scaling.factor) / math.log(original)) if scaling.factor > 1.0 else 1.0
         return frequency / np.array(factors), scaling.attention_factor or derived
     slow = frequency / scaling.factor
+    if scaling.kind == "proportional":
+        slow[int(scaling.share * dims // 2) :] = 0.0  # pairs that do not turn
+        return slow, 1.0
     if scaling.kind == "llama3":
         # Part of the unscaled frequency, by how many turns fit into the original context.
         turns = original * frequency / (2.0 * math.pi)
@@ -86,6 +94,13 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 @functools.lru_cache(maxsize=64)
-def alibi_array(heads: int, dtype: str) -> Array:
-    """The slopes as an array."""
-    return k.from_numpy(np.array(alibi_slopes(heads), dtype))
+def alibi_array(heads: int, scale: float, dtype: str) -> Array:
+    """The slopes times `scale` as an array."""
+    return k.from_numpy((np.array(alibi_slopes(heads)) * scale).astype(dtype))
+
+
+@functools.lru_cache(maxsize=64)
+def temperature_table(beta: float, period: int, positions: int, dtype: str) -> Array:
+    """(positions, 1): 1 + beta * log(1 + floor(p / period)), the factor on queries at position p (Llama 4)."""
+    steps = np.floor(np.arange(positions)[:, None] / period)
+    return k.from_numpy(np.asarray(1.0 + beta * np.log1p(steps), numpy_dtype(dtype)))

@@ -7,133 +7,55 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import reprlib
-import sys
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import ConfigError, nearest
 from ..registry import Registry
+from .checks import number, require, whole
+from .rope import RopeScaling, RopeSpec
 
 S = TypeVar("S")
+Shapes = dict[str, tuple[int, ...]]  # name of a parameter -> its shape
 
 
-def require(condition: bool, what: str, expected: object, got: object) -> None:
-    """Raise ConfigError unless `condition`."""
-    if not condition:
-        raise ConfigError(f"{what}: expected {expected}, got {_shown(got)}")
+def count(shapes: Shapes) -> int:
+    """Numbers in all parameters."""
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
-_short = reprlib.Repr()  # a configuration file can name one list a billion times
-_short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 2, 8, 8, 8
-_short.maxstring = _short.maxother = _short.maxlong = 200
+def below(name: str, shapes: Shapes) -> Shapes:
+    """The same under a module called `name`."""
+    return {f"{name}.{each}": shape for each, shape in shapes.items()}
 
 
-def _shown(value: object) -> str:
-    try:
-        return _short.repr(value)
-    except ValueError:  # a number too long for Python to write
-        return f"a very long {type(value).__name__}"
-
-
-def whole(what: str, value: object, least: int = 1, most: int = 2**31 - 1) -> None:
-    """Raise ConfigError unless value is an int in [least, most]."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-    require(ok, what, f"a whole number from {least} to {most}", value)
-
-
-def number(what: str, value: object, least: float, most: float = math.inf) -> None:
-    """Raise ConfigError unless value is a finite number in [least, most]."""
-    ok = False
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        ok = abs(value) <= sys.float_info.max and least <= value <= most
-    require(ok, what, f"a number from {least} to {most}", value)
+def linear(name: str, inputs: int, outputs: int, bias: bool) -> Shapes:
+    """Parameters of a Linear."""
+    return {f"{name}.weight": (outputs, inputs), **({f"{name}.bias": (outputs,)} if bias else {})}
 
 
 @dataclass(frozen=True)
 class NormSpec:
-    """`kind` layer (mean subtracted) or rms; with or without weight and bias."""
+    """`kind` layer (mean subtracted) or rms; with or without weight and bias. `plus_one` multiplies by 1 + weight."""
 
     kind: str = "layer"
     eps: float = 1e-5
     weight: bool = True
     bias: bool = True
+    plus_one: bool = False
 
     def __post_init__(self) -> None:
         require(self.kind in ("layer", "rms"), "norm kind", "layer or rms", self.kind)
         require(not (self.kind == "rms" and self.bias), "norm bias", "False for rms", self.bias)
         number("norm eps", self.eps, 0.0)
 
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a last axis of `width`."""
+        return {name: (width,) for name in ("weight", "bias") if getattr(self, name)}
+
     def parameters(self, width: int) -> int:
-        """Numbers it learns over a stream of `width`."""
-        return width * (self.weight + self.bias)
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """How rotary positions were stretched to a longer context; fields that a `kind` does not use are ignored.
-
-    linear (arXiv:2306.15595) divides frequencies by `factor`; dynamic raises theta beyond the original context; yarn
-    (arXiv:2309.00071) and llama3 divide the slow ones; longrope (arXiv:2402.13753) divides each by a factor of its own.
-    `attention_factor` multiplies queries and keys; None derives it as the method says.
-    """
-
-    kind: str
-    factor: float = 1.0
-    original: int = 0  # positions the model was first trained on; 0: its max_positions
-    attention_factor: float | None = None
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float = 0.0
-    mscale_all_dim: float = 0.0
-    truncate: bool = True
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    short_factor: tuple[float, ...] = ()
-    long_factor: tuple[float, ...] = ()
-
-    KINDS: ClassVar[tuple[str, ...]] = ("linear", "dynamic", "yarn", "longrope", "llama3")
-
-    def __post_init__(self) -> None:
-        require(self.kind in self.KINDS, "rope scaling kind", "one of " + ", ".join(self.KINDS), self.kind)
-        number("rope scaling factor", self.factor, 1e-6)
-        whole("rope scaling original", self.original, 0)
-        for name in ("beta_fast", "beta_slow", "low_freq_factor", "high_freq_factor"):
-            number(f"rope scaling {name}", getattr(self, name), 1e-6)
-        for name in ("mscale", "mscale_all_dim"):
-            number(f"rope scaling {name}", getattr(self, name), 0.0)
-        if self.attention_factor is not None:
-            number("rope scaling attention_factor", self.attention_factor, 1e-6)
-        for name in ("short_factor", "long_factor"):
-            values = getattr(self, name)
-            require(isinstance(values, (tuple, list)), f"rope scaling {name}", "a list of numbers", values)
-            for value in values:
-                number(f"rope scaling {name}", value, 1e-6)
-            object.__setattr__(self, name, tuple(values))
-        if self.kind == "llama3":
-            require(self.high_freq_factor > self.low_freq_factor, "rope scaling high_freq_factor",
-                    f"more than low_freq_factor {self.low_freq_factor}", self.high_freq_factor)  # fmt: skip
-        if self.kind == "longrope":
-            require(len(self.short_factor) == len(self.long_factor) > 0, "rope scaling long_factor",
-                    f"as many numbers as short_factor, {len(self.short_factor)}", len(self.long_factor))  # fmt: skip
-            require(self.original != 1, "rope scaling original", "at least 2 for longrope", self.original)
-
-
-@dataclass(frozen=True)
-class RopeSpec:
-    """Rotary positions: the first `dims` components of each head turn, at frequencies theta^(-2i/dims), scaled."""
-
-    theta: float = 10000.0
-    dims: int = 0  # 0: the whole head
-    interleaved: bool = False
-    scaling: RopeScaling | None = None
-
-    def __post_init__(self) -> None:
-        number("rope theta", self.theta, 1e-6)
-        whole("rope dims", self.dims, 0)
-        require(self.dims % 2 == 0, "rope dims", "an even number", self.dims)
-        if self.scaling is not None and self.scaling.kind == "yarn":
-            require(self.theta > 1.0, "rope theta", "more than 1 for yarn", self.theta)
+        """Numbers it learns over a last axis of `width`."""
+        return count(self.shapes(width))
 
 
 @dataclass(frozen=True)
@@ -149,7 +71,15 @@ class Mask:
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """Softmax attention: `kv_heads` = heads is MHA, fewer GQA, 1 MQA. `scale` None is 1/sqrt(head_dim)."""
+    """Softmax attention: `kv_heads` = heads is MHA, fewer GQA, 1 MQA. `scale` None is 1/sqrt(head_dim).
+
+    `alibi`: distances times `alibi_scale` and the slopes of their paper. `clip` bounds q, k and v. `qk_norm` normalizes
+    queries and keys, before rotary positions or after (`qk_norm_last`): "head" with one weight vector for all heads,
+    "heads" with one each, "width" over all heads together. `sinks`: one learned score a head that takes part in the
+    softmax and has no value (gpt-oss). `gate` multiplies the output by sigmoid(x W) before its projection.
+    `kv_from`: the number of an earlier block whose keys and values are used instead of own ones (arXiv:2405.12981).
+    `temperature` (beta, n) multiplies queries at position p by 1 + beta * log(1 + floor(p / n)) (Llama 4).
+    """
 
     kind: ClassVar[str] = "attention"
     heads: int
@@ -163,6 +93,15 @@ class AttentionSpec:
     alibi: bool = False
     soft_cap: float | None = None
     scale: float | None = None
+    alibi_scale: float = 1.0
+    clip: float | None = None
+    qk_norm: NormSpec | None = None
+    qk_norm_over: str = "head"
+    qk_norm_last: bool = False
+    sinks: bool = False
+    gate: bool = False
+    temperature: tuple[float, int] | None = None
+    kv_from: int | None = None
 
     def __post_init__(self) -> None:
         whole("attention heads", self.heads, 1, 2**16)
@@ -173,41 +112,89 @@ class AttentionSpec:
         )
         if self.window is not None:
             whole("attention window", self.window)
-        if self.soft_cap is not None:
-            number("attention soft_cap", self.soft_cap, 1e-6)
+        for name in ("soft_cap", "clip", "scale"):
+            if getattr(self, name) is not None:
+                number(f"attention {name}", getattr(self, name), 1e-6)
+        number("attention alibi_scale", self.alibi_scale, 1e-6)
+        places = ("head", "heads", "width")
+        require(self.qk_norm_over in places, "attention qk_norm_over", "head, heads or width", self.qk_norm_over)
+        if self.kv_from is not None:
+            whole("attention kv_from", self.kv_from, 0, 1023)
+        if self.temperature is not None:
+            require(len(self.temperature) == 2, "attention temperature", "two numbers", self.temperature)
+            number("attention temperature", self.temperature[0], 0.0)
+            whole("attention temperature", self.temperature[1])
+            object.__setattr__(self, "temperature", tuple(self.temperature))
         if self.rope is not None:
-            require(
-                self.rope.dims <= self.head_dim, "rope dims", f"at most the head width {self.head_dim}", self.rope.dims
-            )
-            require(
-                self.rope.dims > 0 or self.head_dim % 2 == 0,
-                "attention head_dim",
-                "an even width for rope",
-                self.head_dim,
-            )
-            scaling, half = self.rope.scaling, (self.rope.dims or self.head_dim) // 2
-            if scaling is not None and scaling.kind == "longrope":
-                require(len(scaling.long_factor) == half, "rope scaling long_factor", f"{half} numbers, one a pair",
-                        len(scaling.long_factor))  # fmt: skip
+            self.rope.check(self.head_dim)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        own = self.kv_from is None
+        made = linear("q", width, q, self.bias)
+        if own:
+            made |= linear("k", width, kv, self.bias) | linear("v", width, kv, self.bias)
+        if self.gate:
+            made |= linear("gate", width, q, False)
+        made |= linear("o", q, width, self.out_bias)
+        if self.qk_norm is not None:
+            for name, heads in (("q_norm", self.heads), *([("k_norm", self.kv_heads)] if own else [])):
+                if self.qk_norm_over == "heads":
+                    made |= {
+                        f"{name}.{each}": (heads, *shape) for each, shape in self.qk_norm.shapes(self.head_dim).items()
+                    }
+                else:
+                    made |= below(
+                        name, self.qk_norm.shapes(self.head_dim * (heads if self.qk_norm_over == "width" else 1))
+                    )
+        return made | ({"sinks": (self.heads,)} if self.sinks else {})
 
     def parameters(self, width: int) -> int:
         """Numbers it learns over a stream of `width`."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return (2 * width * (q + kv)) + self.bias * (q + 2 * kv) + self.out_bias * width
+        return count(self.shapes(width))
 
     def activations(self, width: int) -> int:
-        """Numbers a token that the backward needs: q, k, v, the two that turned, what attention gave."""
+        """Numbers a token that the backward needs: q, k, v, their norms, the two that turned, what attention gave."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return 2 * q + 2 * kv + (q + kv if self.rope else 0)
+        return (2 + 2 * self.gate) * q + 2 * kv + (q + kv) * ((self.rope is not None) + (self.qk_norm is not None))
 
     def flops(self, context: int) -> int:
         """FLOPs of a token that sees `context` others, beyond its weights."""
         return 4 * self.heads * self.head_dim * min(context, self.window or context)
 
+    def state_numbers(self) -> int:
+        """Numbers of cached keys and values a token."""
+        return 2 * self.kv_heads * self.head_dim if self.kv_from is None else 0
+
     @property
     def mask(self) -> Mask:
         """The layer's own mask."""
         return Mask(self.causal, self.window)
+
+
+@dataclass(frozen=True)
+class DifferentialSpec(AttentionSpec):
+    """Differential attention (Ye et al. 2024, arXiv:2410.05258) in DiffLlama's layout: the heads' second half is
+    subtracted from the first, times a learned lambda; both see values twice as wide. `eps` of the norm that follows."""
+
+    kind: ClassVar[str] = "differential"
+    eps: float = 1e-5
+    lambda_std: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.kv_heads % 2 == 0, "differential kv_heads", "an even number", self.kv_heads)
+        number("differential eps", self.eps, 0.0)
+        number("differential lambda_std", self.lambda_std, 0.0)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        return super().shapes(width) | {f"lambda_{x}": (self.head_dim,) for x in ("q1", "k1", "q2", "k2")}
+
+    def flops(self, context: int) -> int:
+        """FLOPs of a token that sees `context` others, beyond its weights."""
+        return 6 * self.heads * self.head_dim * min(context, self.window or context)
 
 
 @dataclass(frozen=True)
@@ -225,9 +212,13 @@ class MlpSpec:
 
         act_code(self.act)
 
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        return linear("up", width, self.width, self.bias) | linear("down", self.width, width, self.bias)
+
     def parameters(self, width: int) -> int:
         """Numbers it learns over a stream of `width`."""
-        return 2 * width * self.width + self.bias * (width + self.width)
+        return count(self.shapes(width))
 
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: before and after the activation."""
@@ -249,9 +240,14 @@ class GluSpec:
 
         act_code(self.act)
 
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        gate, up = (linear(name, width, self.width, self.bias) for name in ("gate", "up"))
+        return gate | up | linear("down", self.width, width, self.bias)
+
     def parameters(self, width: int) -> int:
         """Numbers it learns over a stream of `width`."""
-        return 3 * width * self.width + self.bias * (width + 2 * self.width)
+        return count(self.shapes(width))
 
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: gate, up and their product."""
@@ -259,37 +255,92 @@ class GluSpec:
 
 
 @dataclass(frozen=True)
+class XieluSpec:
+    """xielu(x W1) W2, whose activation has two learned numbers (Huang & Schlag 2024, arXiv:2411.13010)."""
+
+    kind: ClassVar[str] = "xielu"
+    width: int
+    bias: bool = False
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        whole("xielu width", self.width)
+        number("xielu beta", self.beta, 0.0)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        made = linear("up", width, self.width, self.bias) | linear("down", self.width, width, self.bias)
+        return made | {"alpha_p": (1,), "alpha_n": (1,)}
+
+    def parameters(self, width: int) -> int:
+        """Numbers it learns over a stream of `width`."""
+        return count(self.shapes(width))
+
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: the steps of the activation."""
+        return 8 * self.width
+
+
+@dataclass(frozen=True)
 class BlockSpec:
-    """Mixer and feed-forward around a residual stream; norms stand before (pre), after (post) or both (sandwich)."""
+    """Mixer and feed-forward around a residual stream; norms stand before (pre), after the sum (post), on what is
+    added (res_post) or before and on what is added (sandwich).
+
+    `parallel`: both read the same stream and are added together, after a norm each or one for both (`shared_norm`).
+    `residual_scale` multiplies what is added. `bare_mixer`: the mixer reads the stream without a norm (ModernBERT's
+    first block, whose embeddings are normed).
+    """
 
     mixer: Any
     ffn: Any
     norm: NormSpec = field(default_factory=NormSpec)
     placement: str = "pre"
     dropout: float = 0.0
+    parallel: bool = False
+    shared_norm: bool = False
+    residual_scale: float = 1.0
+    bare_mixer: bool = False
 
     def __post_init__(self) -> None:
-        require(
-            self.placement in ("pre", "post", "sandwich"), "norm placement", "pre, post or sandwich", self.placement
-        )
+        places = ("pre", "post", "res_post", "sandwich")
+        require(self.placement in places, "norm placement", ", ".join(places), self.placement)
         number("block dropout", self.dropout, 0.0, 1.0)
+        number("block residual_scale", self.residual_scale, 1e-6)
+        require(not self.parallel or self.placement == "pre", "parallel block's placement", "pre", self.placement)
+        require(not self.bare_mixer or (self.placement == "pre" and not self.parallel), "bare_mixer",
+                "False unless placement is pre", True)  # fmt: skip
+        require(self.parallel or not self.shared_norm, "shared_norm", "False unless the block is parallel", True)
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of its norms."""
+        if self.shared_norm:
+            return ("mixer_norm",)
+        if self.bare_mixer:
+            return ("ffn_norm",)
+        two = ("mixer_norm", "ffn_norm")
+        return (*two, "mixer_post_norm", "ffn_post_norm") if self.placement == "sandwich" else two
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        made: Shapes = {}
+        for name in self.norms:
+            made |= below(name, self.norm.shapes(width))
+        return made | below("mixer", self.mixer.shapes(width)) | below("ffn", self.ffn.shapes(width))
 
     def parameters(self, width: int) -> int:
         """Numbers it learns over a stream of `width`."""
-        norms = 4 if self.placement == "sandwich" else 2
-        count: int = self.mixer.parameters(width) + self.ffn.parameters(width) + norms * self.norm.parameters(width)
-        return count
+        return count(self.shapes(width))
 
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: those of the layers, the norms' outputs and the stream twice."""
-        norms = 4 if self.placement == "sandwich" else 2
-        count: int = self.mixer.activations(width) + self.ffn.activations(width) + (norms + 2) * width
-        return count
+        made: int = self.mixer.activations(width) + self.ffn.activations(width) + (len(self.norms) + 2) * width
+        return made
 
 
 # kind -> spec class; the modules that build them register beside it (nn/mixers, nn/ffn).
 SPECS: Registry[type] = Registry("layer kind")
-for _spec in (AttentionSpec, MlpSpec, GluSpec):
+for _spec in (AttentionSpec, DifferentialSpec, MlpSpec, GluSpec, XieluSpec):
     SPECS.add(_spec.kind, _spec)
 
 
@@ -335,7 +386,7 @@ def _read(key: str, value: Any, where: str) -> Any:
     if key in ("mixer", "ffn"):
         require(isinstance(value, dict) and "type" in value, where, "an object with a type", value)
         return from_dict(SPECS.get(str(value["type"])), value, where)
-    if key in ("norm", "final_norm", "embed_norm"):
+    if key in ("norm", "final_norm", "embed_norm", "qk_norm"):
         return None if value is None else from_dict(NormSpec, value, where)
     if key == "rope":
         return None if value is None else from_dict(RopeSpec, value, where)

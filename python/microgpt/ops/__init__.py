@@ -34,6 +34,7 @@ from .custom import checkpoint, custom
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .sinks import sink_attention
 
 __all__ = [
     "OPS",
@@ -74,6 +75,7 @@ __all__ = [
     "rsqrt",
     "sigmoid",
     "sin",
+    "sink_attention",
     "slice",
     "softmax",
     "sqrt",

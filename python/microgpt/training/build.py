@@ -13,7 +13,7 @@ from ..data.prepare import DataSettings, Prepared, prepare
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
 from ..models.sizes import dimensions
-from ..models.zoo import MODELS
+from ..models.zoo import maker
 from ..optim import RULES, Optimizer
 from ..optim.groups import named_groups
 from ..tokenizers.base import Tokenizer
@@ -42,7 +42,7 @@ def resolve_dtype(dtype: str) -> str:
 
 def model_config(config: TrainConfig, vocab_size: int) -> ModelConfig:
     """The architecture that the configuration describes. Raises ConfigError for an impossible one."""
-    make = MODELS.get(config.model)
+    make = maker(config.model)
     layers, heads, width = config.layers, config.heads, config.width
     if config.size is not None:
         layers, heads, width = dimensions(config.model, config.size, vocab_size, config.block_size)

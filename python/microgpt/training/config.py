@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError, nearest
-from ..nn.spec import from_dict, number, require, whole
+from ..nn.checks import number, require, whole
+from ..nn.spec import from_dict
 
 # What may be typed, and what it means; auto is resolved when the run starts.
 DTYPES = {

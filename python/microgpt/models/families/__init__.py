@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...io.names import Rule
@@ -14,9 +16,7 @@ from ..config import ModelConfig
 @dataclass(frozen=True)
 class Family:
     """`read`: config.json -> ModelConfig. `write`: the inverse. `rules`: names of all weights;
-    None: our own.
-
-    `known`: keys of config.json that may be there and change nothing here. `optional`: weight names likewise.
+    None: our own. `optional`: names of weights that a file may hold and that are not needed.
     """
 
     name: str
@@ -25,10 +25,11 @@ class Family:
     write: Callable[[ModelConfig], dict[str, Any]]
     rules: Callable[[ModelConfig], Sequence[Rule]] | None
     optional: Callable[[ModelConfig], Sequence[str]]
+    keys: Mapping[str, str] = field(default_factory=dict)  # place in a ModelConfig -> config.json's key
 
 
 FAMILIES: Registry[Family] = Registry("model family")
 
-from . import gpt2 as _gpt2  # noqa: E402, F401
-from . import llama as _llama  # noqa: E402, F401
-from . import own as _own  # noqa: E402, F401
+# Every file of this folder registers its family when it is imported.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 from ...errors import ConfigError, nearest
-from ...nn.spec import RopeScaling, RopeSpec, number, whole
+from ...nn.checks import number, whole
+from ...nn.rope import RopeScaling, RopeSpec
 
 # Keys that transformers writes for every model and that say nothing about its mathematics.
 COMMON_KEYS = frozenset(
@@ -35,10 +36,10 @@ class Reader:
         value = self.config.get(key, default)
         if value is ...:
             raise ConfigError(f"{self.where}: missing key {key!r}")
-        wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and not {bool, object} & set(kinds))
         if wrong and value is not default:
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            names = " or ".join(each.__name__ for each in kinds)
+            names = " or ".join(each.__name__ for each in kinds if each is not type(None))
             raise ConfigError(f"{self.where}: {key} expected {names}, got {value!r}")
         return value
 
@@ -54,28 +55,36 @@ class Reader:
 # keys of transformers' rope_parameters <-> fields of RopeScaling
 SCALING_KEYS = {name: name for name in """factor attention_factor beta_fast beta_slow mscale mscale_all_dim truncate
     low_freq_factor high_freq_factor short_factor long_factor""".split()}  # fmt: skip
-SCALING_KEYS["original_max_position_embeddings"] = "original"
+SCALING_KEYS |= {"original_max_position_embeddings": "original", "partial_rotary_factor": "share"}
 NEEDED = {
     "linear": ("factor",),
     "dynamic": ("factor",),
     "yarn": ("factor", "original_max_position_embeddings"),
     "longrope": ("factor", "short_factor", "long_factor", "original_max_position_embeddings"),
+    "proportional": ("partial_rotary_factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 OPTIONAL = {
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
     "longrope": ("attention_factor",),
+    "proportional": ("factor",),
 }
 OLD_NAMES = {"su": "longrope", "mrope": "default"}
 
 
-def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 10000.0) -> RopeSpec:
-    """Rotary positions from either dialect: rope_parameters (transformers 5), or rope_theta and rope_scaling."""
+def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 10000.0, share: float = 1.0,
+              known: tuple[str, ...] = ()) -> RopeSpec:  # fmt: skip
+    """Rotary positions from either dialect: rope_parameters (transformers 5), or rope_theta and rope_scaling.
+
+    `theta` and the `share` of a head that turns are the family's defaults; `known` keys are somebody else's.
+    """
     where = "rope_parameters" if isinstance(get.config.get("rope_parameters"), dict) else "rope_scaling"
     values: dict[str, Any] = dict(get.get(where, (dict, type(None)), None) or {})
     get.used |= {"rope_parameters", "rope_scaling"}
     theta = values.pop("rope_theta", get.get("rope_theta", (float, int), theta))
-    share = values.pop("partial_rotary_factor", get.get("partial_rotary_factor", (float, int), 1.0))
+    share = values.pop("partial_rotary_factor", get.get("partial_rotary_factor", (float, int), share))
+    for taken in ("max_position_embeddings", *known):
+        values.pop(taken, None)
     old_name = values.pop("type", "default")  # transformers below 4.45 wrote this; both may stand
     kind = str(values.pop("rope_type", old_name))
     kind = OLD_NAMES.get(kind, kind)
@@ -83,14 +92,18 @@ def read_rope(get: Reader, head_dim: int, max_positions: int, theta: float = 100
     number(f"config.json: {where}.partial_rotary_factor", share, 1e-6, 1.0)
     dims = int(head_dim * share)
     scaling = None
+    if kind == "proportional":
+        values["partial_rotary_factor"], dims = share, head_dim
     if kind != "default":
         if kind not in NEEDED:
-            known = ", ".join(["default", *NEEDED])
-            raise ConfigError(f"config.json: {where}.rope_type {kind!r}{nearest(str(kind), NEEDED)}; known: {known}")
+            kinds = ", ".join(["default", *NEEDED])
+            raise ConfigError(f"config.json: {where}.rope_type {kind!r}{nearest(str(kind), NEEDED)}; known: {kinds}")
         values = {key: value for key, value in values.items() if value is not None}
         if "original_max_position_embeddings" in NEEDED[kind]:  # the model's own by default, as in transformers
             outer = get.get("original_max_position_embeddings", (int, type(None)), None)
-            original = values.setdefault("original_max_position_embeddings", outer or max_positions)
+            original = values["original_max_position_embeddings"] = outer or values.get(
+                "original_max_position_embeddings", max_positions
+            )
             whole(f"config.json: {where}.original_max_position_embeddings", original, 1, 2**24)
             if kind != "llama3":
                 values.setdefault("factor", max_positions / original)

@@ -46,6 +46,10 @@ LLAMA_KEYS = {
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
 
+NO_WIDTH = {key: value for key, value in LLAMA_KEYS.items() if value != "head_dim"}  # where heads share the width
+LAYER_KEYS = {key: value for key, value in NO_WIDTH.items() if "rms" not in key}
+LAYER_KEYS["attention.layer_norm_epsilon"] = "layer_norm_eps"
+
 
 @dataclass(frozen=True)
 class Gguf:
@@ -57,6 +61,7 @@ class Gguf:
     the file where it is on. `names`: departures from INSIDE and OUTSIDE. `fused`: modules of a
     block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
+    `plus_one`: norms store their weight plus the one that it is added to.
     `rope`: rotary positions stand in the usual keys.
     """
 
@@ -68,6 +73,7 @@ class Gguf:
     names: Mapping[str, str] = field(default_factory=dict)
     fused: Mapping[str, str] = field(default_factory=dict)
     interleaved: bool = False
+    plus_one: bool = False
     rope: bool = True
 
     def name(self, ours: str) -> str | None:

@@ -2,126 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from ...errors import ConfigError
-from ...io.names import Rule
-from ...nn.spec import AttentionSpec, BlockSpec, MlpSpec, NormSpec
-from ..config import ModelConfig
-from . import FAMILIES, Family
-from .common import Reader
+from ...nn.spec import MlpSpec, NormSpec
+from .declare import Act, Bool, Derived, Float, Key, Only, all_heads, declare, ends, head_width, shape
 from .gguf import GGUF, Gguf
 
-# transformers' activation names <-> ours
-ACTS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 # Training-time or head settings of other tasks; attention-probability dropout is not implemented and stays out.
-IGNORED = [
-    "attn_pdrop",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "n_ctx",
-    "reorder_and_upcast_attn",
-    "gradient_checkpointing",
-    "layer_norm_eps",
-]
+IGNORED = """attn_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+    n_ctx reorder_and_upcast_attn gradient_checkpointing layer_norm_eps"""
+ACTS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+NAMES = {
+    "embed": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f", "head": "lm_head.weight",
+    "blocks": "transformer.h", "mixer_norm": "ln_1", "mixer.q mixer.k mixer.v": "attn.c_attn", "mixer.o": "attn.c_proj",
+    "ffn_norm": "ln_2", "ffn.up": "mlp.c_fc", "ffn.down": "mlp.c_proj",
+}  # fmt: skip
 
+declare(
+    "gpt2", "GPT2LMHeadModel",
+    [
+        *shape(50257, 768, 12, 12, 1024, hidden_size="n_embd", num_hidden_layers="n_layer",
+               num_attention_heads="n_head", max_position_embeddings="n_positions"),
+        Key("n_inner", "ffn.width", lambda draft: 4 * draft.get("width")),
+        Derived("mixer.head_dim", head_width), Derived("mixer.kv_heads", all_heads),
+        Act("activation_function", "gelu_new", ACTS),
+        Float("layer_norm_epsilon", "norm.eps", 1e-5),
+        Bool("scale_attn_weights", "mixer.scale", True, values={True: None, False: 1.0}),
+        Only("scale_attn_by_inverse_layer_idx", False),
+        *ends(True, block_default=0.1, embed_default=0.1),
+    ],
+    NAMES, ffn=MlpSpec, norm=NormSpec("layer"), model={"learned_positions": True}, transposed=True, ignored=IGNORED,
+    buffers=["attn.bias", "attn.masked_bias"],
+)  # fmt: skip
 
-def read(config: dict[str, Any]) -> ModelConfig:
-    """config.json of model_type gpt2 -> ModelConfig."""
-    get = Reader(config)
-    width, heads = get.get("n_embd", int, 768), get.get("n_head", int, 12)
-    if heads < 1 or width % heads:
-        raise ConfigError(f"config.json: n_embd {width} is not divisible by n_head {heads}")
-    act = get.get("activation_function", str, "gelu_new")
-    if act not in ACTS:
-        raise ConfigError(f"config.json: activation_function {act!r}: known are {', '.join(ACTS)}")
-    if get.get("scale_attn_by_inverse_layer_idx", bool, False):
-        raise ConfigError("config.json: scale_attn_by_inverse_layer_idx is not supported")
-    scale = None if get.get("scale_attn_weights", bool, True) else 1.0
-    norm = NormSpec("layer", get.get("layer_norm_epsilon", float, 1e-5))
-    block = BlockSpec(
-        mixer=AttentionSpec(heads, width // heads, heads, scale=scale),
-        ffn=MlpSpec(get.get("n_inner", (int, type(None)), None) or 4 * width, ACTS[act]),
-        norm=norm,
-        dropout=get.get("resid_pdrop", (float, int), 0.1),
-    )
-    made = ModelConfig(
-        vocab_size=get.get("vocab_size", int, 50257),
-        width=width,
-        max_positions=get.get("n_positions", int, 1024),
-        blocks=(block,) * get.get("n_layer", int, 12),
-        family="gpt2",
-        tie_embeddings=get.get("tie_word_embeddings", bool, True),
-        final_norm=norm,
-        embed_dropout=get.get("embd_pdrop", (float, int), 0.1),
-        init_std=get.get("initializer_range", float, 0.02),
-    )
-    get.finish(IGNORED)
-    return made
-
-
-def write(config: ModelConfig) -> dict[str, Any]:
-    """ModelConfig -> config.json. Raises ConfigError if this is not a GPT-2."""
-    block = config.blocks[0]
-    attention, mlp = block.mixer, block.ffn
-    values = {
-        "n_embd": config.width,
-        "n_head": attention.heads,
-        "n_layer": len(config.blocks),
-        "n_positions": config.max_positions,
-        "n_inner": mlp.width,
-        "vocab_size": config.vocab_size,
-        "activation_function": {ours: theirs for theirs, ours in ACTS.items()}.get(mlp.act, mlp.act),
-        "layer_norm_epsilon": block.norm.eps,
-        "resid_pdrop": float(block.dropout),
-        "embd_pdrop": float(config.embed_dropout),
-        "attn_pdrop": 0.0,
-        "initializer_range": config.init_std,
-        "tie_word_embeddings": config.tie_embeddings,
-        "scale_attn_weights": attention.scale is None,
-    }
-    if read(values) != config:
-        raise ConfigError("this model is not a GPT-2: save it as family 'microgpt'")
-    return values
-
-
-def rules(config: ModelConfig) -> Sequence[Rule]:
-    """Weight names of GPT2LMHeadModel."""
-    table = [
-        Rule("embed.weight", "transformer.wte.weight"),
-        Rule("positions.weight", "transformer.wpe.weight"),
-        Rule("norm.weight", "transformer.ln_f.weight"),
-        Rule("norm.bias", "transformer.ln_f.bias"),
-    ]
-    if not config.tie_embeddings:
-        table.append(Rule("head", "lm_head.weight"))
-    thirds = (config.width,) * 3
-    for i in range(len(config.blocks)):
-        ours, theirs = f"blocks.{i}", f"transformer.h.{i}"
-        for kind, transpose in (("weight", True), ("bias", False)):
-            qkv = tuple(f"{ours}.mixer.{part}.{kind}" for part in "qkv")
-            table += [
-                Rule(f"{ours}.mixer_norm.{kind}", f"{theirs}.ln_1.{kind}"),
-                Rule(qkv, f"{theirs}.attn.c_attn.{kind}", transpose, thirds),
-                Rule(f"{ours}.mixer.o.{kind}", f"{theirs}.attn.c_proj.{kind}", transpose),
-                Rule(f"{ours}.ffn_norm.{kind}", f"{theirs}.ln_2.{kind}"),
-                Rule(f"{ours}.ffn.up.{kind}", f"{theirs}.mlp.c_fc.{kind}", transpose),
-                Rule(f"{ours}.ffn.down.{kind}", f"{theirs}.mlp.c_proj.{kind}", transpose),
-            ]
-    return table
-
-
-def optional(config: ModelConfig) -> Sequence[str]:
-    """Mask buffers of old checkpoints, and the head where it repeats the embedding."""
-    buffers = [f"transformer.h.{i}.attn.{b}" for i in range(len(config.blocks)) for b in ("bias", "masked_bias")]
-    return [*buffers, "lm_head.weight"]
-
-
-FAMILIES.add("gpt2", Family("gpt2", "GPT2LMHeadModel", read, write, rules, optional))
 GGUF.add(
     "gpt2",
     Gguf(

@@ -9,3 +9,4 @@ from ..module import Module
 FFNS: Registry[type[Module]] = Registry("feed-forward")
 
 from . import mlp as _mlp  # noqa: E402, F401
+from . import xielu as _xielu  # noqa: E402, F401

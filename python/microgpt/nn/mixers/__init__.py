@@ -9,3 +9,4 @@ from ..module import Module
 MIXERS: Registry[type[Module]] = Registry("mixer")
 
 from . import attention as _attention  # noqa: E402, F401
+from . import differential as _differential  # noqa: E402, F401

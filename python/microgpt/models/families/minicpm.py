@@ -1,0 +1,36 @@
+"""MiniCPM (Hu et al. 2024, arXiv:2404.06395): Llama scaled as in muP; Granite's multipliers can say the same."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..config import ModelConfig
+from .common import Reader
+from .declare import Draft, Float, Part, declare, ends, ffn, heads, shape
+from .llama import BIAS, EPS, NAMES
+from .rope import Rope
+
+
+class Depth(Part):
+    """scale_depth over the square root of the layers multiplies residuals; dim_model_base over the width, logits."""
+
+    def read(self, get: Reader, draft: Draft) -> None:
+        """See Part."""
+        depth = get.get("scale_depth", (float, int), 1.0)
+        base = get.get("dim_model_base", (int, float), draft.get("width"))
+        draft.set("block.residual_scale", depth / math.sqrt(len(draft.blocks)))
+        draft.set("logit_scale", base / draft.get("width"))
+
+    def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
+        """See Part."""
+        out["scale_depth"] = round(config.blocks[0].residual_scale * math.sqrt(len(config.blocks)), 12)
+        out["dim_model_base"] = round(config.logit_scale * config.width)
+
+
+declare(
+    "minicpm", "MiniCPMForCausalLM",
+    [*shape(32000, 4096, 32, 32, 2048), *heads(), *ffn(11008),
+     EPS, *BIAS, Float("scale_emb", "embed_scale", 1.0), Depth(), Rope(), *ends(True)],
+    NAMES, ignored="attention_dropout pretraining_tp auto_map",
+)  # fmt: skip

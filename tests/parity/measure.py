@@ -1,0 +1,102 @@
+"""How far a family is from transformers on its tiny model: what the tests bound and tools/family_table.py tabulates."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from microgpt import _kernels as k
+from microgpt.autograd import no_grad
+from microgpt.io.names import from_file, to_file
+from microgpt.models.decoder import Decoder
+from microgpt.models.families import FAMILIES
+from microgpt.models.pretrained import load_decoder, save_decoder
+from microgpt.nn import Ctx, Layout
+from microgpt.state.contiguous import ContiguousStates
+from tests.parity import tiny
+from tests.tiny_families import LENGTHS, rows
+
+
+class Errors(NamedTuple):
+    """Largest absolute error of logits, relative error of each gradient."""
+
+    logits: float
+    gradients: dict[str, float]
+    parameters: int
+    incremental: float
+
+
+def errors(name: str) -> Errors:
+    """Packed unequal sequences, their mean loss' gradients, and the same tokens in pieces of 1, 3 and 7."""
+    model = tiny.make(name)
+    want, wanted = tiny.logits(model), tiny.gradients(model)
+    family = FAMILIES.get(model.config.model_type)
+    config = family.read(model.config.to_dict())
+    assert family.rules is not None
+    rules = family.rules(config)
+    ours = Decoder(config)
+    ours.load_arrays(from_file(rules, tiny.weights(model), "reference", family.optional(config)))
+    tokens, layout = k.from_numpy(np.concatenate(rows())), Layout.packed(LENGTHS)
+    got = ours.logits(ours.hidden(tokens, Ctx(layout))).numpy().copy()
+    assert np.abs(got).max() > 0.1
+    ours.loss(tokens, k.from_numpy(tiny.targets()), Ctx(layout)).backward()
+    found = to_file(rules, {each: p.grad for each, p in ours.named_parameters() if p.grad is not None})
+    found = {each: gradient for each, gradient in found.items() if each in wanted}  # without constants of the file
+    assert found.keys() == wanted.keys()
+    # Relative to the gradient, or to a thousandth of the largest where it vanishes (a bias on all keys).
+    floor = 1e-3 * max(float(np.linalg.norm(each)) for each in wanted.values())
+    far = {n: float(np.linalg.norm(found[n] - g) / max(np.linalg.norm(g), floor)) for n, g in wanted.items()}
+    return Errors(float(np.abs(got - want).max()), far, config.num_parameters(), incremental(ours))
+
+
+def incremental(model: Decoder) -> float:
+    """Largest difference between the forward of one sequence and its decoding in pieces of 1, 3 and 7."""
+    ids, worst = np.concatenate(rows()), 0.0
+    with no_grad():
+        whole = model.logits(model.hidden(k.from_numpy(ids), Ctx(Layout.packed([len(ids)])))).numpy().copy()
+        for chunk in (1, 3, 7):
+            states = ContiguousStates(model.state_specs(), 1, len(ids))
+            for start in range(0, len(ids), chunk):
+                piece = ids[start : start + chunk].copy()
+                states.begin([len(piece)])
+                ctx = Ctx(Layout.cached([len(piece)], states.lengths, states.rows), states=states)
+                got = model.logits(model.hidden(k.from_numpy(piece), ctx)).numpy()
+                worst = max(worst, float(np.abs(got - whole[start : start + chunk]).max()))
+                states.commit()
+    return worst
+
+
+class RoundTrip(NamedTuple):
+    """What came back from transformers after a folder went theirs -> ours -> theirs."""
+
+    complaints: dict[str, Any]  # of from_pretrained
+    same_weights: bool
+    same_config: bool
+    logits: float
+
+
+def round_trip(name: str, folder: Path) -> RoundTrip:
+    """Save with transformers, load and save with ours, load with both."""
+    from transformers import AutoModelForCausalLM
+
+    model = tiny.make(name)
+    model.save_pretrained(folder / "theirs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a key that is not understood is a key that may matter
+        ours = load_decoder(folder / "theirs")
+    (folder / "ours").mkdir()
+    save_decoder(ours, folder / "ours")
+    again, report = AutoModelForCausalLM.from_pretrained(
+        folder / "ours", attn_implementation=tiny.attention(ours.config.family), output_loading_info=True
+    )
+    first, second = tiny.weights(model), tiny.weights(again.eval())
+    same = first.keys() == second.keys() and all(np.array_equal(first[each], second[each]) for each in first)
+    return RoundTrip(
+        {key: names for key, names in report.items() if names and key.endswith("_keys")},
+        same,
+        load_decoder(folder / "ours").config == ours.config,
+        float(np.abs(tiny.logits(again) - tiny.logits(model)).max()),
+    )

@@ -1,0 +1,79 @@
+"""transformers on the tiny families; `python -m tests.parity.tiny` writes the golden logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.utils import logging
+
+from tests.tiny_families import ENCODERS, TINY, rows, weight
+
+logging.set_verbosity_error()
+torch.set_num_threads(1)
+
+
+def make(name: str) -> Any:
+    """The model with its weights drawn from their names."""
+    kind, settings = {**TINY, **ENCODERS}[name]
+    config = AutoConfig.for_model(kind, **settings)
+    for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if hasattr(config, key):
+            setattr(config, key, 0.0)
+    if kind == "apertus":
+        config.dtype = torch.float32  # or its activation's numbers are bfloat16
+    auto = AutoModel if name in ENCODERS else AutoModelForCausalLM
+    model = auto.from_config(config, attn_implementation=attention(kind)).float().eval()
+    with torch.no_grad():
+        for each, parameter in model.named_parameters():
+            parameter.copy_(torch.from_numpy(weight(stored(model, each), tuple(parameter.shape))))
+    return model
+
+
+def attention(kind: str) -> str:
+    """The implementation to compare with: Falcon's eager one adds its ALiBi twice."""
+    return "sdpa" if kind == "falcon" else "eager"
+
+
+def weights(model: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Parameters by name."""
+    return {stored(model, name): p.detach().numpy().copy() for name, p in model.named_parameters()}
+
+
+def stored(model: Any, name: str) -> str:
+    """What save_pretrained calls a parameter."""
+    return "embed_out.weight" if name == "lm_head.weight" and model.config.model_type == "gpt_neox" else name
+
+
+def logits(model: Any) -> np.ndarray[Any, Any]:
+    """(tokens, vocabulary) of the sequences one after another."""
+    with torch.no_grad():
+        made = [model(torch.from_numpy(row.astype(np.int64))[None]).logits[0].numpy() for row in rows()]
+    return np.concatenate(made)
+
+
+def hidden(model: Any) -> Any:
+    """(tokens, width) of an encoder, with its tape."""
+    return torch.cat([model(torch.from_numpy(row.astype(np.int64))[None]).last_hidden_state[0] for row in rows()])
+
+
+def targets() -> np.ndarray[Any, Any]:
+    """The next token of each, none at the end of a sequence."""
+    return np.concatenate([np.append(row[1:], -1) for row in rows()]).astype(np.int32)
+
+
+def gradients(model: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """Of the mean loss."""
+    parts = [model(torch.from_numpy(row.astype(np.int64))[None]).logits[0] for row in rows()]
+    goal = torch.from_numpy(targets().astype(np.int64))
+    torch.nn.functional.cross_entropy(torch.cat(parts), goal, ignore_index=-1).backward()
+    return {stored(model, name): p.grad.numpy().copy() for name, p in model.named_parameters()}
+
+
+if __name__ == "__main__":
+    made = {name: logits(make(name)) for name in TINY}
+    made |= {name: hidden(make(name)).detach().numpy() for name in ENCODERS}
+    np.savez_compressed(Path(__file__).parents[1] / "golden" / "families.npz", **made)

@@ -1,0 +1,107 @@
+"""Tiny configurations of every family as transformers knows it, and weights that need no file: drawn from their names.
+
+`make parity` compares them with transformers live; `tests/golden/families.npz` holds transformers' logits on them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from microgpt.nn.module import normal
+
+VOCAB = 31
+LENGTHS = (11, 4, 7)  # of the sequences that the golden logits were computed for
+BASE: dict[str, Any] = {
+    "vocab_size": VOCAB, "max_position_embeddings": 32, "hidden_size": 32, "intermediate_size": 40,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+WIDE = {**BASE, "head_dim": 12}
+FOUR = {"num_hidden_layers": 4, "sliding_window": 5}
+NEOX = {key: value for key, value in BASE.items() if key != "num_key_value_heads"}
+TEXT = {"query_pre_attn_scalar": 10}
+FALCON = {**NEOX, "ffn_hidden_size": 40}
+del FALCON["intermediate_size"]
+LONGROPE = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 3,
+            "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 1.5, 2.5, 4.0]}  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 4,
+        "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}  # fmt: skip
+NTK = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 1.0, "alpha": 8.0}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 12}  # fmt: skip
+
+# name -> (model_type, settings)
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("gpt2", {"vocab_size": VOCAB, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "llama": ("llama", {**WIDE, "attention_bias": True, "rope_parameters": LLAMA3}),
+    "mistral": ("mistral", {**WIDE, "sliding_window": 5}),
+    "ministral": ("ministral", {**WIDE, "sliding_window": 5,
+                                "layer_types": ["full_attention", "sliding_attention"]}),
+    "ministral3": ("ministral3", {**WIDE, "rope_parameters": YARN}),
+    "qwen2": ("qwen2", {**BASE, **FOUR, "use_sliding_window": True, "max_window_layers": 2}),
+    "qwen3": ("qwen3", {**WIDE, "attention_bias": True}),
+    "gemma": ("gemma", WIDE),
+    "gemma2": ("gemma2", {**WIDE, **FOUR, **TEXT, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma3": ("gemma3_text", {**WIDE, **FOUR, **TEXT, "sliding_window_pattern": 3}),
+    "phi": ("phi", BASE),
+    "phi_qk": ("phi", {**BASE, "qk_layernorm": True}),
+    "phi3": ("phi3", {**BASE, "rope_parameters": LONGROPE, "original_max_position_embeddings": 3, "sliding_window": 9}),
+    "smollm3": ("smollm3", {**BASE, "num_hidden_layers": 4, "no_rope_layers": [1, 0, 1, 1]}),
+    "olmo": ("olmo", {**BASE, "clip_qkv": 0.6}),
+    "olmo2": ("olmo2", BASE),
+    "olmo3": ("olmo3", {**BASE, **FOUR}),
+    "stablelm": ("stablelm", {**BASE, "hidden_size": 64, "use_qkv_bias": True}),
+    "stablelm_parallel": ("stablelm", {**BASE, "hidden_size": 64, "use_parallel_residual": True}),
+    "stablelm_qk": ("stablelm", {**BASE, "hidden_size": 64, "qk_layernorm": True}),
+    "starcoder2": ("starcoder2", {**BASE, "sliding_window": 6}),
+    "falcon": ("falcon", FALCON),
+    "falcon_40b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon_11b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2,
+                              "num_ln_in_parallel_attn": 1, "tie_word_embeddings": False}),
+    "falcon_rw": ("falcon", {**FALCON, "alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "mpt": ("mpt", {"vocab_size": VOCAB, "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 32,
+                    "attn_config": {"clip_qkv": 0.5}}),
+    "bloom": ("bloom", {"vocab_size": VOCAB, "hidden_size": 36, "n_layer": 2, "n_head": 6}),
+    "gpt_neox": ("gpt_neox", {**NEOX, "hidden_size": 64}),
+    "gpt_neox_serial": ("gpt_neox", {**NEOX, "hidden_size": 64, "use_parallel_residual": False,
+                                     "attention_bias": False}),
+    "cohere": ("cohere", {**BASE, "use_qk_norm": True, "logit_scale": 0.3}),
+    "cohere2": ("cohere2", {**WIDE, **FOUR}),
+    "granite": ("granite", {**BASE, "embedding_multiplier": 3.0, "logits_scaling": 0.7, "residual_multiplier": 0.4,
+                            "attention_multiplier": 0.3}),
+    "exaone4": ("exaone4", {**WIDE, **FOUR}),
+    "nemotron": ("nemotron", WIDE),
+    "glm4": ("glm4", WIDE),
+    "nanochat": ("nanochat", BASE),
+    "apertus": ("apertus", {**BASE, "rope_parameters": LLAMA3}),
+    "arcee": ("arcee", BASE),
+    "helium": ("helium", {**BASE, "head_dim": 8}),
+    "seed_oss": ("seed_oss", {**WIDE, "attention_out_bias": True}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {**WIDE, "rope_parameters": NTK}),
+    "ernie4_5": ("ernie4_5", {**WIDE, "use_bias": True}),
+    "diffllama": ("diffllama", BASE),
+}  # fmt: skip
+
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", NEOX),
+    "modernbert": ("modernbert", {**NEOX, "num_hidden_layers": 4, "local_attention": 6, "norm_bias": True}),
+}
+
+
+def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """The tiny model's weight called `name` in the file: everything random, norms around one."""
+    values = normal(int(np.prod(shape)), 1, name).reshape(shape)
+    if len(shape) > 1:
+        embedding = any(part in name for part in ("embed", "wte", "wpe"))
+        return (values * (0.3 if embedding else 0.15)).astype(np.float32)
+    norm = name.endswith("weight")
+    return (values * 0.1 + norm).astype(np.float32)
+
+
+def rows() -> list[npt.NDArray[np.int32]]:
+    """The sequences of LENGTHS."""
+    rng = np.random.default_rng(5)
+    return [rng.integers(3, VOCAB, n).astype(np.int32) for n in LENGTHS]
