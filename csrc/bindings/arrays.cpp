@@ -2,32 +2,50 @@
 
 #include <string.h>
 
+#include <algorithm>
+
 #include "bindings/common.h"
+#include "runtime/pool.h"
 
 namespace mg::bindings {
 namespace {
 
-int to_shape(const py::handle& shape, int64_t* sizes) {
-  if (py::isinstance<py::int_>(shape)) {
-    sizes[0] = shape.cast<int64_t>();
-    return 1;
-  }
-  int rank = 0;
-  for (py::handle size : shape) {
-    if (rank == kMaxRank) throw shape_error("at most " + std::to_string(kMaxRank) + " axes");
-    try {
-      sizes[rank++] = size.cast<int64_t>();
-    } catch (const py::cast_error&) {
+// Sizes from a number or any sequence of them, at most kMaxRank.
+int to_shape(py::handle shape, int64_t* sizes) {
+  auto number = [](py::handle size) {
+    const long long value = PyLong_AsLongLong(size.ptr());
+    if (value == -1 && PyErr_Occurred()) {
+      PyErr_Clear();
       throw shape_error("a shape must hold whole numbers, got " + py::repr(size).cast<std::string>());
     }
+    return (int64_t)value;
+  };
+  if (PyLong_Check(shape.ptr())) {
+    sizes[0] = number(shape);
+    return 1;
   }
-  return rank;
+  if (!PyTuple_CheckExact(shape.ptr())) return to_shape(py::tuple(py::reinterpret_borrow<py::object>(shape)), sizes);
+  const Py_ssize_t rank = PyTuple_GET_SIZE(shape.ptr());
+  if (rank > kMaxRank) throw shape_error("at most " + std::to_string(kMaxRank) + " axes");
+  for (Py_ssize_t i = 0; i < rank; ++i) sizes[i] = number(PyTuple_GET_ITEM(shape.ptr(), i));
+  return (int)rank;
 }
 
 DType to_dtype(const std::string& name) {
   for (DType dtype : {DType::f32, DType::f64, DType::bf16, DType::i32, DType::i64, DType::u8})
     if (name == dtype_name(dtype)) return dtype;
   throw dtype_error("element type " + name + " is not supported; use float32, float64, bfloat16, int32, int64 or uint8");
+}
+
+// Names come from an array's dtype or from source code, interned both: one pointer comparison finds them.
+DType to_dtype(py::handle name) {
+  static PyObject* const interned[kDTypes] = {PyUnicode_InternFromString("float32"), PyUnicode_InternFromString("float64"),
+                                              PyUnicode_InternFromString("int32"), PyUnicode_InternFromString("int64"),
+                                              PyUnicode_InternFromString("uint8"), PyUnicode_InternFromString("bfloat16")};
+  for (int i = 0; i < kDTypes; ++i)
+    if (interned[i] == name.ptr()) return (DType)i;
+  if (!PyUnicode_Check(name.ptr())) throw dtype_error(std::string("a type is given by its name, got ") + Py_TYPE(name.ptr())->tp_name);
+  return to_dtype(name.cast<std::string>());
 }
 
 // By kind and size, not by name: feeding a buffer is on the path of every training step.
@@ -78,9 +96,14 @@ Array copy_of(const py::handle& value) {
   int64_t shape[kMaxRank];
   if (checked.array.ndim() > kMaxRank) throw shape_error("at most " + std::to_string(kMaxRank) + " axes");
   for (py::ssize_t i = 0; i < checked.array.ndim(); ++i) shape[i] = checked.array.shape(i);
+  // A recording's constants come from outside its pool: what replays write to blocks that were free before must not
+  // reach them.
+  Program* const program = recording();
+  const std::shared_ptr<Pool> pool = current_pool();
+  if (program) set_current_pool(nullptr);
   Array array = make_array(checked.dtype, shape, (int)checked.array.ndim());
+  if (program) set_current_pool(pool), program->hold(array);
   memcpy(array.data, checked.array.data(), array.bytes());
-  if (Program* program = recording()) program->hold(array);
   return array;
 }
 
@@ -129,11 +152,34 @@ double item(const Array& array, int64_t index) {
   return 0;
 }
 
-py::tuple shape_of(const Array& array) {
-  py::tuple shape(array.rank);
-  for (int i = 0; i < array.rank; ++i) shape[i] = array.shape[i];
+Array view(const Array& array, py::handle shape, int64_t offset) {
+  int64_t sizes[kMaxRank];
+  const int rank = to_shape(shape, sizes);
+  return view_array(array, offset, sizes, rank);
+}
+
+Array empty(py::handle shape, py::handle dtype) {
+  int64_t sizes[kMaxRank];
+  const int rank = to_shape(shape, sizes);
+  return make_array(to_dtype(dtype), sizes, rank);
+}
+
+// NumPy's rule: aligned at the last axis, sizes must be equal or 1.
+py::tuple broadcast_shape(const char* name, py::handle a, py::handle b) {
+  int64_t x[kMaxRank], y[kMaxRank];
+  const int x_rank = to_shape(a, x), y_rank = to_shape(b, y), rank = std::max(x_rank, y_rank);
+  py::tuple shape(rank);
+  for (int i = 1; i <= rank; ++i) {
+    const int64_t p = i <= x_rank ? x[x_rank - i] : 1, q = i <= y_rank ? y[y_rank - i] : 1;
+    if (p != q && p != 1 && q != 1)
+      throw shape_error(std::string(name) + ": shapes " + shape_text(x, x_rank) + " and " + shape_text(y, y_rank) +
+                        " do not broadcast");
+    shape[(size_t)(rank - i)] = p == 1 ? q : p;
+  }
   return shape;
 }
+
+Array empty_like(const Array& array) { return make_array(array.dtype, array.shape, array.rank); }
 
 }  // namespace
 
@@ -146,34 +192,18 @@ void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, cons
 }
 
 void register_arrays(py::module_& m) {
-  py::class_<Array>(m, "Array", "A contiguous block of numbers owned by the pool.")
-      .def_property_readonly("shape", &shape_of)
-      .def_property_readonly("dtype", [](const Array& a) { return dtype_name(a.dtype); })
-      .def_readonly("size", &Array::size)
-      .def_readonly("ndim", &Array::rank)
-      .def_property_readonly("nbytes", [](const Array& a) { return (int64_t)a.bytes(); })
-      .def_property_readonly("address", [](const Array& a) { return (uintptr_t)a.data; })
-      .def("numpy", &to_numpy, "A NumPy view of the same memory.")
-      .def("item", &item, py::arg("index") = 0)
-      .def("copy_from", &copy_from, py::arg("values"), "Overwrite with the elements of a NumPy array of the same type.")
-      .def("view",
-           [](const Array& a, const py::handle& shape, int64_t offset) {
-             int64_t sizes[kMaxRank];
-             const int rank = to_shape(shape, sizes);
-             return view_array(a, offset, sizes, rank);
-           },
-           py::arg("shape"), py::arg("offset") = 0, "The same memory with another shape, from element `offset` on.")
-      .def("__repr__", [](const Array& a) {
-        return "Array(" + shape_text(a.shape, a.rank) + ", " + dtype_name(a.dtype) + ")";
-      });
-  m.def("empty",
-        [](const py::handle& shape, const std::string& dtype) {
-          int64_t sizes[kMaxRank];
-          const int rank = to_shape(shape, sizes);
-          return make_array(to_dtype(dtype), sizes, rank);
-        },
-        py::arg("shape"), py::arg("dtype") = "float32", "An array with undefined contents.");
-  m.def("empty_like", [](const Array& a) { return make_array(a.dtype, a.shape, a.rank); }, py::arg("array"));
+  py::object type = make_array_type(m);
+  auto method = [&](const char* name, py::cpp_function function) { type.attr(name) = function; };
+  define_method<&view>(type, "view", py::arg("self"), py::arg("shape"), py::arg("offset") = 0,
+                       "The same memory with another shape, from element `offset` on.");
+  method("numpy", py::cpp_function(&to_numpy, py::name("numpy"), py::is_method(type), "A NumPy view of the same memory."));
+  method("item", py::cpp_function(&item, py::name("item"), py::is_method(type), py::arg("index") = 0));
+  method("copy_from", py::cpp_function(&copy_from, py::name("copy_from"), py::is_method(type), py::arg("values"),
+                                       "Overwrite with the elements of a NumPy array of the same type."));
+  define<&empty>(m, "empty", py::arg("shape"), py::arg("dtype") = "float32", "An array with undefined contents.");
+  define<&empty_like>(m, "empty_like", py::arg("array"));
+  define<&broadcast_shape>(m, "broadcast_shape", py::arg("name"), py::arg("a"), py::arg("b"),
+                           "NumPy's broadcasting rule for two shapes. Raises ShapeError naming the op.");
   m.def("from_numpy", &copy_of, py::arg("values"), "A copy of a NumPy array (any strides, native byte order).");
   m.def("check_ids",
         [](const Array& ids, int64_t low, int64_t high, const std::string& op, const std::string& name) {

@@ -5,6 +5,8 @@
 #include <string>
 #include <type_traits>
 
+#include "bindings/array_object.h"
+#include "bindings/function.h"
 #include "core/array.h"
 #include "core/checked.h"
 #include "core/error.h"
@@ -16,10 +18,12 @@ namespace mg::bindings {
 namespace py = pybind11;
 
 void register_arrays(py::module_& m);
+void register_checks(py::module_& m);
 void register_math(py::module_& m);
 void register_layers(py::module_& m);
 void register_training(py::module_& m);
 void register_runtime(py::module_& m);
+void register_peaks(py::module_& m);
 
 template <class T> T* pointer(const Array* array, int64_t size, const char* op, const char* name, bool required) {
   if (!array) {

@@ -42,7 +42,17 @@ void norm(const Array& x, const Array& y, const Array& rstd, int64_t cols, doubl
   });
 }
 
-// dx, dweight and dbias are each optional; the first is one kernel, the other two another.
+// (C) (+)= the sum of `parts` (shares, C).
+template <class T> void add_parts(const Array& parts, const Array* sum, bool accumulate) {
+  ReduceArgs<T> args{};
+  args.x = parts.as<T>(), args.y = sum->as<T>();
+  args.outer = 1, args.axis = parts.dim(0), args.inner = parts.dim(1);
+  args.op = Reduce::sum, args.accumulate = accumulate;
+  MG_RUN(reduce, T, args, &parts, sum);
+}
+
+// dx, dweight and dbias are each optional. Without dx the other two are one kernel that walks columns; with it they are
+// summed up on the way, a part for each share, and then added.
 void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t cols, const Array* weight,
                    const Array* mean, const Array* dx, bool accumulate_dx, const Array* dweight,
                    bool accumulate_dweight, const Array* dbias, bool accumulate_dbias) {
@@ -59,16 +69,20 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
     args.rows = rows, args.cols = cols, args.center = mean != nullptr;
     args.accumulate_dx = accumulate_dx;
     args.accumulate_dweight = accumulate_dweight, args.accumulate_dbias = accumulate_dbias;
-    if (dx) {
-      args.dx = out<T>(dx, x.size, "norm_backward", "dx");
-      MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, dx);
-      args.dx = nullptr;
+    args.dweight = out_opt<Wide<T>>(dweight, cols, "norm_backward", "dweight");
+    args.dbias = out_opt<Wide<T>>(dbias, cols, "norm_backward", "dbias");
+    if (!dx || rows == 0) {
+      if (dweight || dbias) MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, dweight, dbias);
+      return;
     }
-    if (dweight || dbias) {
-      args.dweight = out_opt<Wide<T>>(dweight, cols, "norm_backward", "dweight");
-      args.dbias = out_opt<Wide<T>>(dbias, cols, "norm_backward", "dbias");
-      MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, dweight, dbias);
-    }
+    args.dx = out<T>(dx, x.size, "norm_backward", "dx");
+    const int64_t shape[] = {plan_norm_backward(args).shares, cols};
+    Array weights, biases;
+    if (dweight) weights = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dweight = weights.as<Wide<T>>();
+    if (dbias) biases = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dbias = biases.as<Wide<T>>();
+    MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, dx, &weights, &biases);
+    if (dweight) add_parts<Wide<T>>(weights, dweight, accumulate_dweight);
+    if (dbias) add_parts<Wide<T>>(biases, dbias, accumulate_dbias);
   });
 }
 
@@ -267,44 +281,44 @@ void dropout(const Array& x, const Array& y, const Array& step, double p, uint64
 }  // namespace
 
 void register_layers(py::module_& m) {
-  m.def("embedding", &embedding, py::arg("table"), py::arg("ids"), py::arg("y"), py::arg("width"),
+  define<&embedding>(m, "embedding", py::arg("table"), py::arg("ids"), py::arg("y"), py::arg("width"),
         py::arg("accumulate") = false);
-  m.def("embedding_backward", &embedding_backward, py::arg("dy"), py::arg("ids"), py::arg("dtable"), py::arg("width"),
+  define<&embedding_backward>(m, "embedding_backward", py::arg("dy"), py::arg("ids"), py::arg("dtable"), py::arg("width"),
         py::arg("accumulate") = false);
-  m.def("norm", &norm, py::arg("x"), py::arg("y"), py::arg("rstd"), py::arg("cols"), py::arg("eps"),
+  define<&norm>(m, "norm", py::arg("x"), py::arg("y"), py::arg("rstd"), py::arg("cols"), py::arg("eps"),
         py::arg("weight") = nullptr, py::arg("bias") = nullptr, py::arg("mean") = nullptr,
         "LayerNorm where `mean` is given, RMSNorm where it is not.");
-  m.def("norm_backward", &norm_backward, py::arg("dy"), py::arg("x"), py::arg("rstd"), py::arg("cols"),
+  define<&norm_backward>(m, "norm_backward", py::arg("dy"), py::arg("x"), py::arg("rstd"), py::arg("cols"),
         py::arg("weight") = nullptr, py::arg("mean") = nullptr, py::arg("dx") = nullptr,
         py::arg("accumulate_dx") = false, py::arg("dweight") = nullptr, py::arg("accumulate_dweight") = false,
         py::arg("dbias") = nullptr, py::arg("accumulate_dbias") = false);
-  m.def("act", &act, py::arg("x"), py::arg("y"), py::arg("act"));
-  m.def("act_backward", &act_backward, py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("act"),
+  define<&act>(m, "act", py::arg("x"), py::arg("y"), py::arg("act"));
+  define<&act_backward>(m, "act_backward", py::arg("x"), py::arg("dy"), py::arg("dx"), py::arg("act"),
         py::arg("accumulate") = false);
-  m.def("glu", &glu, py::arg("gate"), py::arg("up"), py::arg("y"), py::arg("act"));
-  m.def("glu_backward", &glu_backward, py::arg("gate"), py::arg("up"), py::arg("dy"), py::arg("act"),
+  define<&glu>(m, "glu", py::arg("gate"), py::arg("up"), py::arg("y"), py::arg("act"));
+  define<&glu_backward>(m, "glu_backward", py::arg("gate"), py::arg("up"), py::arg("dy"), py::arg("act"),
         py::arg("dgate") = nullptr, py::arg("accumulate_dgate") = false, py::arg("dup") = nullptr,
         py::arg("accumulate_dup") = false);
-  m.def("rope", &rope, py::arg("x"), py::arg("positions"), py::arg("cos"), py::arg("sin"), py::arg("y"),
+  define<&rope>(m, "rope", py::arg("x"), py::arg("positions"), py::arg("cos"), py::arg("sin"), py::arg("y"),
         py::arg("heads"), py::arg("head_dim"), py::arg("half"), py::arg("interleaved") = false,
         py::arg("inverse") = false, py::arg("accumulate") = false);
-  m.def("softmax", &softmax, py::arg("x"), py::arg("y"), py::arg("cols"), py::arg("scale") = 1.0);
-  m.def("softmax_backward", &softmax_backward, py::arg("y"), py::arg("dy"), py::arg("dx"), py::arg("cols"),
+  define<&softmax>(m, "softmax", py::arg("x"), py::arg("y"), py::arg("cols"), py::arg("scale") = 1.0);
+  define<&softmax_backward>(m, "softmax_backward", py::arg("y"), py::arg("dy"), py::arg("dx"), py::arg("cols"),
         py::arg("scale") = 1.0, py::arg("accumulate") = false);
-  m.def("attention", &attention, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
+  define<&attention>(m, "attention", py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
         py::arg("k_dim"), py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("lse") = nullptr);
-  m.def("attention_backward", &attention_backward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"),
+  define<&attention_backward>(m, "attention_backward", py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"),
         py::arg("lse"), py::arg("d_o"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("q_start"),
         py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"), py::arg("k_dim"),
         py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("accumulate_dq") = false,
         py::arg("accumulate_dk") = false, py::arg("accumulate_dv") = false);
-  m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
+  define<&cross_entropy>(m, "cross_entropy", py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
         py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr, py::arg("label_smoothing") = 0.0,
         py::arg("z_loss") = 0.0);
-  m.def("count_targets", &count_targets, py::arg("targets"), py::arg("inv_count"));
-  m.def("dropout", &dropout, py::arg("x"), py::arg("y"), py::arg("step"), py::arg("p"), py::arg("seed"),
+  define<&count_targets>(m, "count_targets", py::arg("targets"), py::arg("inv_count"));
+  define<&dropout>(m, "dropout", py::arg("x"), py::arg("y"), py::arg("step"), py::arg("p"), py::arg("seed"),
         py::arg("stream") = 0, py::arg("accumulate") = false);
 }
 

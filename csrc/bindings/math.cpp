@@ -1,19 +1,13 @@
 // Matrix products and element-wise kernels.
-#include <pybind11/stl.h>
-
-#include <vector>
-
 #include "bindings/common.h"
 
 namespace mg::bindings {
 namespace {
 
-using Sizes = std::vector<int64_t>;
-
 // Elements spanned by a strided walk, so that the last one can be checked against the array.
 int64_t span(const Sizes& shape, const Sizes& stride) {
   int64_t last = 1;
-  for (size_t i = 0; i < shape.size(); ++i) {
+  for (int32_t i = 0; i < shape.count; ++i) {
     if (shape[i] == 0) return 0;
     if (stride[i] < 0) throw shape_error("strides must not be negative");
     last = checked_add(last, checked_mul(shape[i] - 1, stride[i]));
@@ -23,13 +17,8 @@ int64_t span(const Sizes& shape, const Sizes& stride) {
 
 int64_t product(const Sizes& shape) {
   int64_t n = 1;
-  for (int64_t size : shape) n = checked_mul(n, size);
+  for (int32_t i = 0; i < shape.count; ++i) n = checked_mul(n, shape[i]);
   return n;
-}
-
-void fill_strides(const Sizes& from, int64_t* to, const char* op) {
-  if (from.size() > kMaxDims) throw shape_error(std::string(op) + ": at most " + std::to_string(kMaxDims) + " axes");
-  for (size_t i = 0; i < from.size(); ++i) to[i] = from[i];
 }
 
 void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b,
@@ -68,20 +57,32 @@ void unary(const Array& x, const Array& y, int op) {
   });
 }
 
-void binary(const Array& a, const Array& b, const Array& y, const Sizes& shape, const Sizes& stride_a,
-            const Sizes& stride_b, int op) {
+// One operand of a broadcast: its own strides, and 0 along axes of size 1 and along those it lacks.
+void broadcast_strides(const Array& from, const Array& to, int64_t* stride, const char* name) {
+  const int32_t missing = to.rank - from.rank;
+  int64_t own = 1;
+  for (int32_t axis = to.rank - 1; axis >= 0; --axis) {
+    const int64_t size = axis < missing ? 1 : from.shape[axis - missing];
+    if (missing < 0 || (size != 1 && size != to.shape[axis]))
+      throw shape_error(std::string("binary: `") + name + "` of shape " + shape_text(from.shape, from.rank) +
+                        " does not broadcast to " + shape_text(to.shape, to.rank));
+    stride[axis] = size == 1 ? 0 : own;
+    own *= size;
+  }
+}
+
+void binary(const Array& a, const Array& b, const Array& y, int op) {
   by_dtype(a, "binary", [&](auto t) {
     using T = decltype(t);
+    if (y.rank > kMaxDims) throw shape_error("binary: at most " + std::to_string(kMaxDims) + " axes");
     BinaryArgs<T> args{};
-    if (stride_a.size() != shape.size() || stride_b.size() != shape.size())
-      throw shape_error("binary: one stride for each axis");
-    args.a = in<T>(&a, span(shape, stride_a), "binary", "a");
-    args.b = in<T>(&b, span(shape, stride_b), "binary", "b");
-    args.y = out<T>(&y, product(shape), "binary", "y");
-    fill_strides(shape, args.shape, "binary");
-    fill_strides(stride_a, args.stride_a, "binary");
-    fill_strides(stride_b, args.stride_b, "binary");
-    args.dims = (int32_t)shape.size();
+    args.a = in<T>(&a, 0, "binary", "a");
+    args.b = in<T>(&b, 0, "binary", "b");
+    args.y = out<T>(&y, 0, "binary", "y");
+    broadcast_strides(a, y, args.stride_a, "a");
+    broadcast_strides(b, y, args.stride_b, "b");
+    for (int32_t axis = 0; axis < y.rank; ++axis) args.shape[axis] = y.shape[axis];
+    args.dims = y.rank;
     args.op = (Binary)op;
     MG_RUN(binary, T, args, &a, &b, &y);
   });
@@ -92,15 +93,14 @@ void copy(const Array& x, const Array& y, const Sizes& shape, const Sizes& strid
           bool accumulate) {
   by_dtype(x, "copy", [&](auto t) {
     using T = decltype(t);
-    if (stride.size() != shape.size() || offset < 0) throw shape_error("copy: one stride for each axis, offset >= 0");
+    if (stride.count != shape.count || offset < 0) throw shape_error("copy: one stride for each axis, offset >= 0");
     CopyArgs<T> args{};
     const int64_t walked = span(shape, stride);
     if (to_x && !x.writable) throw usage_error("copy: the destination is read-only");
     args.x = const_cast<T*>(in<T>(&x, walked ? checked_add(offset, walked) : 0, "copy", "x")) + offset;
     args.y = const_cast<T*>(in<T>(&y, product(shape), "copy", "y"));
-    fill_strides(shape, args.shape, "copy");
-    fill_strides(stride, args.stride, "copy");
-    args.dims = (int32_t)shape.size();
+    for (int32_t axis = 0; axis < shape.count; ++axis) args.shape[axis] = shape[axis], args.stride[axis] = stride[axis];
+    args.dims = shape.count;
     args.to_x = to_x, args.accumulate = accumulate;
     MG_RUN(copy, T, args, &x, &y);
   });
@@ -150,21 +150,21 @@ void cast(const Array& x, const Array& y, bool accumulate) {
 }  // namespace
 
 void register_math(py::module_& m) {
-  m.def("gemm", &gemm, py::arg("a"), py::arg("b"), py::arg("c"), py::arg("m"), py::arg("n"), py::arg("k"),
+  define<&gemm>(m, "gemm", py::arg("a"), py::arg("b"), py::arg("c"), py::arg("m"), py::arg("n"), py::arg("k"),
         py::arg("trans_a") = false, py::arg("trans_b") = false, py::arg("bias") = nullptr,
         py::arg("residual") = nullptr, py::arg("pre") = nullptr, py::arg("act") = 0, py::arg("accumulate") = false,
         py::arg("batch") = 1, py::arg("stride_a") = 0, py::arg("stride_b") = 0, py::arg("stride_c") = 0);
-  m.def("unary", &unary, py::arg("x"), py::arg("y"), py::arg("op"));
-  m.def("binary", &binary, py::arg("a"), py::arg("b"), py::arg("y"), py::arg("shape"), py::arg("stride_a"),
-        py::arg("stride_b"), py::arg("op"));
-  m.def("copy", &copy, py::arg("x"), py::arg("y"), py::arg("shape"), py::arg("stride"), py::arg("offset") = 0,
+  define<&unary>(m, "unary", py::arg("x"), py::arg("y"), py::arg("op"));
+  define<&binary>(m, "binary", py::arg("a"), py::arg("b"), py::arg("y"), py::arg("op"),
+        "y = f(a, b), each broadcast to y's shape.");
+  define<&copy>(m, "copy", py::arg("x"), py::arg("y"), py::arg("shape"), py::arg("stride"), py::arg("offset") = 0,
         py::arg("to_x") = false, py::arg("accumulate") = false);
-  m.def("reduce", &reduce, py::arg("x"), py::arg("y"), py::arg("outer"), py::arg("axis"), py::arg("inner"),
+  define<&reduce>(m, "reduce", py::arg("x"), py::arg("y"), py::arg("outer"), py::arg("axis"), py::arg("inner"),
         py::arg("op"), py::arg("accumulate") = false);
-  m.def("fill", &fill, py::arg("y"), py::arg("value"));
-  m.def("axpy", &axpy, py::arg("x"), py::arg("y"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
+  define<&fill>(m, "fill", py::arg("y"), py::arg("value"));
+  define<&axpy>(m, "axpy", py::arg("x"), py::arg("y"), py::arg("alpha") = 1.0, py::arg("beta") = 0.0,
         py::arg("alpha_at") = nullptr, "y = alpha * alpha_at[0] * x + beta * y");
-  m.def("cast", &cast, py::arg("x"), py::arg("y"), py::arg("accumulate") = false,
+  define<&cast>(m, "cast", py::arg("x"), py::arg("y"), py::arg("accumulate") = false,
         "y (+)= x, between float32 and bfloat16, rounded to nearest even.");
 }
 

@@ -5,18 +5,18 @@ namespace py = pybind11;
 
 PYBIND11_MODULE(_kernels, m) {
   m.doc() = "Kernels, arrays and the runtime of microgpt. Internal: the public interface is the Python package.";
-  // Core errors become the classes of microgpt.errors; the class is looked up when needed, so importing stays cheap.
   py::register_exception_translator([](std::exception_ptr pending) {
     try {
       if (pending) std::rethrow_exception(pending);
-    } catch (const mg::Error& error) {
-      py::object type = py::module_::import("microgpt.errors").attr(error.kind());
-      PyErr_SetString(type.ptr(), error.what());
+    } catch (const mg::Error&) {
+      mg::bindings::set_python_error();
     }
   });
   mg::bindings::register_arrays(m);
+  mg::bindings::register_checks(m);
   mg::bindings::register_math(m);
   mg::bindings::register_layers(m);
   mg::bindings::register_training(m);
   mg::bindings::register_runtime(m);
+  mg::bindings::register_peaks(m);
 }

@@ -37,6 +37,9 @@ void launch_python(const std::string& name, py::object body) {
   });
 }
 
+struct Nothing {};
+void do_nothing(const Nothing&, const Share&) {}
+
 py::dict stats_of(const PoolStats& stats) {
   py::dict d;
   d["live_bytes"] = stats.live_bytes;
@@ -69,9 +72,12 @@ void register_runtime(py::module_& m) {
       .def("names", &Program::names)
       .def("dump", &Program::dump)
       .def_property_readonly("bytes", &Program::bytes)
+      .def_property_readonly("live_bytes", &Program::live_bytes)
       .def_property_readonly("host_nodes", &Program::host_nodes)
       .def("__len__", &Program::size);
   m.def("recording", [] { return recording() != nullptr; });
+  m.def("launch_nothing", [](int64_t shares) { run_kernel("nothing", &do_nothing, Nothing{}, {shares, 0}, {}); },
+        py::arg("shares"), "A node of empty shares, to measure what a node costs.");
   m.def("launch_host", &launch_python, py::arg("name"), py::arg("body"));
 
   m.attr("VERSION") = MG_VERSION;

@@ -55,12 +55,12 @@ void sgd(const Array& param, const Array& grad, const Array& hyper, const Array&
 
 void register_training(py::module_& m) {
   m.attr("NORM_CHUNK") = kNormChunk;
-  m.def("sum_squares", &sum_squares, py::arg("x"), py::arg("partial"));
-  m.def("clip", &clip, py::arg("partial"), py::arg("control"), py::arg("max_norm"), py::arg("loss") = nullptr);
-  m.def("adamw", &adamw, py::arg("param"), py::arg("grad"), py::arg("m"), py::arg("v"), py::arg("hyper"),
+  define<&sum_squares>(m, "sum_squares", py::arg("x"), py::arg("partial"));
+  define<&clip>(m, "clip", py::arg("partial"), py::arg("control"), py::arg("max_norm"), py::arg("loss") = nullptr);
+  define<&adamw>(m, "adamw", py::arg("param"), py::arg("grad"), py::arg("m"), py::arg("v"), py::arg("hyper"),
         py::arg("step"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
         py::arg("lr_scale") = 1.0, py::arg("control") = nullptr, py::arg("rounded") = nullptr);
-  m.def("sgd", &sgd, py::arg("param"), py::arg("grad"), py::arg("hyper"), py::arg("step"), py::arg("momentum"),
+  define<&sgd>(m, "sgd", py::arg("param"), py::arg("grad"), py::arg("hyper"), py::arg("step"), py::arg("momentum"),
         py::arg("weight_decay"), py::arg("lr_scale") = 1.0, py::arg("nesterov") = false, py::arg("buffer") = nullptr,
         py::arg("control") = nullptr, py::arg("rounded") = nullptr);
 }

@@ -71,12 +71,14 @@ template <class T> struct NormArgs {
   int32_t center;
 };
 
-// dx (rows shared out) and, in a kernel of its own, dweight and dbias (columns shared out, rows in order).
+// dx (rows shared out) and, in a kernel of its own, dweight and dbias (columns shared out, rows in order). Where both are
+// wanted, the first also leaves each share's sums in `part_dweight` and `part_dbias` (shares, C), to be added up in order.
 template <class T> struct NormBackwardArgs {
   const T *dy, *x, *weight;
   const Wide<T> *mean, *rstd;
   T* dx;                     // (R, C), or null in norm_backward_weight
   Wide<T> *dweight, *dbias;  // (C) or null
+  Wide<T> *part_dweight, *part_dbias;
   int64_t rows, cols;
   int32_t center, accumulate_dx, accumulate_dweight, accumulate_dbias;
 };
@@ -127,7 +129,7 @@ template <class T> struct SoftmaxArgs {
 // a key is seen if (not causal or k_pos <= q_pos) and (window < 0 or |q_pos - k_pos| < window).
 // A row that sees no key gives zeros and lse = -inf. Head h reads key/value head h / (H / G).
 // Promise: a row's result depends on its own query and its keys only: key chunks start at multiples of kKeyChunk from
-// the sequence's first key and are merged in order.
+// the sequence's first key and are merged in order. What avx512bf16 rounds and pairs is in docs/architecture.md.
 template <class T> struct AttentionArgs {
   const T *q, *k, *v;      // (T, H, K), (keys, G, K), (keys, G, Kv) with row strides below
   T* o;                    // (T, H, Kv)
@@ -172,7 +174,7 @@ template <class T> struct CountArgs {
   int64_t n;
 };
 
-// y = x * mask / (1 - p), mask drawn by Philox with key `seed` at counter (step[0], stream, element / 4).
+// y = x * mask / (1 - p), mask drawn by Philox with key `seed` at counters made of step[0], stream and element (core/rng.h).
 // The backward is the same kernel on dy.
 template <class T> struct DropoutArgs {
   const T* x;
@@ -273,6 +275,20 @@ template <class T> struct SgdArgs {
   double momentum, weight_decay, lr_scale;
   int32_t nesterov;
   bf16* rounded;  // as above
+};
+
+// What benches hold other kernels against. `peak` does kPeakGrain floating-point operations a share in independent chains of
+// the fastest multiply-add of T; `read` sums an array up, chunk by chunk.
+constexpr int64_t kPeakGrain = 3 << 19;  // a multiple of every target's pass; about 14 microseconds
+template <class T> struct PeakArgs {
+  Wide<T>* y;  // (shares): the mean of each share's chains, which is 1
+  int64_t shares;
+};
+constexpr int64_t kReadGrain = 1 << 16;
+template <class T> struct ReadArgs {
+  const T* x;
+  double* partial;  // (ceil(n / kReadGrain))
+  int64_t n;
 };
 
 }  // namespace mg

@@ -8,6 +8,7 @@
 namespace mg {
 
 enum class DType : int32_t { f32, f64, i32, i64, u8, bf16 };
+constexpr int kDTypes = 6;
 
 size_t item_size(DType dtype);
 const char* dtype_name(DType dtype);  // NumPy's name: "float32", ...

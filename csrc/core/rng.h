@@ -27,16 +27,23 @@ static inline Philox4 philox4x32(uint64_t key, uint64_t counter_lo, uint64_t cou
   return Philox4{{c0, c1, c2, c3}};
 }
 
-// Dropout's mask, the same on every target. Element i uses word i % 4 of philox4x32(seed, i / 4, dropout_high(...)) and
-// is kept if the word's top 24 bits, read as u in [0, 1), are >= p: as integers, never as rounded floats.
+// Dropout's mask, the same on every target. A block of kDropoutBlock elements takes 16 bits each from 32 counters of Philox:
+// its first half from words 0 and 1 of each, four elements a counter, its second half from words 2 and 3, low bits first. An
+// element is kept if its bits are >= p * 2^16, rounded; but p > 0 drops some and p < 1 keeps some.
+constexpr int kDropoutCounters = 32;
+constexpr int kDropoutBlock = 8 * kDropoutCounters;
 static inline uint64_t dropout_high(uint64_t stream, int64_t step) { return (stream << 40) ^ (uint64_t)step; }
-static inline uint32_t dropout_threshold(double p) {  // ceil(p * 2^24)
-  const double scaled = p * 16777216.0;
-  if (!(scaled > 0.0)) return 0;
-  if (scaled >= 16777216.0) return 16777216u;
-  const uint32_t whole = (uint32_t)scaled;
-  return whole + ((double)whole < scaled);
+static inline uint32_t dropout_threshold(double p) {
+  if (!(p > 0.0)) return 0;
+  if (p >= 1.0) return 65536u;
+  const uint32_t nearest = (uint32_t)(p * 65536.0 + 0.5);
+  return nearest < 1u ? 1u : nearest > 65535u ? 65535u : nearest;
 }
-static inline bool dropout_keep(uint32_t word, uint32_t threshold) { return (word >> 8) >= threshold; }
+static inline bool dropout_keep(uint64_t seed, uint64_t high, int64_t i, uint32_t threshold) {
+  const int64_t block = i / kDropoutBlock, at = i % kDropoutBlock, place = at % (kDropoutBlock / 2);
+  const Philox4 words = philox4x32(seed, (uint64_t)(block * kDropoutCounters + place / 4), high);
+  const uint32_t word = words.v[(at >= kDropoutBlock / 2 ? 2 : 0) + place % 4 / 2];
+  return (place % 2 ? word >> 16 : word & 0xffffu) >= threshold;
+}
 
 }  // namespace mg

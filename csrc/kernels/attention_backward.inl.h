@@ -1,162 +1,199 @@
 // Backward of attention (Dao et al. 2022, algorithm 4): probabilities are computed again from lse, chunk of keys by chunk.
-// The chunk is the outer loop, so that dk and dv of a chunk are summed in scratch and its transposes are made once.
+// The chunk is the outer loop, so that dk and dv of a chunk are summed in scratch and its keys are packed once. dq of all
+// query rows waits in scratch, in float; the factor `scale` of dq and dk is applied when they are written.
 
 struct BackwardScratch {
-  float *keys, *keys_t, *values_t, *dkeys, *dvalues;  // of the chunk
-  float *queries, *dout, *dqueries;                   // of the query tile
-  float *probs, *dscores, *bends;                     // (kTile, kChunk)
-  float* dq_sums;  // where storage is narrow: dq of every query row and head of the group, summed over the chunks
+  float *keys_t, *values_t, *keys, *dkeys, *dvalues;          // of the chunk; _t: words along, turned; keys: words across
+  float *queries, *dout, *queries_across, *dout_across;       // of the query rows; words along, words across
+  float *probs, *dscores;                                     // (kBackwardRows, kChunk)
+  float *probs_across, *dscores_across, *dscores_along;       // as words: the same memory where a word is a float
+  float *dq_sums, *delta, *lse;                               // of every head of the group and row of the sequence
 };
 
-template <class T> static inline BackwardScratch backward_scratch(const AttentionArgs<T>& args, void* memory) {
-  const int64_t k_width = padded(args.k_dim), v_width = padded(args.v_dim);
+template <class P, class T> static inline BackwardScratch backward_scratch(const AttentionArgs<T>& args, void* memory) {
+  const int64_t k_width = padded(args.k_dim), v_width = padded(args.v_dim), rows = args.q_rows * (args.heads / args.kv_heads);
   BackwardScratch s;
-  s.keys = (float*)memory;
-  s.keys_t = s.keys + kChunk * k_width;
-  s.values_t = s.keys_t + kChunk * args.k_dim;
-  s.dkeys = s.values_t + kChunk * args.v_dim;
-  s.dvalues = s.dkeys + kChunk * k_width;
-  s.queries = s.dvalues + kChunk * v_width;
-  s.dout = s.queries + kTile * k_width;
-  s.dqueries = s.dout + kTile * v_width;
-  s.probs = s.dqueries + kTile * k_width;
-  s.dscores = s.probs + kTile * kChunk;
-  s.bends = s.dscores + kTile * kChunk;
-  s.dq_sums = s.bends + kTile * kChunk;
+  float* next = (float*)memory;
+  const auto take = [&](int64_t floats) {
+    float* p = next;
+    next += floats;
+    return p;
+  };
+  s.keys_t = take(kChunk * k_width);
+  s.values_t = take(kChunk * v_width);
+  s.keys = take(kChunk * k_width);
+  s.dkeys = take(kChunk * k_width);
+  s.dvalues = take(kChunk * v_width);
+  s.queries = take(kBackwardRows * k_width);
+  s.dout = take(kBackwardRows * v_width);
+  s.probs = take(kBackwardRows * kChunk);
+  s.dscores = take(kBackwardRows * kChunk);
+  constexpr bool kPairs = P::kPer > 1;
+  s.queries_across = kPairs ? take(kBackwardRows * k_width) : s.queries;
+  s.dout_across = kPairs ? take(kBackwardRows * v_width) : s.dout;
+  s.probs_across = kPairs ? take(kBackwardRows * kChunk / 2) : s.probs;
+  s.dscores_across = kPairs ? take(kBackwardRows * kChunk / 2) : s.dscores;
+  s.dscores_along = kPairs ? take(kBackwardRows * kChunk / 2) : s.dscores;
+  s.dq_sums = take(rows * k_width);
+  s.delta = take(rows);
+  s.lse = take(rows);
   return s;
 }
 
-// Raw scores -> probabilities, in place; the bends of the soft cap are kept for dscores_chunk.
-static inline void probs_chunk(const ScoreRule& rule, const QueryRows& q, int64_t chunk, const Spans& keys, const float* lse,
-                               float* probs, float* bends) {
-  const Vec lowest = set1(-INFINITY);
-  for (int r = 0; r < q.count; ++r) {
+// Raw products and gradients of probabilities, rows of a register tile -> probabilities and gradients of the raw products
+// (but for the factor `scale`), in place; zero where a row does not see.
+template <class P>
+static inline void dscores_tile(const ScoreRule& rule, const float* offsets, int64_t rows, bool whole, const Spans& keys,
+                                const float* lse, const float* delta, float* probs, float* dscores, float* along) {
+  const Vec lowest = set1(-INFINITY), scale = set1(rule.plain ? rule.scale * kLog2E : kLog2E);
+  for (int64_t r = 0; r < rows; ++r) {
     const int begin = keys.begin[r], end = keys.end[r];
-    const float distance = (float)(chunk - (q.position + r));
-    const bool empty = lse[r] == -INFINITY;
-    const Vec by = set1(lse[r]);
-    for (int i = begin / kWidth * kWidth; i < end; i += kWidth) {
-      Vec bend = zero();
-      const Vec raw = load(probs + r * kChunk + i);
-      Vec s = sub(score_of(rule, raw, add(load(kLanes), set1(distance + (float)i)), bend), by);
-      if (empty) s = lowest;
-      store(probs + r * kChunk + i, exp(keep_seen(s, lowest, i, begin, end)));
-      if (rule.capped) store(bends + r * kChunk + i, bend);
+    float *p = probs + r * kChunk, *d = dscores + r * kChunk, *w = along + r * (kChunk / P::kPer);
+    // A row of nothing but -inf has no probabilities.
+    const Vec by = set1(lse[r] == -INFINITY ? -INFINITY : -lse[r] * kLog2E), less = set1(delta[r]);
+    if (whole && rule.plain) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kChunk; i += kSoftmaxStep) {
+        const Vec a = power_of_two(fma(load(p + i), scale, by)), b = power_of_two(fma(load(p + i + kWidth), scale, by));
+        const Vec da = mul(a, sub(load(d + i), less)), db = mul(b, sub(load(d + i + kWidth), less));
+        store(p + i, a);
+        store(p + i + kWidth, b);
+        if (P::kPer > 1) store(d + i, da), store(d + i + kWidth, db);
+        P::store_along(w, i, da, db);
+      }
+      continue;
     }
-  }
-}
-
-// Gradient of the probabilities -> gradient of the raw products, in place.
-static inline void dscores_chunk(const ScoreRule& rule, int rows, const Spans& keys, const float* delta, const float* probs,
-                                 const float* bends, float* dscores) {
-  for (int r = 0; r < rows; ++r) {
-    const Vec shift = set1(delta[r]), scale = set1(rule.scale);
-    for (int i = keys.begin[r] / kWidth * kWidth; i < keys.end[r]; i += kWidth) {
-      const int at = r * kChunk + i;
-      Vec d = mul(mul(load(probs + at), sub(load(dscores + at), shift)), scale);
-      if (rule.capped) d = mul(d, fnma(load(bends + at), load(bends + at), set1(1.0f)));
-      store(dscores + at, d);
+    for (int i = 0; i < kChunk; i += kSoftmaxStep) {
+      Vec both[2];
+      for (int half = 0; half < 2; ++half) {
+        const int at = i + half * kWidth;
+        if (at >= end || at + kWidth <= begin) {
+          both[half] = zero();
+          store(p + at, zero());
+          if (P::kPer > 1) store(d + at, zero());
+          continue;
+        }
+        Vec s = load(p + at), bend = zero();
+        if (!rule.plain) s = score_of(rule, s, add(load(kLanes), set1(offsets[r] + (float)at)), bend);
+        const Vec prob = power_of_two(keep_seen(fma(s, scale, by), lowest, at, begin, end));
+        Vec grad = mul(prob, sub(load(d + at), less));
+        if (rule.capped) grad = mul(grad, fnma(bend, bend, set1(1.0f)));
+        both[half] = keep_seen(grad, zero(), at, begin, end);
+        store(p + at, prob);
+        if (P::kPer > 1) store(d + at, both[half]);
+      }
+      P::store_along(w, i, both[0], both[1]);
     }
   }
 }
 
 // delta = sum(dout * out), the gradient that the normalisation of the softmax takes back.
-template <class T>
-static inline void row_deltas(const float* dout, const T* out, int64_t out_stride, int rows, int64_t width, float* delta) {
-  const int64_t ld = padded(width);
-  for (int r = 0; r < rows; ++r, dout += ld, out += out_stride) {
-    Vec sum = zero();
-    int64_t i = 0;
-    for (; i + kWidth <= width; i += kWidth) sum = fma(load(dout + i), load(out + i), sum);
-    if (i < width) sum = fma(load(dout + i), load_n(out + i, width - i), sum);
-    delta[r] = hsum(sum);
-  }
+template <class T> static inline float row_delta(const T* dout, const T* out, int64_t width) {
+  Vec sum = zero();
+  int64_t i = 0;
+  for (; i + kWidth <= width; i += kWidth) sum = fma(load(dout + i), load(out + i), sum);
+  if (i < width) sum = fma(load_n(dout + i, width - i), load_n(out + i, width - i), sum);
+  return hsum(sum);
 }
 
-// One query tile of one head against one chunk of keys.
-template <class T>
-static inline void backward_tile(const AttentionBackwardArgs<T>& args, const QueryRows& q, int64_t head, int64_t chunk,
-                                 int keys, bool first, float* dq_sums, const BackwardScratch& s) {
-  const AttentionArgs<T>& fwd = args.fwd;
-  const int64_t k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
-  const int64_t q_at = q.row * fwd.q_stride + head * fwd.k_dim, o_at = q.row * fwd.o_stride + head * fwd.v_dim;
+// Query rows of one head against one chunk of keys; dq_sums, delta and lse are of the first of these rows.
+template <class P>
+static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args, const QueryRows& q, int64_t head,
+                          int64_t chunk, int64_t keys, float* dq_sums, const float* delta, const float* lse,
+                          bool finite_keys, const BackwardScratch& s) {
+  const AttentionArgs<typename P::Element>& fwd = args.fwd;
+  const int64_t k_words = (fwd.k_dim + P::kPer - 1) / P::kPer, v_words = (fwd.v_dim + P::kPer - 1) / P::kPer;
+  const int64_t k_step = padded(k_words), v_step = padded(v_words), k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
+  const auto* queries = fwd.q + q.row * fwd.q_stride + head * fwd.k_dim;
+  const auto* dout = args.d_o + q.row * fwd.o_stride + head * fwd.v_dim;
   const ScoreRule rule = score_rule(fwd, head);
-  Spans by_row, by_key;
-  float delta[kTile];
-  keys_of_rows(fwd, q, chunk, by_row);
-  rows_of_keys(fwd, q, chunk, keys, by_key);
-  copy_rows(fwd.q + q_at, fwd.q_stride, q.count, fwd.k_dim, s.queries);
-  copy_rows(args.d_o + o_at, fwd.o_stride, q.count, fwd.v_dim, s.dout);
-  row_deltas(s.dout, fwd.o + o_at, fwd.o_stride, q.count, fwd.v_dim, delta);
-
-  scores(s.queries, k_width, fwd.k_dim, s.keys_t, s.probs, q.count, by_row);
-  probs_chunk(rule, q, chunk, by_row, fwd.lse + head * fwd.q_rows + q.row, s.probs, s.bends);
-  scores(s.dout, v_width, fwd.v_dim, s.values_t, s.dscores, q.count, by_row);
-  dscores_chunk(rule, q.count, by_row, delta, s.probs, s.bends, s.dscores);
-  product(s.probs, 1, kChunk, s.dout, v_width, v_width, s.dvalues, v_width, true, keys, by_key.begin, by_key.end);
-  product(s.dscores, 1, kChunk, s.queries, k_width, k_width, s.dkeys, k_width, true, keys, by_key.begin, by_key.end);
-  product(s.dscores, kChunk, 1, s.keys, k_width, k_width, s.dqueries, k_width, false, q.count, by_row.begin, by_row.end);
-  if (kNarrow<T>) write_rows(s.dqueries, q.count, k_width, nullptr, dq_sums, k_width, !first);
-  else write_rows(s.dqueries, q.count, fwd.k_dim, nullptr, args.dq + q_at, fwd.q_stride, !first || args.accumulate_dq);
-}
-
-// Rows without any key get no gradient.
-template <class T>
-static inline void clear_unseeing(const AttentionBackwardArgs<T>& args, const QueryRows& q, int64_t head) {
-  const AttentionArgs<T>& fwd = args.fwd;
-  const int64_t width = fwd.k_dim;
-  T* dq = args.dq + q.row * fwd.q_stride + head * width;
-  for (int r = 0; r < q.count; ++r)
-    for (int64_t i = 0; i < width; i += kWidth)
-      store_n(dq + r * fwd.q_stride + i, zero(), width - i < kWidth ? width - i : kWidth);
-}
-
-template <class T>
-static inline void attention_backward_unit(const AttentionBackwardArgs<T>& args, int64_t unit, void* memory) {
-  const AttentionArgs<T>& fwd = args.fwd;
-  const int64_t seq = unit / fwd.kv_heads, group = unit % fwd.kv_heads;
-  const int64_t group_heads = fwd.heads / fwd.kv_heads, k_start = fwd.k_start[seq], k_len = fwd.k_len[seq];
-  const int64_t begin = fwd.q_start[seq], end = fwd.q_start[seq + 1];
-  const int64_t k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
-  const BackwardScratch s = backward_scratch(fwd, memory);
-  const auto tile_at = [&](int64_t row) {
-    return QueryRows{row, (int)clamped(end - row, 0, kTile), k_len - end + row, k_start, k_len};
-  };
-  for (int64_t row = begin; row < end && !args.accumulate_dq; row += kTile) {
-    const QueryRows q = tile_at(row);
-    const Stretch seen = chunks_seen(fwd, q);
-    for (int64_t h = 0; h < group_heads && seen.begin >= seen.end; ++h) clear_unseeing(args, q, group * group_heads + h);
+  const bool all = all_seen(fwd, q, chunk, keys);
+  const bool finite_queries = P::pack_across(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width, 0);
+  const bool finite_dout = P::pack_across(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout_across, v_width, 0);
+  if (P::kPer > 1) {
+    pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries, k_step);
+    pack_along<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout, v_step);
   }
+  const int64_t unused = (kSpanStep - q.count % kSpanStep) % kSpanStep;  // rows that dk and dv may take along
+  clear(s.probs + q.count * kChunk, unused * kChunk);
+  clear(s.dscores + q.count * kChunk, unused * kChunk);
+
+  Spans spans;
+  if (all) same_spans(kTallRows, (int)keys, spans);
+  const int64_t tiles = parts_of(q.count, kTallRows);
+  for (int64_t i = 0; i < tiles; ++i) {
+    const auto [low, high] = part_of(q.count, tiles, i);
+    if (!all) keys_of_rows(fwd, q, 1, low, high, chunk, spans);
+    float *probs = s.probs + low * kChunk, *dscores = s.dscores + low * kChunk;
+    chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys_t, high - low, spans.begin, spans.end, probs);
+    chunk_products<P>(s.dout + low * v_step, v_step, v_words, s.values_t, high - low, spans.begin, spans.end, dscores);
+    float offsets[kTallRows];
+    for (int64_t r = low; r < high; ++r) offsets[r - low] = (float)(chunk - (q.position + r));
+    float* along = s.dscores_along + low * (kChunk / P::kPer);
+    dscores_tile<P>(rule, offsets, high - low, all && keys == kChunk, spans, lse + low, delta + low, probs, dscores, along);
+    const Product<P, false> dq = {along, kChunk / P::kPer, s.keys, k_width, k_width, dq_sums + low * k_width, k_width};
+    dq.run(high - low, spans.begin, spans.end, finite_keys, kUnchanged);
+  }
+  if (P::kPer > 1)
+    for (int64_t r = 0; r < q.count + unused; r += 2)
+      for (int64_t i = 0; i < kChunk; i += kWidth) {
+        const int64_t at = r * kChunk + i, word = r / 2 * kChunk + i;
+        store(s.probs_across + word, P::across_rows(load(s.probs + at), load(s.probs + at + kChunk)));
+        store(s.dscores_across + word, P::across_rows(load(s.dscores + at), load(s.dscores + at + kChunk)));
+      }
+  if (all) same_spans(keys, (int)q.count, spans);
+  else rows_of_keys(fwd, q, chunk, keys, spans);
+  const Product<P, true> dv = {s.probs_across, kChunk, s.dout_across, v_width, v_width, s.dvalues, v_width};
+  dv.run(keys, spans.begin, spans.end, finite_dout, kUnchanged);
+  const Product<P, true> dk = {s.dscores_across, kChunk, s.queries_across, k_width, k_width, s.dkeys, k_width};
+  dk.run(keys, spans.begin, spans.end, finite_queries, kUnchanged);
+}
+
+template <class P>
+static void attention_backward_unit(const AttentionBackwardArgs<typename P::Element>& args, int64_t unit,
+                                    const BackwardScratch& s) {
+  const AttentionArgs<typename P::Element>& fwd = args.fwd;
+  const int64_t seq = unit / fwd.kv_heads, group = unit % fwd.kv_heads;
+  const int64_t each = fwd.heads / fwd.kv_heads, k_start = fwd.k_start[seq], k_len = fwd.k_len[seq];
+  const int64_t begin = fwd.q_start[seq], end = fwd.q_start[seq + 1], rows = end - begin;
+  const int64_t k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
+  const float scale = (float)fwd.scale;
+  for (int64_t h = 0; h < each; ++h)
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t head = group * each + h, at = (begin + r) * fwd.o_stride + head * fwd.v_dim;
+      s.delta[h * rows + r] = row_delta(args.d_o + at, fwd.o + at, fwd.v_dim);
+      s.lse[h * rows + r] = fwd.lse[head * fwd.q_rows + begin + r];
+    }
+  clear(s.dq_sums, each * rows * k_width);
   for (int64_t chunk = 0; chunk < k_len; chunk += kChunk) {
-    const int keys = (int)clamped(k_len - chunk, 0, kChunk);
+    const int64_t keys = at_most(k_len - chunk, kChunk);
     const int64_t k_at = (k_start + chunk) * fwd.k_stride + group * fwd.k_dim;
     const int64_t v_at = (k_start + chunk) * fwd.v_stride + group * fwd.v_dim;
-    copy_rows(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys);
-    transpose_chunk(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t);
-    transpose_chunk(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t);
+    pack_turned<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t);
+    pack_turned<P>(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t);
+    const bool finite_keys = P::pack_across(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width, 0);
     clear(s.dkeys, keys * k_width);
     clear(s.dvalues, keys * v_width);
-    for (int64_t h = 0; h < group_heads; ++h)
-      for (int64_t row = begin; row < end; row += kTile) {
-        const QueryRows q = tile_at(row);
+    for (int64_t h = 0; h < each; ++h)
+      for (int64_t row = 0; row < rows; row += kBackwardRows) {
+        const QueryRows q = {begin + row, at_most(rows - row, kBackwardRows), k_len - rows + row, k_start, k_len};
         const Stretch seen = chunks_seen(fwd, q);
         if (chunk < seen.begin || chunk >= seen.end) continue;
-        float* sums = s.dq_sums + (h * (end - begin) + row - begin) * k_width;
-        backward_tile(args, q, group * group_heads + h, chunk, keys, chunk == seen.begin, sums, s);
+        const int64_t at = h * rows + row;
+        backward_tile<P>(args, q, group * each + h, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at,
+                         finite_keys, s);
       }
-    write_rows(s.dkeys, keys, fwd.k_dim, nullptr, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
-    write_rows(s.dvalues, keys, fwd.v_dim, nullptr, args.dv + v_at, fwd.v_stride, args.accumulate_dv);
+    write_rows(s.dkeys, k_width, keys, fwd.k_dim, &scale, 0, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
+    write_rows(s.dvalues, v_width, keys, fwd.v_dim, kUnchanged, 0, args.dv + v_at, fwd.v_stride, args.accumulate_dv);
   }
-  for (int64_t row = begin; kNarrow<T> && row < end; row += kTile) {
-    const QueryRows q = tile_at(row);
-    const Stretch seen = chunks_seen(fwd, q);
-    for (int64_t h = 0; h < group_heads && seen.begin < seen.end; ++h)
-      write_rows(s.dq_sums + (h * (end - begin) + row - begin) * k_width, q.count, fwd.k_dim, nullptr,
-                 args.dq + row * fwd.q_stride + (group * group_heads + h) * fwd.k_dim, fwd.q_stride, args.accumulate_dq);
-  }
+  for (int64_t h = 0; h < each; ++h)
+    write_rows(s.dq_sums + h * rows * k_width, k_width, rows, fwd.k_dim, &scale, 0,
+               args.dq + begin * fwd.q_stride + (group * each + h) * fwd.k_dim, fwd.q_stride, args.accumulate_dq);
 }
 
-template <class T> void attention_backward(const AttentionBackwardArgs<T>& args, const Share& share) {
+template <class P>
+static void attention_backward_of(const AttentionBackwardArgs<typename P::Element>& args, const Share& share) {
+  const BackwardScratch scratch = backward_scratch<P>(args.fwd, share.scratch);
   const Range range = range_of(share.index, args.fwd.seqs * args.fwd.kv_heads, backward_units_per_share(args));
-  for (int64_t unit = range.begin; unit < range.end; ++unit) attention_backward_unit(args, unit, share.scratch);
+  for (int64_t unit = range.begin; unit < range.end; ++unit) attention_backward_unit<P>(args, unit, scratch);
 }

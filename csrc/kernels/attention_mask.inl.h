@@ -3,7 +3,7 @@
 // Consecutive query rows of one sequence.
 struct QueryRows {
   int64_t row;       // first packed row
-  int count;         // at most kTile
+  int64_t count;
   int64_t position;  // of the first row
   int64_t k_start, k_len;
 };
@@ -28,19 +28,38 @@ static inline Stretch keys_seen(const AttentionArgs<T>& args, int64_t position, 
   return {begin, end > begin ? end : begin};
 }
 
+// [begin, end) of a chunk's keys for each of up to kChunk rows, or of rows for each key.
+struct Spans {
+  int begin[kChunk], end[kChunk];
+};
+
+static inline void same_spans(int64_t count, int end, Spans& spans) {
+  for (int64_t i = 0; i < count; ++i) {
+    spans.begin[i] = 0;
+    spans.end[i] = end;
+  }
+}
+
+// Of rows [low, high), `each` heads to a query row.
 template <class T>
-static inline void keys_of_rows(const AttentionArgs<T>& args, const QueryRows& q, int64_t chunk, Spans& spans) {
-  for (int r = 0; r < q.count; ++r) {
-    const Stretch seen = keys_seen(args, q.position + r, q.k_len);
+static inline void keys_of_rows(const AttentionArgs<T>& args, const QueryRows& q, int64_t each, int64_t low, int64_t high,
+                                int64_t chunk, Spans& spans) {
+  int64_t row = low / each, left = each - low % each;
+  Stretch seen = keys_seen(args, q.position + row, q.k_len);
+  for (int64_t r = 0; r < high - low; ++r, --left) {
+    if (left == 0) {
+      seen = keys_seen(args, q.position + ++row, q.k_len);
+      left = each;
+    }
     spans.begin[r] = (int)clamped(seen.begin - chunk, 0, kChunk);
     spans.end[r] = (int)clamped(seen.end - chunk, 0, kChunk);
   }
 }
 
 template <class T>
-static inline void rows_of_keys(const AttentionArgs<T>& args, const QueryRows& q, int64_t chunk, int keys, Spans& spans) {
+static inline void rows_of_keys(const AttentionArgs<T>& args, const QueryRows& q, int64_t chunk, int64_t keys, Spans& spans) {
   const int64_t window = window_of(args);
-  for (int k = 0; k < keys; ++k) {
+  for (int64_t k = 0; k < keys; ++k) {
     const int64_t key = chunk + k - q.position;  // the row that stands at this key
     int64_t begin = 0, end = q.count;
     if (args.causal) begin = key;
@@ -49,11 +68,18 @@ static inline void rows_of_keys(const AttentionArgs<T>& args, const QueryRows& q
       if (key + window < end) end = key + window;
     }
     spans.begin[k] = (int)clamped(begin, 0, q.count);
-    spans.end[k] = (int)clamped(end, 0, q.count);
+    spans.end[k] = (int)clamped(end, spans.begin[k], q.count);
   }
 }
 
-// Chunks that some of the rows see: [begin, end), begin a multiple of kChunk. Stretches only move forward with the row.
+// Whether every row sees all keys of [chunk, chunk + keys). Stretches only move forward with the row.
+template <class T>
+static inline bool all_seen(const AttentionArgs<T>& args, const QueryRows& q, int64_t chunk, int64_t keys) {
+  return keys_seen(args, q.position, q.k_len).end >= chunk + keys &&
+         keys_seen(args, q.position + q.count - 1, q.k_len).begin <= chunk;
+}
+
+// Chunks that some of the rows see: [begin, end), begin a multiple of kChunk.
 template <class T>
 static inline Stretch chunks_seen(const AttentionArgs<T>& args, const QueryRows& q) {
   const Stretch last = keys_seen(args, q.position + q.count - 1, q.k_len);
@@ -63,11 +89,13 @@ static inline Stretch chunks_seen(const AttentionArgs<T>& args, const QueryRows&
   return {first.begin / kChunk * kChunk, last.end > first.end ? last.end : first.end};
 }
 
-// Raw product -> score: scale, soft cap, bias by distance.
+// Raw product -> score: scale, soft cap, bias by distance. A plain rule is a positive factor: raw products keep the order
+// of the scores, and the factor goes into the exponential.
 struct ScoreRule {
   float scale, cap, inverse_cap, slope;
-  bool capped, biased;
+  bool capped, biased, plain;
 };
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 template <class T>
 static inline ScoreRule score_rule(const AttentionArgs<T>& args, int64_t head) {
   ScoreRule rule;
@@ -77,6 +105,7 @@ static inline ScoreRule score_rule(const AttentionArgs<T>& args, int64_t head) {
   rule.inverse_cap = rule.capped ? (float)(args.scale / args.soft_cap) : 0.0f;
   rule.biased = args.alibi != nullptr;
   rule.slope = rule.biased ? args.alibi[head] : 0.0f;
+  rule.plain = !rule.capped && !rule.biased && args.scale > 0;
   return rule;
 }
 
@@ -100,4 +129,17 @@ static inline Vec keep_seen(Vec x, Vec other, int first, int begin, int end) {
   if (first + kWidth > end) x = select(lt(lane, set1((float)(end - first))), x, other);
   if (first < begin) x = select(lt(lane, set1((float)(begin - first))), other, x);
   return x;
+}
+
+// 2^x, relative error 1.7e-7 (2.1 ulp; 9.2e-8 of it from a fit of our own); 0 where the result would be below the smallest
+// normal, for masked scores above all. 2^0 is 1.
+static inline Vec power_of_two(Vec x) {
+  static constexpr float c[] = {0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f, 0.00132647273f};
+  const Vec n = round_even(x), r = sub(x, n), p = fma(horner(r, c), r, set1(1.0f));
+#if defined(__AVX512F__)
+  const Vec y = {_mm512_scalef_ps(p.v, n.v)};
+#else
+  const Vec y = mul(p, pow2i(min(set1(127.0f), max(set1(-126.0f), n))));
+#endif
+  return select(lt(x, set1(-126.0f)), zero(), y);
 }

@@ -1,211 +1,295 @@
-// Matrix pieces of attention: one register tile for all its products, the transpose and the copies that feed it.
-// All matrices but the operands of the tails live in scratch with rows padded to whole vectors.
+// Matrix pieces of attention: one register tile for all its products, and the packing that feeds it.
+//
+// Operands lie in scratch as 32-bit words with rows padded to whole vectors. A word is what P says (gemm_tile.inl.h): one
+// float, or a pair of bf16 that one step multiplies and adds. `along` a row pairs neighbours in the row, `across` pairs
+// rows 2j and 2j + 1.
 
-constexpr int kTileRows = 4;                       // with kTileVecs: 16 (8) sums, enough to hide the latency of fma
-constexpr int kTileVecs = kWidth == 16 ? 4 : 2;    // 32 registers on AVX-512, 16 elsewhere
-constexpr int kChunk = (int)kKeyChunk;             // also the row stride of score tiles and transposed chunks
-constexpr int kTile = (int)kQueryTile;
+constexpr int kChunk = (int)kKeyChunk;  // also the row stride of score tiles and transposed chunks
+// with two vectors: 24, 12, 16 or 8 sums
+constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
+constexpr int kSpanStep = 8;                        // spans of a product are multiples of it
+constexpr int kLowRows = kRegisters == 32 ? 4 : 2;  // up to so many rows a tile is four vectors wide
 
 static inline int64_t padded(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
-static inline int at_least(int a, int b) { return a > b ? a : b; }
-static inline int at_most(int a, int b) { return a < b ? a : b; }
+static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// [begin, end) of the summed index that each row of a product takes.
-struct Spans {
-  int begin[kChunk], end[kChunk];
+static inline void clear(float* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += kWidth) store(p + i, zero());
+}
+
+// Rows in parts of at most `most`, as even as can be: part i of them.
+struct RowPart {
+  int64_t low, high;
+};
+static inline int64_t parts_of(int64_t rows, int64_t most) { return (rows + most - 1) / most; }
+static inline RowPart part_of(int64_t rows, int64_t parts, int64_t i) {
+  const int64_t height = rows / parts, longer = rows % parts;
+  return {i * height + at_most(i, longer), (i + 1) * height + at_most(i + 1, longer)};
+}
+
+// What attention needs of a word beside loading it. AttentionPairs (attention_pairs.inl.h) is the other kind.
+template <class T> struct AttentionWords : FloatWords<T> {
+  // Two vectors of numbers, neighbours in a row, to their words.
+  static inline void store_along(float* words, int64_t at, Vec a, Vec b) {
+    store(words + at, a);
+    store(words + at + kWidth, b);
+  }
+  static inline Vec across_rows(Vec even, Vec) { return even; }
+  // Rows [0, rows) of `width` elements -> rows of words across, zeros up to a multiple of kSpanStep elements. Returns whether
+  // all are finite. As in pack_turned, what lies `ahead` elements further is asked for (into L2: rows with other heads in
+  // between fight for few sets of L1); no hardware foresees it.
+  static inline bool pack_across(const T* src, int64_t stride, int64_t rows, int64_t width, float* dst, int64_t dst_step,
+                                 int64_t ahead) {
+    Vec probe = zero();
+    int64_t r = 0;
+    for (; r < rows; ++r, src += stride, dst += dst_step) {
+      Vec of_row = zero();
+      for (int64_t i = 0; i < width; i += kWidth) {
+        const Vec x = width - i < kWidth ? load_n(src + i, width - i) : load(src + i);
+        __builtin_prefetch(src + i + ahead, 0, 2);
+        of_row = fma(x, zero(), of_row);  // NaN if it is not finite
+        store(dst + i, x);
+      }
+      probe = add(probe, of_row);
+    }
+    for (; r % kSpanStep; ++r, dst += dst_step) clear(dst, width);
+    return hsum(probe) == 0.0f;
+  }
+  // Numbers that are not seen become zeros of their sign, as if a finite number was multiplied by 0.
+  static inline Vec seen(Vec words, bool yes, bool) {
+    return yes ? words : select(lt(abs(words), set1(INFINITY)), mul(words, zero()), zero());
+  }
 };
 
-// C (+)= A B on R rows and C vectors, k in [first, last). A(r, k) = a[r * a_row + k * a_step]; each element is one chain
-// over k in order, whatever the tile. B has `tail` columns in its last vector, which only single rows may leave unfilled.
-// The pragmas are for gcc: it keeps the sums in registers only if it unrolls early.
-template <int R, int C>
-static void product_tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int tail, float* c,
-                         int64_t ldc, bool accumulate, int first, int last) {
+// C = factor[row] * C + A B on R rows and C vectors over `steps` words; a null factor starts from zero. Each element is one
+// chain in the order of the words, whatever the tile.
+struct ProductTile {
+  const float *a, *b;
+  int64_t a_step, b_step;
+  float* c;
+  int64_t c_step;
+  const float* factor;
+  int64_t steps;
+};
+
+// kAcross: A's rows lie side by side, a[k * a_step + r]; else a[r * a_step + k]. The pragmas are for gcc: it keeps the
+// sums in registers only if it unrolls early.
+template <class Step, bool kAcross, int R, int C> static void product_tile(const ProductTile& t) {
+  constexpr int kGroup = 4;  // rows that one pointer serves: few enough registers for addresses
+  const float *a[3] = {t.a, t.a + (kAcross ? kGroup : kGroup * t.a_step), t.a + (kAcross ? 2 * kGroup : 2 * kGroup * t.a_step)};
+  const float* b = t.b;
+  const int64_t a_step = t.a_step, b_step = t.b_step;
   Vec sum[R][C];
-  if (accumulate) {
-#pragma GCC unroll 8
+  if (t.factor) {
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
+      const Vec by = set1(t.factor[r]);
 #pragma GCC unroll 4
-      for (int i = 0; i < C; ++i) sum[r][i] = load(c + r * ldc + i * kWidth);
+      for (int i = 0; i < C; ++i) sum[r][i] = mul(load(t.c + r * t.c_step + i * kWidth), by);
     }
   } else {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
       for (int i = 0; i < C; ++i) sum[r][i] = zero();
     }
   }
-  a += first * a_step;
-  b += first * ldb;
-  for (int k = first; k < last; ++k) {
+  for (int64_t k = t.steps; k > 0; --k) {
     Vec row[C];
 #pragma GCC unroll 4
-    for (int i = 0; i < C; ++i)
-      row[i] = R == 1 && i == C - 1 && tail < kWidth ? load_n(b + i * kWidth, tail) : load(b + i * kWidth);
-#pragma GCC unroll 8
+    for (int i = 0; i < C; ++i) row[i] = load(b + i * kWidth);
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const Vec x = set1(a[r * a_row]);
+      const Vec x = set1(a[r / kGroup][kAcross ? r % kGroup : r % kGroup * a_step]);
 #pragma GCC unroll 4
-      for (int i = 0; i < C; ++i) sum[r][i] = fma(x, row[i], sum[r][i]);
+      for (int i = 0; i < C; ++i) sum[r][i] = Step::step(x, row[i], sum[r][i]);
     }
-    a += a_step;
-    b += ldb;
+    for (int g = 0; g < 3; ++g) a[g] += kAcross ? a_step : 1;
+    b += b_step;
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int i = 0; i < C; ++i) store(c + r * ldc + i * kWidth, sum[r][i]);
+    for (int i = 0; i < C; ++i) store(t.c + r * t.c_step + i * kWidth, sum[r][i]);
   }
 }
 
-// Each row takes the k of its own span only: what all rows share goes through the tile, the ends row by row. A product
-// with zero would do as well, but not if B holds NaN there, and a row must not feel keys that it does not see.
-template <int R, int C>
-static inline void product_spans(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int tail,
-                                 float* c, int64_t ldc, bool accumulate, const int* begin, const int* end) {
-  int first = begin[0], last = end[0];
-  bool ragged = false;
-  for (int r = 1; r < R; ++r) {
-    ragged |= begin[r] != begin[0];
-    first = at_least(first, begin[r]);
-    last = at_most(last, end[r]);
-  }
-  if (R > 1 && first >= last) {  // nothing is shared
-    for (int r = 0; r < R; ++r)
-      product_tile<1, C>(a + r * a_row, 0, a_step, b, ldb, tail, c + r * ldc, 0, accumulate, begin[r], end[r]);
-    return;
-  }
-  for (int r = 0; r < R && ragged; ++r)
-    product_tile<1, C>(a + r * a_row, 0, a_step, b, ldb, tail, c + r * ldc, 0, accumulate, begin[r], first);
-  product_tile<R, C>(a, a_row, a_step, b, ldb, tail, c, ldc, accumulate || ragged, first, last);
-  for (int r = 0; r < R; ++r)
-    if (end[r] > last) product_tile<1, C>(a + r * a_row, 0, a_step, b, ldb, tail, c + r * ldc, 0, true, last, end[r]);
+using ProductTileFn = void (*)(const ProductTile&);
+
+template <class Step, bool kAcross> static inline ProductTileFn product_tile_of(int rows, int vecs) {
+#define MG_R(r) (r < kTallRows ? r : kTallRows)
+#define MG_C(r, c) (c > 2 && MG_R(r) > kLowRows ? 2 : c)
+#define MG_TILES(r)                                                                                          \
+  {&product_tile<Step, kAcross, MG_R(r), 1>, &product_tile<Step, kAcross, MG_R(r), 2>,                       \
+   &product_tile<Step, kAcross, MG_R(r), MG_C(r, 3)>, &product_tile<Step, kAcross, MG_R(r), MG_C(r, 4)>}
+  static constexpr ProductTileFn table[12][4] = {MG_TILES(1), MG_TILES(2), MG_TILES(3), MG_TILES(4),
+                                                 MG_TILES(5), MG_TILES(6), MG_TILES(7), MG_TILES(8),
+                                                 MG_TILES(9), MG_TILES(10), MG_TILES(11), MG_TILES(12)};
+#undef MG_TILES
+#undef MG_C
+#undef MG_R
+  return table[rows - 1][vecs - 1];
 }
 
-template <int R>
-static inline void product_rows(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int64_t cols,
-                                float* c, int64_t ldc, bool accumulate, const int* begin, const int* end) {
-  constexpr int kBlock = kTileVecs * kWidth;
-  int64_t j = 0;
-  for (; j + kBlock <= cols; j += kBlock)
-    product_spans<R, kTileVecs>(a, a_row, a_step, b + j, ldb, kWidth, c + j, ldc, accumulate, begin, end);
-  if (j == cols) return;
-  const int vecs = (int)((cols - j + kWidth - 1) / kWidth), tail = (int)(cols - j) - (vecs - 1) * kWidth;
-  if (vecs == 1) product_spans<R, 1>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
-  if (vecs == 2) product_spans<R, 2>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
-  if constexpr (kTileVecs == 4) {
-    if (vecs == 3) product_spans<R, 3>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
-    if (vecs == 4) product_spans<R, 4>(a, a_row, a_step, b + j, ldb, tail, c + j, ldc, accumulate, begin, end);
-  }
+struct Factors {
+  float of[kChunk];
+};
+constexpr Factors unchanged() {
+  Factors f = {};
+  for (int i = 0; i < kChunk; ++i) f.of[i] = 1.0f;
+  return f;
 }
+static constexpr Factors kUnchangedFactors = unchanged();
+static constexpr const float* kUnchanged = kUnchangedFactors.of;
 
-static inline void product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t ldb, int64_t cols,
-                           float* c, int64_t ldc, bool accumulate, int rows, const int* begin, const int* end) {
-  for (; rows >= kTileRows; rows -= kTileRows) {
-    product_rows<kTileRows>(a, a_row, a_step, b, ldb, cols, c, ldc, accumulate, begin, end);
-    a += kTileRows * a_row;
-    c += kTileRows * ldc;
-    begin += kTileRows;
-    end += kTileRows;
-  }
-  if (rows == 1) product_rows<1>(a, a_row, a_step, b, ldb, cols, c, ldc, accumulate, begin, end);
-  if (rows == 2) product_rows<2>(a, a_row, a_step, b, ldb, cols, c, ldc, accumulate, begin, end);
-  if (rows == 3) product_rows<3>(a, a_row, a_step, b, ldb, cols, c, ldc, accumulate, begin, end);
-}
+// A product whose rows each take a span of the summed index of their own, [begin, end) in elements; both ends only grow from
+// row to row. A is zero where a row does not see, so spans are widened to multiples of kSpanStep (which keeps a row's sums its
+// own affair) and go through tiles in few pieces. Where B holds NaN or an infinity, which zero does not cancel, each row goes
+// alone over what it sees.
 
-// Scores of `rows` rows with the keys of a transposed chunk, only the vectors that some row of a register tile sees.
-static inline void scores(const float* x, int64_t x_row, int64_t depth, const float* transposed, float* out, int rows,
-                          const Spans& keys) {
-  int none[kTileRows] = {}, all[kTileRows];
-  for (int r = 0; r < kTileRows; ++r) all[r] = (int)depth;
-  for (int r = 0; r < rows; r += kTileRows) {
-    const int count = at_most(kTileRows, rows - r);
-    int first = kChunk, last = 0;
-    for (int i = r; i < r + count; ++i) {
-      if (keys.begin[i] >= keys.end[i]) continue;
-      first = at_most(first, keys.begin[i] / kWidth * kWidth);
-      last = at_least(last, keys.end[i]);
+template <class P, bool kAcross> struct Product {
+  const float* a;
+  int64_t a_step;
+  const float* b;
+  int64_t b_step, cols;  // cols in words, whole vectors
+  float* c;
+  int64_t c_step;
+
+  // C = factor * C + A B for words [from, to) of rows [low, high); a null factor starts from zero.
+  inline void tile(int64_t low, int64_t high, int64_t from, int64_t to, const float* factor) const {
+    const int rows = (int)(high - low);
+    const int64_t block = (rows <= kLowRows ? 4 : 2) * kWidth;
+    ProductTile t;
+    t.a = kAcross ? a + from * a_step + low : a + low * a_step + from;
+    t.a_step = a_step;
+    t.b_step = b_step;
+    t.c_step = c_step;
+    t.factor = factor;
+    t.steps = to - from;
+    for (int64_t j = 0; j < cols; j += block) {
+      t.b = b + from * b_step + j;
+      t.c = c + low * c_step + j;
+      product_tile_of<typename P::Step, kAcross>(rows, (int)(at_most(cols - j, block) / kWidth))(t);
     }
-    if (first >= last) continue;
-    const int64_t cols = padded(last - first);
-    product(x + r * x_row, x_row, 1, transposed + first, kChunk, cols, out + r * kChunk + first, kChunk, false, count, none, all);
   }
-}
-
-#if defined(__AVX2__)
-static inline __m256 eight(const float* p) { return _mm256_loadu_ps(p); }
-static inline __m256 eight(const bf16* p) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
-}
-static inline __m256 first_of_eight(const float* p, int n) {
-  return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
-}
-static inline __m256 first_of_eight(const bf16* p, int n) {
-  bf16 lanes[8] = {};
-  for (int i = 0; i < n; ++i) lanes[i] = p[i];
-  return eight(lanes);
-}
-// A block of 8 x 8. kWhole: all of it is there; else `rows` rows of `cols`, missing rows read as zero.
-template <bool kWhole, class T>
-static inline void transpose_block(const T* src, int64_t stride, int rows, int cols, float* dst) {
-  __m256 row[8], pair[8];
-  for (int r = 0; r < 8; ++r) {
-    if (kWhole) row[r] = eight(src + r * stride);
-    else row[r] = r < rows ? first_of_eight(src + r * stride, cols) : _mm256_setzero_ps();
-  }
-  for (int r = 0; r < 8; r += 2) {
-    pair[r] = _mm256_unpacklo_ps(row[r], row[r + 1]);
-    pair[r + 1] = _mm256_unpackhi_ps(row[r], row[r + 1]);
-  }
-  for (int r = 0; r < 8; r += 4)
-    for (int i = 0; i < 2; ++i) {
-      row[r + 2 * i] = _mm256_shuffle_ps(pair[r + i], pair[r + i + 2], 0x44);
-      row[r + 2 * i + 1] = _mm256_shuffle_ps(pair[r + i], pair[r + i + 2], 0xEE);
+  // One row, B's unseen numbers hidden: the same bits as in a tile if they are finite.
+  void row(int64_t r, int begin, int end, float factor) const {
+    const int from = begin / kSpanStep * kSpanStep, to = (end + kSpanStep - 1) / kSpanStep * kSpanStep;
+    for (int64_t j = 0; j < cols; j += kWidth) {
+      Vec sum = mul(load(c + r * c_step + j), set1(factor));
+      for (int i = from; i < to; i += P::kPer) {
+        const int word = i / P::kPer, second = i + P::kPer - 1;
+        const Vec x = set1(kAcross ? a[word * a_step + r] : a[r * a_step + word]);
+        const Vec y = P::seen(load(b + word * b_step + j), i >= begin && i < end, second >= begin && second < end);
+        sum = P::Step::step(x, y, sum);
+      }
+      store(c + r * c_step + j, sum);
     }
-  for (int i = 0; i < 4; ++i) {
-    if (kWhole || i < cols) _mm256_storeu_ps(dst + i * kChunk, _mm256_permute2f128_ps(row[i], row[i + 4], 0x20));
-    if (kWhole || i + 4 < cols) _mm256_storeu_ps(dst + (i + 4) * kChunk, _mm256_permute2f128_ps(row[i], row[i + 4], 0x31));
   }
-}
-#else
-template <bool kWhole, class T>
-static inline void transpose_block(const T* src, int64_t stride, int rows, int cols, float* dst) {
-  for (int i = 0; i < cols && i < 8; ++i)
-    for (int r = 0; r < 8; ++r) dst[i * kChunk + r] = r < rows ? value_of(src[r * stride + i]) : 0.0f;
-}
-#endif
+  // C = factor * C + A B for all rows, at most kChunk.
+  void run(int64_t rows, const int* begin, const int* end, bool finite, const float* factor) const {
+    const int64_t tiles = parts_of(rows, kTallRows);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const auto [low, high] = part_of(rows, tiles, i);
+      int from[kTallRows], to[kTallRows], at = kChunk, stop = 0;
+      float by[kTallRows];
+      for (int64_t r = low; r < high; ++r) {
+        const bool any = begin[r] < end[r];
+        from[r - low] = begin[r] / kSpanStep * kSpanStep;
+        to[r - low] = any ? (end[r] + kSpanStep - 1) / kSpanStep * kSpanStep : from[r - low];
+        by[r - low] = factor[r];
+        if (any && !finite) row(r, begin[r], end[r], factor[r]);
+        at = any && from[r - low] < at ? from[r - low] : at;
+        stop = any && to[r - low] > stop ? to[r - low] : stop;
+      }
+      while (finite && at < stop) {  // up to where the next row begins or ends
+        int next = stop;
+        int64_t first = high, last = low;
+        for (int64_t r = low; r < high; ++r) {
+          const int f = from[r - low], t = to[r - low];
+          if (f > at) {
+            next = f < next ? f : next;
+          } else if (t > at) {
+            next = t < next ? t : next;
+            first = r < first ? r : first;
+            last = r + 1;
+          }
+        }
+        if (first < last) tile(first, last, at / P::kPer, next / P::kPer, by + (first - low));
+        for (int64_t r = first; r < last; ++r) by[r - low] = 1.0f;
+        at = next;
+      }
+    }
+  }
+};
 
-// (keys, width) -> (width, kChunk), keys beyond the last as zeros up to a whole vector.
-template <class T>
-static inline void transpose_chunk(const T* src, int64_t stride, int keys, int64_t width, float* dst) {
-  for (int k = 0; k < padded(keys); k += 8) {
-    const int rows = at_most(8, at_least(0, keys - k));
-    const T* from = src + (rows ? k * stride : 0);
+// Products of a register tile's rows, words along, with a turned chunk, (rows, kChunk): the vectors that some row sees.
+template <class P>
+static inline void chunk_products(const float* x, int64_t x_step, int64_t words, const float* turned, int64_t rows,
+                                  const int* begin, const int* end, float* out) {
+  int64_t first = kChunk, last = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    if (begin[r] >= end[r]) continue;
+    first = at_most(first, begin[r] / kWidth * kWidth);
+    last = at_least(last, end[r]);
+  }
+  if (first >= last) return;
+  const Product<P, false> product = {x, x_step, turned + first, kChunk, padded(last - first), out + first, kChunk};
+  product.tile(0, rows, 0, words, nullptr);
+}
+
+// Rows [0, rows) of `width` elements -> rows of words along, `dst_step` apart, zeros up to a whole vector.
+template <class P>
+static inline void pack_along(const typename P::Element* src, int64_t stride, int64_t rows, int64_t width, float* dst,
+                              int64_t dst_step) {
+  constexpr int64_t kPart = kWidth * P::kPer;
+  for (int64_t r = 0; r < rows; ++r, src += stride, dst += dst_step) {
     int64_t i = 0;
-    for (; rows == 8 && i + 8 <= width; i += 8) transpose_block<true>(from + i, stride, 8, 8, dst + i * kChunk + k);
-    for (; i < width; i += 8)
-      transpose_block<false>(from + i, stride, rows, width - i < 8 ? (int)(width - i) : 8, dst + i * kChunk + k);
+    for (; i + kPart <= width; i += kPart) store(dst + i / P::kPer, P::along(src + i));
+    if (i < width) store(dst + i / P::kPer, P::along_n(src + i, width - i));
   }
 }
 
-// Rows copied to a stride of whole vectors: a power-of-two stride between tokens would fight for the same cache sets.
-template <class T>
-static inline void copy_rows(const T* src, int64_t stride, int rows, int64_t width, float* dst) {
-  const int64_t ld = padded(width);
-  for (int r = 0; r < rows; ++r, src += stride, dst += ld) {
-    int64_t i = 0;
-    for (; i + kWidth <= width; i += kWidth) store(dst + i, load(src + i));
-    if (i < width) store(dst + i, load_n(src + i, width - i));
+// (keys, width) -> words along, transposed: (words of width, kChunk), keys beyond the last as zeros up to a whole vector.
+template <class P>
+static inline void pack_turned(const typename P::Element* src, int64_t stride, int64_t keys, int64_t width, float* dst,
+                               int64_t ahead = 0) {
+  constexpr int64_t kPart = kWidth * P::kPer;
+  const int64_t words = (width + P::kPer - 1) / P::kPer;
+  for (int64_t k = 0; k < keys; k += kWidth) {
+    const int64_t count = at_most(keys - k, kWidth);
+    for (int64_t i = 0; i < width; i += kPart) {
+      const typename P::Element* from = src + k * stride + i;
+      Vec block[kWidth];
+      if (count == kWidth && i + kPart <= width) {
+#pragma GCC unroll 16
+        for (int c = 0; c < kWidth; ++c) block[c] = P::along(from + c * stride);
+#pragma GCC unroll 16
+        for (int c = 0; c < kWidth; ++c) __builtin_prefetch(from + c * stride + ahead, 0, 2);
+      } else {
+        for (int c = 0; c < kWidth; ++c)
+          block[c] = c < count ? P::along_n(from + c * stride, at_most(width - i, kPart)) : zero();
+      }
+      gemm_transpose(block);
+      float* out = dst + i / P::kPer * kChunk + k;
+      const int64_t rows = at_most(words - i / P::kPer, kWidth);
+      if (rows == kWidth) {
+#pragma GCC unroll 16
+        for (int c = 0; c < kWidth; ++c) store(out + c * kChunk, block[c]);
+      } else {
+        for (int64_t c = 0; c < rows; ++c) store(out + c * kChunk, block[c]);
+      }
+    }
   }
 }
 
-// dst (+)= factor[r] * src, from padded rows to rows of the caller; factor null is 1.
+// dst (+)= factor[r * factor_step] * src, from padded rows to rows of the caller.
 template <class T>
-static inline void write_rows(const float* src, int rows, int64_t width, const float* factor, T* dst, int64_t stride,
-                              bool accumulate) {
-  const int64_t ld = padded(width);
-  for (int r = 0; r < rows; ++r, src += ld, dst += stride) {
-    const Vec by = set1(factor ? factor[r] : 1.0f);
+static inline void write_rows(const float* src, int64_t src_step, int64_t rows, int64_t width, const float* factor,
+                              int64_t factor_step, T* dst, int64_t stride, bool accumulate) {
+  for (int64_t r = 0; r < rows; ++r, src += src_step, dst += stride) {
+    const Vec by = set1(factor[r * factor_step]);
     int64_t i = 0;
     for (; i + kWidth <= width; i += kWidth) {
       const Vec x = mul(load(src + i), by);
@@ -218,6 +302,13 @@ static inline void write_rows(const float* src, int rows, int64_t width, const f
   }
 }
 
-static inline void clear(float* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += kWidth) store(p + i, zero());
+// The sums of `count` <= kWidth vectors, as one vector: they are turned, so that lanes are added in order.
+static inline Vec lane_sums(const float* vectors, int64_t count) {
+  Vec v[kWidth];
+  for (int i = 0; i < kWidth; ++i) v[i] = i < count ? load(vectors + i * kWidth) : zero();
+  gemm_transpose(v);
+#pragma GCC unroll 4
+  for (int step = kWidth / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) v[i] = add(v[i], v[i + step]);
+  return v[0];
 }

@@ -2,21 +2,6 @@
 // stored, so an output may be the same array as an input of the same shape.
 #include "kernels/loops.inl.h"
 
-// An activation or operation known at compile time, so that the loop holds one and no branch.
-template <Act kValue> struct ActIs {
-  static constexpr Act value = kValue;
-};
-template <class Body> static inline void with_act(Act act, const Body& body) {
-  switch (act) {
-    case Act::none: return body(ActIs<Act::none>{});
-    case Act::gelu: return body(ActIs<Act::gelu>{});
-    case Act::gelu_tanh: return body(ActIs<Act::gelu_tanh>{});
-    case Act::relu: return body(ActIs<Act::relu>{});
-    case Act::relu2: return body(ActIs<Act::relu2>{});
-    case Act::silu: return body(ActIs<Act::silu>{});
-  }
-}
-
 // y (+)= act(x)
 template <class T> void act(const ActArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
@@ -63,20 +48,65 @@ template <class T> void glu_backward(const GluArgs<T>& args, const Share& share)
   });
 }
 
-// y (+)= kept ? x / (1 - p) : 0. A dropped NaN or infinity is gone. kGrain is a multiple of four: shares start at word 0.
+// Philox (core/rng.h) at `count` counters: words 0 and 1 of each to `low`, 2 and 3 to `high`. Wide vectors take several
+// (the state is four vectors each, of 32 or 16 registers); what stands above a word in its lane is ignored by mul_words and dropped at the end.
+constexpr int kPhiloxVecs = kWidth == 16 ? 4 : 2;
+constexpr int kPhiloxCounters = kWidth == 4 ? 1 : kPhiloxVecs * kWidth / 2;
+static inline void philox_lanes(uint64_t key, uint64_t counter, uint64_t stream, uint64_t* low, uint64_t* high) {
+  if constexpr (kWidth == 4) {
+    const Philox4 words = philox4x32(key, counter, stream);
+    memcpy(low, words.v, 8);
+    memcpy(high, words.v + 2, 8);
+  } else {
+    Words64 c0[kPhiloxVecs], c1[kPhiloxVecs], c2[kPhiloxVecs], c3[kPhiloxVecs];
+    uint64_t counters[kPhiloxCounters];
+    for (int i = 0; i < kPhiloxCounters; ++i) counters[i] = counter + (uint64_t)i;
+    for (int g = 0; g < kPhiloxVecs; ++g) {
+      memcpy(&c0[g], counters + g * kWidth / 2, sizeof(Words64));
+      c1[g] = c0[g] >> 32;
+      c2[g] = Words64{} + stream;
+      c3[g] = Words64{} + (stream >> 32);
+    }
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+#pragma GCC unroll 1
+    for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kPhiloxVecs; ++g) {
+        const Words64 p0 = mul_words(c0[g], Words64{} + 0xD2511F53ull), p1 = mul_words(c2[g], Words64{} + 0xCD9E8D57ull);
+        c0[g] = (p1 >> 32) ^ c1[g] ^ (Words64{} + (uint64_t)k0);
+        c2[g] = (p0 >> 32) ^ c3[g] ^ (Words64{} + (uint64_t)k1);
+        c1[g] = p1;
+        c3[g] = p0;
+      }
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < kPhiloxVecs; ++g) {
+      const Words64 word = Words64{} + 0xffffffffull;
+      const Words64 first = (c0[g] & word) | (c1[g] << 32), second = (c2[g] & word) | (c3[g] << 32);
+      memcpy(low + g * kWidth / 2, &first, sizeof first);
+      memcpy(high + g * kWidth / 2, &second, sizeof second);
+    }
+  }
+}
+
+// y (+)= kept ? x / (1 - p) : 0. A dropped NaN or infinity is gone. kGrain is a multiple of kDropoutBlock.
 template <class T> void dropout(const DropoutArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   const uint32_t threshold = dropout_threshold(args.p);
-  const uint64_t high = dropout_high(args.stream, args.step[0]);
+  const uint64_t stream = dropout_high(args.stream, args.step[0]);
   const Vec scale = set1(args.p < 1.0 ? (float)(1.0 / (1.0 - args.p)) : 0.0f);
-  constexpr int64_t kBlock = 64;
-  for (int64_t begin = range.begin; begin < range.end; begin += kBlock) {
-    float kept[kBlock];
-    for (int64_t i = 0; i < kBlock; i += 4) {
-      const Philox4 words = philox4x32(args.seed, (uint64_t)(begin + i) / 4, high);
-      for (int k = 0; k < 4; ++k) kept[i + k] = dropout_keep(words.v[k], threshold) ? 1.0f : 0.0f;
-    }
-    const int64_t end = begin + kBlock < range.end ? begin + kBlock : range.end;
+  for (int64_t begin = range.begin; begin < range.end; begin += kDropoutBlock) {
+    alignas(64) uint64_t words[2 * kDropoutCounters];
+    alignas(64) uint16_t bits[kDropoutBlock];
+    alignas(64) float kept[kDropoutBlock];
+    for (int i = 0; i < kDropoutCounters; i += kPhiloxCounters)
+      philox_lanes(args.seed, (uint64_t)(begin / kDropoutBlock * kDropoutCounters + i), stream, words + i,
+                   words + kDropoutCounters + i);
+    memcpy(bits, words, sizeof bits);
+    for (int i = 0; i < kDropoutBlock; ++i) kept[i] = (uint32_t)bits[i] >= threshold ? 1.0f : 0.0f;
+    const int64_t end = begin + kDropoutBlock < range.end ? begin + kDropoutBlock : range.end;
     each_vec(begin, end, [&](int64_t i, auto part) {
       const Vec y = mul(get(args.x + i, part), scale);
       const Vec masked = select(lt(zero(), get(kept + (i - begin), part)), y, zero());

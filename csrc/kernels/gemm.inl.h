@@ -2,9 +2,9 @@
 // columns of C everywhere: no sum is ever split over lanes or over blocks of k.
 //
 // A share walks its block of C: for each strip of kGemmCols columns and each block of kGemmDepth k, tiles of rows over
-// panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used; A's tile is
-// packed [k][rows] when enough panels use it. P says what a packed word is (gemm_tile.inl.h); bf16 is always packed, which
-// is where it is widened or paired.
+// panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used; the rows of A's
+// tile are copied (if A is transposed, packed as [k][rows]) when enough panels use them. P says what a packed word is
+// (gemm_tile.inl.h). While a tile computes it fetches what is packed next.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
@@ -29,49 +29,76 @@ static inline void gemm_pack_columns(const typename P::Element* src, int64_t ld,
   }
   for (; k < depth; k += P::kPer) {
     float* row = dst + k / P::kPer * dst_step;
-    for (int64_t c = 0; c < kWidth; ++c) row[c] = c < count ? P::word(src + c * ld + k, 1, k + 1 < depth) : 0.0f;
+    for (int64_t c = 0; c < kWidth; ++c) row[c] = c < count ? P::word(src + c * ld + k, k + 1 < depth) : 0.0f;
   }
 }
 
-// Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead.
+// Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead where no
+// tile has.
 constexpr int64_t kGemmAhead = 8;
 
-// Packs `cols` columns of B into panels of kGemmTileCols (the last one kWidth wide if that is enough); panel p starts at
-// dst + p * kGemmTileCols * depth. Row-major B is read row after row, whole rows at a time.
+// Packs `cols` <= kGemmTileCols columns of B into a panel, kWidth wide if that is enough.
 template <class P>
-static inline void gemm_pack_panels(const typename P::Element* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth,
-                                    float* dst) {
+static inline void gemm_pack_panel(const typename P::Element* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth,
+                                   float* dst) {
   constexpr int64_t kPer = P::kPer;
-  const int64_t words = (depth + kPer - 1) / kPer;
-  if (!transposed && cols <= kGemmTileCols) {  // one panel: short rows, known trip counts
-    const int64_t step = cols <= kWidth ? kWidth : kGemmTileCols, last = cols - (step - kWidth);
-    for (int64_t k = 0; k < words; ++k) {
-      const typename P::Element* row = b + k * kPer * ldb;
-      const bool more = k * kPer + 1 < depth;
-      if (step > kWidth) store(dst + k * step, P::across(row, ldb, more, kWidth));
-      store(dst + (k + 1) * step - kWidth, P::across(row + step - kWidth, ldb, more, last));
-    }
+  const int64_t words = (depth + kPer - 1) / kPer, step = cols <= kWidth ? kWidth : kGemmTileCols;
+  if (transposed) {
+    for (int64_t col = 0; col < cols; col += kWidth)
+      gemm_pack_columns<P>(b + col * ldb, ldb, cols - col < kWidth ? cols - col : kWidth, depth, dst + col, step);
     return;
   }
-  for (int64_t k = 0; k < (transposed ? 1 : words); ++k) {
+  const int64_t last = cols - (step - kWidth);
+  for (int64_t k = 0; k < words; ++k) {
     const typename P::Element* row = b + k * kPer * ldb;
-    const typename P::Element* ahead = k * kPer + kGemmAhead < depth ? row + kGemmAhead * ldb : row;
-    for (int64_t col = 0; col < cols; col += kWidth) {
-      const int64_t panel = col / kGemmTileCols * kGemmTileCols, count = cols - col < kWidth ? cols - col : kWidth;
-      const int64_t step = cols - panel <= kWidth ? kWidth : kGemmTileCols;
-      float* out = dst + panel * words + (col - panel);
-      if (transposed) {
-        gemm_pack_columns<P>(b + col * ldb, ldb, count, depth, out, step);
-      } else {
-        __builtin_prefetch(ahead + col);
-        store(out + k * step, P::across(row + col, ldb, k * kPer + 1 < depth, count));
-      }
-    }
+    const bool more = k * kPer + 1 < depth;
+    __builtin_prefetch(k * kPer + kGemmAhead < depth ? row + kGemmAhead * ldb : row);
+    if (step > kWidth) store(dst + k * step, P::across(row, ldb, more, kWidth));
+    store(dst + (k + 1) * step - kWidth, P::across(row + step - kWidth, ldb, more, last));
   }
 }
 
-// Packing a tile of A costs about half a cycle per element, using it 2 cycles per panel; from this many panels on, the
-// packed copy (one stream instead of 12, no cache-set conflicts between rows) is worth it.
+// Has a tile fetch a line or two of each row from `src` on; of both rows, if a word takes two.
+template <class P> static inline void gemm_ahead_rows(GemmTile& t, const typename P::Element* src, int64_t bytes) {
+  t.ahead = (const char*)src;
+  t.ahead_second = P::kPer == 2 ? bytes : 64;
+  t.ahead_step = bytes * P::kPer;
+}
+
+// Has a tile fetch the panel of B at column `col` and depth k .. k + now, which will be packed soon: rows lie in pages of
+// their own, where the hardware does not look ahead. A tile's steps are as many as the panel needs.
+template <class P>
+static inline void gemm_ahead_b(GemmTile& t, const GemmArgs<typename P::Element>& args, const typename P::Element* b, int64_t col,
+                                int64_t k, int64_t now) {
+  const int64_t bytes = args.ldb * (int64_t)sizeof(typename P::Element);
+  if (args.trans_b) {  // 32 rows of `now` elements
+    t.ahead = (const char*)(b + col * args.ldb + k);
+    t.ahead_second = 64;
+    t.ahead_step = 64 * kGemmAheadLines;
+    t.ahead_group = (now * (int64_t)sizeof(typename P::Element) + t.ahead_step - 1) / t.ahead_step;
+    t.ahead_row = bytes;
+  } else {
+    gemm_ahead_rows<P>(t, b + k * args.ldb + col, bytes);
+  }
+}
+
+// Copies rows of A as words, row r to dst + r * step. What a word takes beyond the end of K is zero.
+template <class P>
+static inline void gemm_copy_rows(const typename P::Element* a, int64_t lda, int64_t rows, int64_t depth, float* dst,
+                                  int64_t step) {
+  constexpr int64_t kBlock = kWidth * P::kPer;
+  for (int64_t r = 0; r < rows; ++r) {
+    const typename P::Element* row = a + r * lda;
+    int64_t k = 0;
+    for (; k + kBlock <= depth; k += kBlock) store(dst + r * step + k / P::kPer, P::along(row + k));
+    if (k < depth) store(dst + r * step + k / P::kPer, P::along_n(row + k, depth - k));
+  }
+}
+// A cache line more than whole vectors: rows of a copy do not share cache sets.
+static inline int64_t gemm_copy_step(int64_t words) { return (words + 15) / 16 * 16 + 16; }
+
+// Copying a tile of A costs about 2 cycles per vector, using it 24 cycles per k and panel; from this many panels on, the
+// copy (one stream, no cache-set conflicts between rows) is worth it.
 constexpr int64_t kGemmPackPanels = 4;
 // Transposed A has a tile's 12 rows in one cache line of each k: four tiles are packed at a time, to touch each line once.
 constexpr int64_t kGemmPackTiles = kGemmPackTileRows / kGemmPackedRows;
@@ -90,8 +117,9 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
     for (int64_t i = 0; i < tiles * rows; i += 16) __builtin_prefetch(ahead + i);
     int64_t at = 0;
     for (int64_t i = 0; i < tiles; ++i) {
-      const Vec x = P::across(row + at, lda, k * kPer + 1 < depth, left - at < kWidth ? left - at : kWidth);
-      store(dst + (i * words + k) * kGemmPackedRows, x);
+      for (int64_t r = 0; r < kGemmTileRows && at + r < left; r += kWidth)
+        store(dst + (i * words + k) * kGemmPackedRows + r,
+              P::across(row + at + r, lda, k * kPer + 1 < depth, left - at - r < kWidth ? left - at - r : kWidth));
       at += rows + (i < longer);
     }
   }
@@ -100,6 +128,17 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
 // B stays in place if it is used by this many tiles of rows at most, or small enough to live in L1.
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
+
+// C's lines are asked for before the tile that fills them: where C is in no cache, stores would wait one by one.
+template <class T>
+static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
+  const int64_t size = e.sums ? sizeof(float) : sizeof(T);
+  const char* line = e.sums ? (const char*)(e.sums + at) : (const char*)(e.c + at);
+  for (int64_t r = 0; r < height; ++r, line += e.ldc * size) {
+    __builtin_prefetch(line, 1);
+    if (cols * size > 64) __builtin_prefetch(line + 64, 1);
+  }
+}
 
 template <class P>
 static void gemm_block_product(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch,
@@ -119,7 +158,8 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
 
   for (int64_t strip = block.col_begin; strip < block.col_end; strip += kGemmCols) {
     const int64_t strip_cols = block.col_end - strip < kGemmCols ? block.col_end - strip : kGemmCols;
-    const bool pack_a = kNarrow<T> || strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
+    const bool many_panels = strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
+    const int64_t panel_count = (strip_cols + kGemmTileCols - 1) / kGemmTileCols;
     int64_t k = 0;
     do {  // once even if K is 0: the epilogue of nothing
       const int64_t now = args.k - k < depth ? args.k - k : depth, words = (now + P::kPer - 1) / P::kPer;
@@ -129,31 +169,29 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         const int64_t height = tile_rows + (i < longer);
         const T* a_tile = args.trans_a ? a + k * args.lda + row : a + row * args.lda + k;
         GemmTile t;
-        bool in_place = false;
-        t.a_step = kGemmPackedRows;
-        if (pack_a) {
-          float* tile = packed + i % kGemmPackTiles * words * kGemmPackedRows;
+        t.a = (const char*)a_tile;
+        t.a_step = args.lda * (int64_t)sizeof(T);
+        const bool whole_words = P::kInMemory && (args.trans_a ? P::kPer == 1 : now % P::kPer == 0);
+        if (many_panels || !whole_words) {
+          float* tile = packed;
           if (!args.trans_a) {
-            gemm_pack_columns<P>(a_tile, args.lda, height, now, tile, kGemmPackedRows);
-          } else if (i % kGemmPackTiles == 0) {
-            gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
+            const int64_t step = gemm_copy_step(words);
+            gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
+            t.a_step = step * 4;
+          } else {
+            tile += i % kGemmPackTiles * words * kGemmPackedRows;
+            if (i % kGemmPackTiles == 0)
+              gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
+            t.a_step = kGemmPackedRows * 4;
           }
-          t.a = tile;
-        } else if constexpr (!kNarrow<T>) {
-          t.a = a_tile;
-          t.a_step = args.lda;
-          in_place = !args.trans_a;
+          t.a = (const char*)tile;
         }
         for (int64_t col = 0; col < strip_cols; col += kGemmTileCols) {
           const int64_t cols = strip_cols - col < kGemmTileCols ? strip_cols - col : kGemmTileCols;
           const T* source = b + (args.trans_b ? (strip + col) * args.ldb + k : k * args.ldb + strip + col);
           if (!b_in_place || (!kGemmMaskedColumns && cols != kWidth && cols != kGemmTileCols)) {
             float* panel = panels + (tiles == 1 ? 0 : col * words);  // a panel used once stays in L1
-            if (i == 0 && (b_in_place || args.trans_b)) {
-              gemm_pack_panels<P>(source, args.ldb, args.trans_b, cols, now, panel);
-            } else if (i == 0 && (col == 0 || tiles == 1)) {
-              gemm_pack_panels<P>(source, args.ldb, false, tiles == 1 ? cols : strip_cols, now, panel);
-            }
+            if (i == 0) gemm_pack_panel<P>(source, args.ldb, args.trans_b, cols, now, panel);
             t.b = panel;
             t.b_step = cols <= kWidth ? kWidth : kGemmTileCols;
           } else if constexpr (!kNarrow<T>) {
@@ -177,12 +215,26 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const bool finish = last && epilogue.any;
           t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
-          if constexpr (kNarrow<T>) {
-            (cols > kWidth ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 1, false>(height))(t);
-          } else {
-            if (cols > kWidth) (in_place ? gemm_tile_of<Step, 2, true>(height) : gemm_tile_of<Step, 2, false>(height))(t);
-            else (in_place ? gemm_tile_of<Step, 1, true>(height) : gemm_tile_of<Step, 1, false>(height))(t);
+          if (last) gemm_ahead_c(epilogue, at, height, cols);
+          const int64_t p = col / kGemmTileCols;
+          if (many_panels && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
+            const T* next = a_tile + height * args.lda;
+            for (int64_t r = p * height / panel_count; r < (p + 1) * height / panel_count; ++r)
+              for (int64_t x = 0; x < now; x += 64 / (int64_t)sizeof(T)) __builtin_prefetch(next + r * args.lda + x, 0, 2);
           }
+          t.ahead = (const char*)&t;  // nothing: a line that is at hand
+          t.ahead_second = t.ahead_step = t.ahead_row = 0;
+          t.ahead_group = words;
+          if (i == 0 && p + 1 < panel_count) {
+            gemm_ahead_b<P>(t, args, b, strip + col + kGemmTileCols, k, now);
+          } else if (i + 1 == tiles && p + 1 == panel_count) {
+            const int64_t next = last ? 0 : k + now, next_strip = last ? strip + kGemmCols : strip;
+            if (next_strip < block.col_end) gemm_ahead_b<P>(t, args, b, next_strip, next, args.k - next < depth ? args.k - next : depth);
+          } else if (args.trans_a && p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1 && i + 1 < tiles) {
+            gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));  // packed next
+          }
+          if (cols > kWidth) (args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height))(t);
+          else (args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height))(t);
           if (finish) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }
         row += height;
@@ -198,7 +250,7 @@ template <class P> static void gemm_of(const GemmArgs<typename P::Element>& args
   const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) {
     const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-    if (args.trans_b && rows <= kGemmVectorRows) {
+    if (args.trans_b && !args.trans_a && rows <= gemm_vector_rows<P>()) {
       gemm_vectors<P>(args, block, p);
       continue;
     }

@@ -228,3 +228,31 @@ static void gemm_amx(const GemmArgs<bf16>& args, const Share& share) {
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) amx_block(args, block, p, grid, share.scratch);
   _tile_release();
 }
+
+// The tiles' peak (PeakArgs): four sums that do not wait for each other, the products of each cancel.
+static void peak_amx(const PeakArgs<bf16>& args, const Share& share) {
+  constexpr int64_t kPass = 4 * 2 * 16 * 16 * kAmxK;
+  static_assert(kPeakGrain % kPass == 0, "a share is whole passes");
+  alignas(64) uint32_t a[256], b[256];
+  alignas(64) float sums[256];
+  for (int i = 0; i < 256; ++i) a[i] = 0x3f803f80u, b[i] = 0xbf803f80u, sums[i] = 1.0f;  // pairs 1, 1 and 1, -1
+  amx_begin();
+  _tile_loadd(0, sums, 64);
+  _tile_loadd(1, sums, 64);
+  _tile_loadd(2, sums, 64);
+  _tile_loadd(3, sums, 64);
+  _tile_loadd(4, a, 64);
+  _tile_loadd(5, b, 64);
+  for (int64_t pass = 0; pass < kPeakGrain / kPass; ++pass) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_stored(0, sums, 64);
+  asm volatile("" ::: "memory");
+  _tile_release();
+  float total = 0.0f;
+  for (int i = 0; i < 256; ++i) total += sums[i];
+  args.y[share.index] = total / 256.0f;
+}

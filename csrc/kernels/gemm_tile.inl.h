@@ -1,8 +1,9 @@
 // The inner kernel of a matrix product: a tile of C in registers, for any vector width.
 //
 // Registers. AVX-512 (32): 12 rows x 2 vectors = 24 sums + 2 of B + 1 of A = 27. AVX2 (16): 6 x 2 = 12 + 2 + 1 = 15.
-// Four floats (16 on SSE2): 4 x 2 = 8 + 2 + 1 = 11. All three tile heights divide kGemmRowStep.
-constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : 4;
+// NEON (32): 8 x 2 = 16 + 2 + 8 of A, which gcc loads all at once (with 12 rows it spills sums). SSE2 (16): 4 x 2 = 8 + 2 +
+// 1 = 11. All but NEON's divide kGemmRowStep.
+constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
 constexpr int kGemmTileCols = 2 * kWidth;
 // A packed row of A's tile: whole vectors, so that it is written by whole stores.
 constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
@@ -13,7 +14,8 @@ constexpr bool kGemmMaskedColumns = kWidth == 16;
 
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
-// two and there is `more`), `word` one by itself, and Step::step is what a tile does with a word of A and a vector of B.
+// two and there is `more`), `word` one from a row, and Step::step is what a tile does with a word of A and a vector of B.
+// kInMemory: a row's words lie in memory as they are.
 struct FmaStep {
   static inline Vec step(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };
@@ -21,33 +23,52 @@ template <class T> struct FloatWords {
   using Element = T;
   using Step = FmaStep;
   static constexpr int kPer = 1;
+  static constexpr bool kInMemory = !kNarrow<T>;
   static inline Vec along(const T* p) { return load(p); }
   static inline Vec along_n(const T* p, int64_t n) { return load_n(p, n); }
   static inline Vec across(const T* row, int64_t, bool, int64_t n) { return n == kWidth ? load(row) : load_n(row, n); }
-  static inline float word(const T* p, int64_t, bool) { return value_of(*p); }
+  static inline float word(const T* p, bool) { return value_of(*p); }
 };
+// A word at any address: bf16 pairs are aligned to two bytes only.
+static inline Vec gemm_word(const char* p) {
+  float word;
+  memcpy(&word, p, 4);
+  return set1(word);
+}
+
+// Cache lines that a tile may fetch for each k: as many as it takes of B.
+constexpr int64_t kGemmAheadLines = kGemmTileCols > 16 ? 2 : 1;
 
 struct GemmTile {
-  const float *a, *b;
-  int64_t a_step, b_step;  // A: from one row to the next when rows lie in place, else from one k to the next
+  const char* a;
+  const float* b;
+  int64_t a_step;          // bytes from row to row of A (kRows), else from k to k
+  int64_t b_step;
   int64_t depth;           // in words
   const float* start;      // sums start from here, or from zero when null
   int64_t start_step;
   float* out;
   int64_t out_step, cols;
+  // What to fetch meanwhile, for each k: the cache line at `ahead` and, of two, the one `ahead_second` bytes on. Then on by
+  // `ahead_step` bytes, and after `ahead_group` of these to the next row, `ahead_row` bytes from the last.
+  const char* ahead;
+  int64_t ahead_second, ahead_step, ahead_group, ahead_row;
 };
 
-// One tile of R rows and V vectors. kInPlace: A is row-major (element r, k at a[r * a_step + k]); otherwise the rows of
-// a column lie side by side (a[k * a_step + r]): packed, or transposed as stored.
-template <class Step, int R, int V, bool kInPlace> static void gemm_tile(const GemmTile& t) {
-  const float *a = t.a, *b = t.b, *start = t.start;
+// One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or copied); otherwise the rows of
+// one k do (transposed as stored, or packed so).
+template <class Step, int R, int V, bool kRows> static void gemm_tile(const GemmTile& t) {
+  const float *b = t.b, *start = t.start;
   float* out = t.out;
   const int64_t a_step = t.a_step, b_step = t.b_step, start_step = t.start_step, out_step = t.out_step;
   const int64_t last = t.cols - (V - 1) * kWidth;  // columns in the last vector
+  // Rows are addressed as one of four pointers plus 0, 1 or 2 steps: twelve pointers would not fit the registers.
+  const char* a[4] = {t.a, t.a + (R > 3 ? 3 * a_step : 0), t.a + (R > 6 ? 6 * a_step : 0), t.a + (R > 9 ? 9 * a_step : 0)};
   Vec sum[R][V];
   if (!start) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
+      __builtin_prefetch(out + r * out_step, 1);  // written once the sums are ready
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[r][v] = zero();
     }
@@ -60,21 +81,34 @@ template <class Step, int R, int V, bool kInPlace> static void gemm_tile(const G
       sum[r][V - 1] = last == kWidth ? load(row + (V - 1) * kWidth) : load_n(row + (V - 1) * kWidth, last);
     }
   }
-  for (int64_t k = t.depth; k > 0; --k) {
-    Vec column[V];
+  const char* ahead_row = t.ahead;
+  const int64_t ahead_step = t.ahead_step, ahead_second = t.ahead_second;
+  for (int64_t left = t.depth, group = t.ahead_group; left > 0; left -= group, ahead_row += t.ahead_row) {
+    if (group > left) group = left;
+    const char* ahead = ahead_row;
+    for (int64_t k = group; k > 0; --k) {
+      Vec column[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      const bool masked = kGemmMaskedColumns && v == V - 1;
-      column[v] = masked ? load_n(b + v * kWidth, last) : load(b + v * kWidth);
-    }
+      for (int v = 0; v < V; ++v) {
+        const bool masked = kGemmMaskedColumns && v == V - 1;
+        column[v] = masked ? load_n(b + v * kWidth, last) : load(b + v * kWidth);
+      }
+      __builtin_prefetch(ahead, 0, 2);
+      if (kGemmAheadLines > 1) __builtin_prefetch(ahead + ahead_second, 0, 2);
+      ahead += ahead_step;
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const Vec x = set1(kInPlace ? a[r * a_step] : a[r]);
+      for (int r = 0; r < R; ++r) {
+        const Vec x = gemm_word(kRows ? a[r / 3] + r % 3 * a_step : a[0] + 4 * r);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] = Step::step(x, column[v], sum[r][v]);
+        for (int v = 0; v < V; ++v) sum[r][v] = Step::step(x, column[v], sum[r][v]);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < (kRows ? (R + 2) / 3 : 1); ++i) {
+        a[i] += kRows ? 4 : a_step;
+        asm("" : "+r"(a[i]));  // or the compiler makes a pointer for every row again
+      }
+      b += b_step;
     }
-    a += kInPlace ? 1 : a_step;
-    b += b_step;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -89,8 +123,8 @@ template <class Step, int R, int V, bool kInPlace> static void gemm_tile(const G
 using GemmTileFn = void (*)(const GemmTile&);
 
 // Every height has its own instance, so that a short last tile costs what its rows cost.
-template <class Step, int V, bool kInPlace> static inline GemmTileFn gemm_tile_of(int64_t rows) {
-#define MG_ROWS(r) &gemm_tile<Step, (r < kGemmTileRows ? r : kGemmTileRows), V, kInPlace>
+template <class Step, int V, bool kRows> static inline GemmTileFn gemm_tile_of(int64_t rows) {
+#define MG_ROWS(r) &gemm_tile<Step, (r < kGemmTileRows ? r : kGemmTileRows), V, kRows>
   static constexpr GemmTileFn table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
                                            MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
 #undef MG_ROWS
@@ -162,11 +196,77 @@ template <class V> static inline void gemm_transpose(V* rows) {
       rows[j + 4].v = __builtin_shufflevector(low.v, high.v, 4, 5, 6, 7, 12, 13, 14, 15);
     }
   } else {
-    float in[kWidth][kWidth], out[kWidth][kWidth];
-    for (int i = 0; i < kWidth; ++i) store(in[i], rows[i]);
-    for (int i = 0; i < kWidth; ++i) {
-      for (int j = 0; j < kWidth; ++j) out[i][j] = in[j][i];
+    V t[4];
+#pragma GCC unroll 2
+    for (int i = 0; i < 4; i += 2) {
+      t[i].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 0, 4, 1, 5);
+      t[i + 1].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 2, 6, 3, 7);
     }
-    for (int i = 0; i < kWidth; ++i) rows[i] = load(out[i]);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      rows[2 * h].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 0, 1, 4, 5);
+      rows[2 * h + 1].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 2, 3, 6, 7);
+    }
+  }
+}
+
+template <int kLanes> struct GemmHalfOf {
+  typedef float type __attribute__((vector_size(16)));
+};
+template <> struct GemmHalfOf<16> {
+  typedef float type __attribute__((vector_size(32)));
+};
+
+// The same in halves: words kWidth / 2 * half .. of kWidth rows, row r at src + r * step bytes; out[i] holds word i of every
+// row. Two rows meet in a vector by loads, which saves the last stage of shuffles, and half of the registers are enough.
+template <class V> static inline void gemm_turn_half(const char* src, int64_t step, V* out) {
+  if constexpr (kWidth >= 8) {
+    constexpr int kHalf = kWidth / 2;
+    using Half = typename GemmHalfOf<sizeof(V) / 4>::type;  // of V: not looked at where vectors are shorter
+#pragma GCC unroll 8
+    for (int i = 0; i < kHalf; ++i) {
+      Half low, high;
+      memcpy(&low, src + i * step, sizeof low);
+      memcpy(&high, src + (i + kHalf) * step, sizeof high);
+      if constexpr (kWidth == 16) out[i].v = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      else out[i].v = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+    }
+#pragma GCC unroll 2
+    for (int q = 0; q < kHalf; q += 4) {
+      V t[4];
+#pragma GCC unroll 2
+      for (int i = 0; i < 4; i += 2) {
+        if constexpr (kWidth == 16) {
+          t[i].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+          t[i + 1].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+        } else {
+          t[i].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 0, 8, 1, 9, 4, 12, 5, 13);
+          t[i + 1].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 2, 10, 3, 11, 6, 14, 7, 15);
+        }
+      }
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        if constexpr (kWidth == 16) {
+          out[q + 2 * h].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+          out[q + 2 * h + 1].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+        } else {
+          out[q + 2 * h].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 0, 1, 8, 9, 4, 5, 12, 13);
+          out[q + 2 * h + 1].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+      }
+    }
+    if constexpr (kWidth == 16) {
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const V a = out[j], b = out[4 + j];
+        out[j].v = __builtin_shufflevector(a.v, b.v, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+        out[4 + j].v = __builtin_shufflevector(a.v, b.v, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+      }
+    }
+  } else {
+    float turned[kWidth / 2][kWidth];
+    for (int r = 0; r < kWidth; ++r)
+      for (int i = 0; i < kWidth / 2; ++i) memcpy(&turned[i][r], src + r * step + 4 * i, 4);
+    for (int i = 0; i < kWidth / 2; ++i) out[i] = load(turned[i]);
   }
 }

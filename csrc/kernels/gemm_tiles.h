@@ -18,19 +18,22 @@ constexpr int64_t kGemmColStep = 32;
 // Rows of A that are packed together: four tiles of 12 rows, each filled up to 16 (8 or 16 smaller tiles).
 constexpr int64_t kGemmPackTileRows = 64;
 // 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to
-// balance; beyond that each share packs B again, so more come only with 2^26 (a millisecond) each.
+// balance; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
 constexpr int kGemmShareLog2 = 18;
-constexpr int kGemmLargeShareLog2 = 26;
+constexpr int kGemmBlockLog2 = 17;
 constexpr int64_t kGemmManyShares = 8;
 constexpr int64_t kGemmMaxShares = 64;
-// Blocks no smaller than this: a panel of B is used by at least 48 rows, a tile of A by at least 64 columns.
+// Blocks no smaller than this: a panel of B is used by at least 48 rows, a tile of A by at least 64 columns. Half of it
+// where all would be one share otherwise.
 constexpr int64_t kGemmMinRows = 48;
 constexpr int64_t kGemmMinCols = 64;
 
 struct GemmGrid {
-  int64_t row_blocks, col_blocks, rows, cols;  // blocks of `rows` x `cols`, the last ones shorter
+  int64_t row_blocks, col_blocks, rows, cols;  // blocks of at most `rows` x `cols`
   int64_t groups, group;                       // products are handed out `group` at a time
 };
+
+static inline int64_t gemm_steps(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 // m * n * k as a double: the exact value does not matter, not overflowing does.
 static inline GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch) {
@@ -50,23 +53,23 @@ static inline GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch)
   }
   double want = work / share;
   if (want > (double)kGemmManyShares) want = (double)kGemmManyShares;
-  const double large = work / (double)((int64_t)1 << kGemmLargeShareLog2);
-  if (large > want) want = large;
+  const double large = (double)m * (double)n / (double)((int64_t)1 << kGemmBlockLog2);
+  if (work / share > large && large > want) want = large;
   if (want > (double)kGemmMaxShares) want = (double)kGemmMaxShares;
   if (batch > 1) want = want * 2 / (double)batch;  // the batch already gives shares
   while (2 * grid.row_blocks * grid.col_blocks <= (int64_t)want) {
     const int64_t rows = m / grid.row_blocks, cols = n / grid.col_blocks;
-    const bool split_rows = rows >= 2 * kGemmMinRows, split_cols = cols >= 2 * kGemmMinCols;
+    const int64_t least = grid.row_blocks * grid.col_blocks == 1 ? 1 : 2;
+    const bool split_rows = rows >= least * kGemmMinRows, split_cols = cols >= least * kGemmMinCols;
     if (split_rows && (rows > cols || !split_cols)) grid.row_blocks *= 2;
     else if (split_cols) grid.col_blocks *= 2;
     else break;
   }
-  const int64_t row_steps = (m + grid.row_blocks * kGemmRowStep - 1) / (grid.row_blocks * kGemmRowStep);
-  const int64_t col_steps = (n + grid.col_blocks * kGemmColStep - 1) / (grid.col_blocks * kGemmColStep);
-  grid.rows = row_steps * kGemmRowStep;
-  grid.cols = col_steps * kGemmColStep;
-  grid.row_blocks = (m + grid.rows - 1) / grid.rows;
-  grid.col_blocks = (n + grid.cols - 1) / grid.cols;
+  const int64_t row_steps = gemm_steps(m, kGemmRowStep), col_steps = gemm_steps(n, kGemmColStep);
+  if (grid.row_blocks > row_steps) grid.row_blocks = row_steps;
+  if (grid.col_blocks > col_steps) grid.col_blocks = col_steps;
+  grid.rows = gemm_steps(row_steps, grid.row_blocks) * kGemmRowStep;
+  grid.cols = gemm_steps(col_steps, grid.col_blocks) * kGemmColStep;
   return grid;
 }
 
@@ -80,8 +83,13 @@ static inline int64_t gemm_shares(const GemmGrid& grid) { return grid.groups * g
 static inline GemmBlock gemm_block(const GemmGrid& grid, int64_t index, int64_t m, int64_t n, int64_t batch) {
   const int64_t row = index % grid.row_blocks, rest = index / grid.row_blocks;
   const int64_t col = rest % grid.col_blocks, group = rest / grid.col_blocks;
-  GemmBlock block = {group * grid.group, (group + 1) * grid.group, row * grid.rows,
-                     (row + 1) * grid.rows, col * grid.cols, (col + 1) * grid.cols};
+  const int64_t row_steps = gemm_steps(m, kGemmRowStep), col_steps = gemm_steps(n, kGemmColStep);
+  GemmBlock block = {group * grid.group,
+                     (group + 1) * grid.group,
+                     row * row_steps / grid.row_blocks * kGemmRowStep,
+                     (row + 1) * row_steps / grid.row_blocks * kGemmRowStep,
+                     col * col_steps / grid.col_blocks * kGemmColStep,
+                     (col + 1) * col_steps / grid.col_blocks * kGemmColStep};
   if (block.batch_end > batch) block.batch_end = batch;
   if (block.row_end > m) block.row_end = m;
   if (block.col_end > n) block.col_end = n;
@@ -108,7 +116,7 @@ struct GemmScratch {
 static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool aside) {
   const int64_t depth = gemm_depth(k), cols = grid.cols < kGemmCols ? grid.cols : kGemmCols;
   const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep;
-  return {depth * padded, depth * kGemmPackTileRows, aside && k > depth ? grid.rows * padded : 0, padded};
+  return {depth * padded, (depth + 31) * kGemmPackTileRows, aside && k > depth ? grid.rows * padded : 0, padded};
 }
 
 // The product on AMX tiles: 32 x 32 of C in registers, 32 k a step, panels of B of 512 k (32 KiB) that stay in L1.

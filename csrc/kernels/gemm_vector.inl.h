@@ -19,89 +19,133 @@ template <class T> static inline GemmEpilogue<T> gemm_epilogue(const GemmArgs<T>
           args.bias || args.residual || args.pre || args.act != Act::none || !sums};
 }
 
-template <bool kAct, class T>
-static void gemm_finish_as(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows, int64_t col,
-                           int64_t cols) {
-  const T *bias = e.bias, *residual = e.residual;
+// Sums of rows row .. row + rows and columns col .. col + cols go to C. The residual is read before C is written: they
+// may be the same array. One loop for each activation: a choice inside it would load all their constants.
+template <class T>
+static void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows, int64_t col,
+                        int64_t cols) {
+  const T *bias = e.bias ? e.bias + col : nullptr, *residual = e.residual;
   T *pre = e.pre, *c = e.c;
   float* wide = kNarrow<T> ? e.sums : nullptr;
-  const int64_t ldc = e.ldc;
-  for (int64_t j = 0; j < cols; j += kWidth) {
-    const int64_t count = cols - j < kWidth ? cols - j : kWidth;
-    const Vec shift = bias ? load_n(bias + col + j, count) : zero();
+  with_act(e.act, [&](auto kind) {
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (row + r) * ldc + col + j;
-      Vec x = load_n(sums + r * step + j, count);
-      if (bias) x = add(x, shift);
-      if (pre) store_n(pre + at, x, count);
-      if (kAct) x = apply_act(e.act, x);
-      if (residual) x = add(load_n(residual + at, count), x);
-      if (kNarrow<T> && wide) store_n(wide + at, x, count);
-      else store_n(c + at, x, count);
+      const int64_t at = (row + r) * e.ldc + col;
+      each_vec(0, cols, [&](int64_t j, auto part) {
+        Vec x = get(sums + r * step + j, part);
+        if (bias) x = add(x, get(bias + j, part));
+        if (pre) put(pre + at + j, x, part);
+        x = apply_act(kind.value, x);
+        if (residual) x = add(get(residual + at + j, part), x);
+        if (kNarrow<T> && wide) put(wide + at + j, x, part);
+        else put(c + at + j, x, part);
+      });
     }
-  }
-}
-
-// Sums of rows row .. row + rows and columns col .. col + cols go to C. The residual is read before C is written: they
-// may be the same array. Without an activation its constants are not even loaded.
-template <class T>
-static inline void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows,
-                               int64_t col, int64_t cols) {
-  if (e.act == Act::none) gemm_finish_as<false>(e, sums, step, row, rows, col, cols);
-  else gemm_finish_as<true>(e, sums, step, row, rows, col, cols);
+  });
 }
 
 // Decode: a few rows times W (N, K) reads W once and does little else. kWidth rows of W are transposed in registers, so
 // that lanes are columns of C and each keeps its own chain; nothing is packed.
-// Registers: AVX-512 16 of W + 8 sums of 32; AVX2 8 + 4 of 16.
-constexpr int64_t kGemmVectorRows = kWidth == 16 ? 8 : 4;
+// Registers, with W in halves: AVX-512 8 of W + 12 sums of 32, and what a transpose takes; AVX2 4 + 6 of 16.
+constexpr int64_t kGemmVectorRows = kGemmTileRows;
+// Pairs do two steps in one, so that packing is worth it from fewer rows on.
+template <class P> static inline int64_t gemm_vector_rows() { return P::kPer == 1 ? kGemmVectorRows : 8; }
+// From this many rows on fma are what takes long, and W comes in halves; before, fewer loads are better.
+constexpr int kGemmHalvesRows = 4;
+// W is fetched into L2 while the columns before are computed, in the order in which it lies in memory: its rows are in pages
+// of their own, where the hardware does not look ahead. Two groups of columns must fit there.
+constexpr int64_t kGemmAheadBytes = 512 * 1024;
 
+struct GemmVectorTile {
+  int64_t lda, ldb, cols, depth, start_step, out_step;
+  const char* ahead;    // what to fetch, as much as is read
+  const float* start;   // sums start from here, or from zero when null
+  float* out;
+};
+
+// The chain from k on, where K or the columns are not whole vectors.
 template <class P, int R>
-static void gemm_vector_tile(const typename P::Element* a, int64_t a_row, int64_t a_step, const typename P::Element* b,
-                             int64_t ldb, int64_t cols, int64_t depth, const float* start, int64_t start_step, float* out,
-                             int64_t out_step) {
-  Vec sum[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) sum[r] = start ? load_n(start + r * start_step, cols) : zero();
-  const int64_t last = cols - 1;  // missing rows of W read the last one again; their lanes are not stored
+static __attribute__((noinline)) void gemm_vector_rest(const GemmVectorTile& t, const typename P::Element* a, const typename P::Element* b,
+                                         int64_t k, const float* start, int64_t start_step) {
   constexpr int64_t kBlock = kWidth * P::kPer;  // elements of K
-  for (int64_t k = 0; k < depth; k += kBlock) {
-    const int64_t now = depth - k < kBlock ? depth - k : kBlock;
+  Vec sum[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) sum[r] = start ? load_n(start + r * start_step, t.cols) : zero();
+  const int64_t last = t.cols - 1;  // missing rows of W read the last one again; their lanes are not stored
+  for (; k < t.depth; k += kBlock) {
+    const int64_t now = t.depth - k < kBlock ? t.depth - k : kBlock;
     Vec block[kWidth];
-    if (now == kBlock && cols == kWidth) {
 #pragma GCC unroll 16
-      for (int c = 0; c < kWidth; ++c) block[c] = P::along(b + c * ldb + k);
-    } else {
-      for (int c = 0; c < kWidth; ++c) block[c] = P::along_n(b + (c < last ? c : last) * ldb + k, now);
-    }
+    for (int c = 0; c < kWidth; ++c) block[c] = P::along_n(b + (c < last ? c : last) * t.ldb + k, now);
     gemm_transpose(block);
-    const typename P::Element* x = a + k * a_step;
-    if (now == kBlock) {
+    for (int i = 0; i * P::kPer < now; ++i) {
+      const bool more = i * P::kPer + 1 < now;
 #pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) {
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-          sum[r] = P::Step::step(set1(P::word(x + r * a_row + i * P::kPer * a_step, a_step, true)), block[i], sum[r]);
-      }
-    } else {
-      for (int i = 0; i * P::kPer < now; ++i) {
-        const bool more = i * P::kPer + 1 < now;
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-          sum[r] = P::Step::step(set1(P::word(x + r * a_row + i * P::kPer * a_step, a_step, more)), block[i], sum[r]);
-      }
+      for (int r = 0; r < R; ++r) sum[r] = P::Step::step(set1(P::word(a + r * t.lda + k + i * P::kPer, more)), block[i], sum[r]);
     }
   }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store_n(t.out + r * t.out_step, sum[r], t.cols);
+}
+
+template <class P, int R>
+static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element* a, const typename P::Element* b) {
+  using T = typename P::Element;
+  constexpr int64_t kBlock = kWidth * P::kPer;
+  const int64_t a_step = t.lda * (int64_t)sizeof(T), b_step = t.ldb * (int64_t)sizeof(T);
+  if (t.cols < kWidth) {
+    gemm_vector_rest<P, R>(t, a, b, 0, t.start, t.start_step);
+    return;
+  }
+  // Halves touch a row's cache line twice, which rows that share cache sets do not survive.
+  const bool halves = P::kInMemory && R >= kGemmHalvesRows && b_step % 2048 != 0;
+  const char* ahead = t.ahead;
+  Vec sum[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) sum[r] = t.start ? load(t.start + r * t.start_step) : zero();
+  int64_t k = 0;
+  for (; k + kBlock <= t.depth; k += kBlock) {
+    const T* x = a + k;
+    const char* words[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) words[i] = (const char*)x + (3 * i < R ? 3 * i * a_step : 0);
+#define MG_WORD(r, i) (P::kInMemory ? gemm_word(words[r / 3] + r % 3 * a_step + 4 * (i)) : set1(P::word(x + r * t.lda + (i) * P::kPer, true)))
+#pragma GCC unroll 16
+    for (int i = 0; i < kWidth; ++i, ahead += kBlock * (int64_t)sizeof(T)) __builtin_prefetch(ahead, 0, 2);
+    if (R >= kGemmHalvesRows && halves) {
+#pragma GCC unroll 2
+      for (int h = 0; h < 2; ++h) {
+        Vec half[kWidth / 2];
+        gemm_turn_half((const char*)(b + k) + h * kWidth * 2, b_step, half);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) store_n(out + r * out_step, sum[r], cols);
+        for (int i = 0; i < kWidth / 2; ++i) {
+#pragma GCC unroll 16
+          for (int r = 0; r < R; ++r) sum[r] = P::Step::step(MG_WORD(r, h * kWidth / 2 + i), half[i], sum[r]);
+        }
+      }
+    } else {
+      Vec block[kWidth];
+#pragma GCC unroll 16
+      for (int c = 0; c < kWidth; ++c) block[c] = P::along(b + c * t.ldb + k);
+      gemm_transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < kWidth; ++i) {
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) sum[r] = P::Step::step(MG_WORD(r, i), block[i], sum[r]);
+      }
+    }
+#undef MG_WORD
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) store(t.out + r * t.out_step, sum[r]);
+  if (k < t.depth) gemm_vector_rest<P, R>(t, a, b, k, t.out, t.out_step);
 }
 
 template <class P> using GemmVectorFn = decltype(&gemm_vector_tile<P, 1>);
 
 template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t rows) {
 #define MG_ROWS(r) &gemm_vector_tile<P, (r < kGemmVectorRows ? r : kGemmVectorRows)>
-  static constexpr GemmVectorFn<P> table[8] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),
-                                            MG_ROWS(5), MG_ROWS(6), MG_ROWS(7), MG_ROWS(8)};
+  static constexpr GemmVectorFn<P> table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
+                                                MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
 #undef MG_ROWS
   return table[rows - 1];
 }
@@ -118,25 +162,30 @@ static inline void gemm_widen(const T* c, int64_t ldc, int64_t rows, int64_t col
 template <class P>
 static void gemm_vectors(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch) {
   using T = typename P::Element;
-  const int64_t rows = block.row_end - block.row_begin;
-  const int64_t a_row = args.trans_a ? 1 : args.lda, a_step = args.trans_a ? args.lda : 1;
-  const T* a = args.a + batch * args.stride_a + block.row_begin * a_row;
+  const int64_t rows = block.row_end - block.row_begin, step = kWidth * args.ldb;
+  const bool contiguous = args.ldb == args.k && step * (int64_t)sizeof(T) <= kGemmAheadBytes;
+  const T* a = args.a + batch * args.stride_a + block.row_begin * args.lda;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   alignas(64) float sums[kGemmVectorRows * kWidth];
+  GemmVectorTile t;
+  t.lda = args.lda, t.ldb = args.ldb, t.depth = args.k;
   for (int64_t col = block.col_begin; col < block.col_end; col += kWidth) {
-    const int64_t cols = block.col_end - col < kWidth ? block.col_end - col : kWidth;
+    t.cols = block.col_end - col < kWidth ? block.col_end - col : kWidth;
     const T* b = args.b + batch * args.stride_b + col * args.ldb;
+    t.ahead = (const char*)(contiguous && col + 2 * kWidth <= args.n ? b + step : b);
     const int64_t at = block.row_begin * args.ldc + col;
     float* c = epilogue.sums ? epilogue.sums + at : nullptr;
-    float* out = epilogue.any ? sums : c;
-    const int64_t step = epilogue.any ? kWidth : args.ldc;
-    const float* start = args.accumulate ? c : nullptr;
+    t.start = args.accumulate ? c : nullptr;
+    t.start_step = args.ldc;
     if (args.accumulate && !c) {
-      gemm_widen(epilogue.c + at, args.ldc, rows, cols, sums, kWidth);
-      start = sums;
+      gemm_widen(epilogue.c + at, args.ldc, rows, t.cols, sums, kWidth);
+      t.start = sums;
+      t.start_step = kWidth;
     }
-    gemm_vector_tile_of<P>(rows)(a, a_row, a_step, b, args.ldb, cols, args.k, start, c ? args.ldc : kWidth, out, step);
-    if (epilogue.any) gemm_finish(epilogue, sums, kWidth, block.row_begin, rows, col, cols);
+    t.out = epilogue.any ? sums : c;
+    t.out_step = epilogue.any ? kWidth : args.ldc;
+    gemm_vector_tile_of<P>(rows)(t, a, b);
+    if (epilogue.any) gemm_finish(epilogue, sums, kWidth, block.row_begin, rows, col, t.cols);
   }
 }
 

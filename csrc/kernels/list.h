@@ -27,14 +27,16 @@
   X(copy, CopyArgs)                                    \
   X(reduce, ReduceArgs)                                \
   X(fill, FillArgs)                                    \
-  X(axpy, AxpyArgs)
+  X(axpy, AxpyArgs)                                    \
+  X(peak, PeakArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
   X(count_targets, CountArgs)                          \
   X(sum_squares, SumSquaresArgs)                       \
   X(clip, ClipArgs)                                    \
   X(adamw, AdamWArgs)                                  \
-  X(sgd, SgdArgs)
+  X(sgd, SgdArgs)                                      \
+  X(read, ReadArgs)
 #define MG_BF16_KERNELS(X)                             \
   MG_STORED_KERNELS(X)                                 \
   X(cast, CastArgs)

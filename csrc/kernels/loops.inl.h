@@ -1,4 +1,4 @@
-// Loops over vectors with their tails, and sums whose order depends on the length alone. Shared by the row kernels.
+// Loops over vectors with their tails, sums whose order depends on the length alone, a choice of activation. Shared.
 
 // A whole vector, or the first n lanes of one.
 struct Full {};
@@ -94,4 +94,19 @@ template <class Term> static inline float row_max(int64_t n, const Term& term) {
   m0 = nan_max(nan_max(m0, m1), nan_max(m2, m3));
   const float nans = hsum(select(eq(m0, m0), zero(), set1(1.0f)));  // hmax may lose a NaN
   return nans > 0.0f ? NAN : hmax(m0);
+}
+
+// An activation or operation known at compile time, so that the loop holds one and no branch.
+template <Act kValue> struct ActIs {
+  static constexpr Act value = kValue;
+};
+template <class Body> static inline void with_act(Act act, const Body& body) {
+  switch (act) {
+    case Act::none: return body(ActIs<Act::none>{});
+    case Act::gelu: return body(ActIs<Act::gelu>{});
+    case Act::gelu_tanh: return body(ActIs<Act::gelu_tanh>{});
+    case Act::relu: return body(ActIs<Act::relu>{});
+    case Act::relu2: return body(ActIs<Act::relu2>{});
+    case Act::silu: return body(ActIs<Act::silu>{});
+  }
 }

@@ -44,7 +44,7 @@ template <class T> void norm(const NormArgs<T>& args, const Share& share) {
 }
 
 // With g = dy * weight and xhat = (x - mean) * rstd: dx (+)= rstd * (g - avg(g) - xhat * avg(g * xhat)); RMSNorm has no
-// avg(g). dx may alias dy.
+// avg(g). dx may alias dy. The sums for dweight and dbias start anew in each share.
 template <class T> void norm_backward(const NormBackwardArgs<T>& args, const Share& share) {
   const int64_t cols = args.cols;
   const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
@@ -62,8 +62,14 @@ template <class T> void norm_backward(const NormBackwardArgs<T>& args, const Sha
     });
     const Vec average = set1(args.center ? (float)(sums.first / (double)cols) : 0.0f);
     const Vec along = set1((float)(sums.second / (double)cols));
+    float* dweight = args.part_dweight ? args.part_dweight + share.index * cols : nullptr;
+    float* dbias = args.part_dbias ? args.part_dbias + share.index * cols : nullptr;
+    const bool add_up = row > rows.begin;
     each_vec(0, cols, [&](int64_t i, auto part) {
-      const Vec r = fnma(normal(i, part), along, sub(gradient(i, part), average));
+      const Vec g = get(dy + i, part), n = normal(i, part);
+      if (dweight) put(dweight + i, fma(g, n, add_up ? get(dweight + i, part) : zero()), part);
+      if (dbias) put(dbias + i, add_up ? add(get(dbias + i, part), g) : g, part);
+      const Vec r = fnma(n, along, sub(args.weight ? mul(g, get(args.weight + i, part)) : g, average));
       store_or_add(args.dx + row * cols + i, mul(r, rstd), args.accumulate_dx, part);
     });
   }

@@ -8,11 +8,15 @@
 
 namespace mg {
 
-constexpr int64_t kQueryTile = 32;   // query rows per attention share: one share is enough work to hand out
-constexpr int64_t kKeyChunk = 64;    // keys merged at a time; part of the numerical promise, never tuned
+constexpr int64_t kKeyChunk = 64;  // keys merged at a time; part of the numerical promise, never tuned
+// Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys.
+constexpr int64_t kStackedRows = 128;
+constexpr int64_t kLeastQueryRows = 8;
+constexpr int64_t kBackwardRows = 64;  // query rows of one head against a chunk of keys
 
-// An attention share takes several (tile, head) or (sequence, head) units where one is little work, so that a model of a
-// few thousand parameters is not handed to a second thread: at least this many multiply-adds, by average lengths.
+// An attention share takes several (rows, key head) or (sequence, key head) units where one is little work, so that a
+// model of a few thousand parameters is not handed to a second thread: at least this many multiply-adds, by average
+// lengths.
 constexpr int64_t kAttentionGrain = 1 << 18;
 static inline int64_t attention_units(int64_t query_rows, int64_t k_rows, int64_t seqs, int64_t depth) {
   const int64_t keys = seqs > 0 ? k_rows / seqs : 0;
@@ -20,8 +24,18 @@ static inline int64_t attention_units(int64_t query_rows, int64_t k_rows, int64_
   return work >= (double)kAttentionGrain ? 1 : (int64_t)((double)kAttentionGrain / (work > 1.0 ? work : 1.0));
 }
 
+// Query rows of a forward unit. Where every sequence has one, there is nothing to share, and single rows balance better.
+template <class T> static inline int64_t forward_rows(const AttentionArgs<T>& args) {
+  if (args.q_rows <= args.seqs) return 1;
+  const int64_t rows = kStackedRows / (args.heads / args.kv_heads);
+  return rows > kLeastQueryRows ? rows : kLeastQueryRows;
+}
+template <class T> static inline int64_t forward_blocks(const AttentionArgs<T>& args) {
+  return (args.q_rows + forward_rows(args) - 1) / forward_rows(args);
+}
 template <class T> static inline int64_t forward_units_per_share(const AttentionArgs<T>& args) {
-  return attention_units(kQueryTile, args.k_rows, args.seqs, args.k_dim + args.v_dim);
+  const int64_t rows = forward_rows(args) < args.q_rows ? forward_rows(args) : args.q_rows;
+  return attention_units(rows * (args.heads / args.kv_heads), args.k_rows, args.seqs, args.k_dim + args.v_dim);
 }
 template <class T> static inline int64_t backward_units_per_share(const AttentionBackwardArgs<T>& args) {
   const AttentionArgs<T>& fwd = args.fwd;

@@ -1,7 +1,6 @@
 // Attention as the formulas say it: one row at a time, no tiles, no online softmax.
 #include <math.h>
 
-#include "kernels/tiles.h"
 #include "ref/ref.h"
 
 namespace mg::ref {
@@ -109,10 +108,10 @@ void clear(double* p, int64_t rows, int64_t stride, int64_t width) {
 }  // namespace
 
 void attention(const AttentionArgs<double>& args, const Share& share) {
-  const int64_t head = share.index % args.heads, tile = share.index / args.heads;
+  const int64_t head = share.index;
   for (int64_t seq = 0; seq < args.seqs; ++seq)
     for (int64_t i = args.q_start[seq]; i < args.q_start[seq + 1]; ++i)
-      if (i / kQueryTile == tile) attend(args, row_of(args, seq, i), head, static_cast<double*>(share.scratch));
+      attend(args, row_of(args, seq, i), head, static_cast<double*>(share.scratch));
 }
 
 void attention_backward(const AttentionBackwardArgs<double>& args, const Share& share) {

@@ -85,8 +85,7 @@ void glu_backward(const GluArgs<double>& args, const Share&) {
 void dropout(const DropoutArgs<double>& args, const Share&) {
   const uint64_t high = dropout_high(args.stream, args.step[0]);
   for (int64_t i = 0; i < args.n; ++i) {
-    const uint32_t word = philox4x32(args.seed, (uint64_t)i / 4, high).v[i % 4];
-    const bool keep = dropout_keep(word, dropout_threshold(args.p));
+    const bool keep = dropout_keep(args.seed, high, i, dropout_threshold(args.p));
     put(args.y[i], keep ? args.x[i] / (1.0 - args.p) : 0.0, args.accumulate);
   }
 }

@@ -43,6 +43,8 @@ void norm_backward(const NormBackwardArgs<double>& args, const Share&) {
     for (int64_t i = 0; i < cols; ++i) {
       const double g = dy[i] * (args.weight ? args.weight[i] : 1.0);
       const double r = rstd * (g - average - (x[i] - mean) * rstd * along);
+      if (args.part_dweight) args.part_dweight[i] = (row ? args.part_dweight[i] : 0.0) + dy[i] * (x[i] - mean) * rstd;
+      if (args.part_dbias) args.part_dbias[i] = (row ? args.part_dbias[i] : 0.0) + dy[i];
       dx[i] = args.accumulate_dx ? dx[i] + r : r;
     }
   }

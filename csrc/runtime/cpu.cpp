@@ -175,6 +175,7 @@ const CpuFeatures& cpu_features() {
     const ArmFeatures arm = arm_features();
     found.dotprod = arm.dotprod;
     found.i8mm = arm.i8mm;
+    found.bf16 = arm.bf16;
 #endif
     return found;
   }();
@@ -201,8 +202,8 @@ std::string features_text(const CpuFeatures& features) {
     const char* name;
   } all[] = {{features.sse42, "sse4.2"}, {features.avx2, "avx2"}, {features.fma, "fma"}, {features.f16c, "f16c"},
              {features.avx_vnni, "avx_vnni"}, {features.avx512, "avx512"}, {features.avx512_vnni, "avx512_vnni"},
-             {features.avx512_bf16, "avx512_bf16"}, {features.amx_bf16, "amx_bf16"}, {features.neon, "neon"}, {features.dotprod, "dotprod"},
-             {features.i8mm, "i8mm"}};
+             {features.avx512_bf16, "avx512_bf16"}, {features.amx_bf16, "amx_bf16"}, {features.neon, "neon"},
+             {features.dotprod, "dotprod"}, {features.i8mm, "i8mm"}, {features.bf16, "bf16"}};
   std::string text;
   for (const auto& feature : all)
     if (feature.has) text += (text.empty() ? "" : " ") + std::string(feature.name);

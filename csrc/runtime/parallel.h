@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/args.h"
+#include "runtime/float_state.h"
 
 namespace mg {
 
@@ -38,6 +39,7 @@ class Job {
   void run_shares(const Work& work);
   void release();
 
+  DefaultFloats floats_;
   class Team* team_ = nullptr;  // null: not taken
 };
 

@@ -217,9 +217,11 @@ ArmFeatures arm_features() {
   // Bit numbers of the kernel's ABI; older headers lack the names.
   found.dotprod = (getauxval(AT_HWCAP) >> 20 & 1) != 0;
   found.i8mm = (getauxval(AT_HWCAP2) >> 13 & 1) != 0;
+  found.bf16 = (getauxval(AT_HWCAP2) >> 14 & 1) != 0;
 #elif defined(__aarch64__) && defined(__APPLE__)
   found.dotprod = system_number("hw.optional.arm.FEAT_DotProd") != 0;
   found.i8mm = system_number("hw.optional.arm.FEAT_I8MM") != 0;
+  found.bf16 = system_number("hw.optional.arm.FEAT_BF16") != 0;
 #endif
   return found;
 }

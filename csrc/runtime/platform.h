@@ -25,7 +25,7 @@ int cores_of_machine();          // physical (on hybrid machines the fast ones),
 int64_t memory_of_machine();     // bytes, 0: unknown
 
 struct ArmFeatures {
-  bool dotprod = false, i8mm = false;
+  bool dotprod = false, i8mm = false, bf16 = false;
 };
 ArmFeatures arm_features();
 

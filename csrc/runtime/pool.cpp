@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <algorithm>
+#include <map>
 #include <mutex>
 #include <new>
 
@@ -29,6 +30,7 @@ struct alignas(kLine) Header {
   const void* owner;  // the pool it came from
   size_t requested, capacity;
   uint32_t size_class, state;
+  int64_t number;  // in the log of a recording, -1: not in it
 };
 static_assert(sizeof(Header) == kLine, "the payload must stay 64-byte aligned");
 
@@ -67,6 +69,8 @@ void free_blocks(Header* block) noexcept {
     block = next;
   }
 }
+
+char* payload_of(Header* block) { return reinterpret_cast<char*>(block + 1) + kGuard; }
 
 [[noreturn]] void die(const char* what, const Header* block) noexcept {
   fprintf(stderr, "microgpt: %s a block of %zu bytes\n", what, block->requested);
@@ -147,14 +151,33 @@ struct PoolRegistry {
 
 }  // namespace
 
+// The lifetimes of a recording's blocks so far; its clock counts takes and releases.
+struct PoolLog {
+  int64_t clock = 0;
+  std::vector<Lifetime> blocks;
+  std::vector<char*> payloads;          // by number
+  std::map<const char*, int64_t> live;  // payload -> number
+};
+
 struct Pool::Impl {
   mutable std::mutex mutex;
+  std::unique_ptr<PoolLog> log;
   Header* free[kClasses] = {};
   PoolStats stats;
   const bool keep_all;
   PoolRing ring;
 
   explicit Impl(bool keep) : keep_all(keep) { ring.mutex = &mutex; }
+  void note(Header* block, size_t bytes) {  // under the mutex
+    block->number = -1;
+    if (!log) return;
+    block->number = (int64_t)log->blocks.size();
+    Lifetime life;
+    life.bytes = bytes, life.from = log->clock++;
+    log->blocks.push_back(life);
+    log->payloads.push_back(payload_of(block));
+    log->live[payload_of(block)] = block->number;
+  }
   Header* detach_cached() {  // under the mutex
     Header* all = nullptr;
     for (Header*& list : free) {
@@ -195,6 +218,7 @@ void* Pool::take(size_t bytes) {
       stats.live_bytes += (int64_t)wanted.capacity;
       stats.peak_bytes = std::max(stats.peak_bytes, stats.live_bytes);
       ++stats.blocks_reused;
+      impl_->note(block, bytes);
     }
   }
   if (!block) {
@@ -213,12 +237,13 @@ void* Pool::take(size_t bytes) {
     stats.live_bytes += (int64_t)wanted.capacity;
     stats.peak_bytes = std::max(stats.peak_bytes, stats.live_bytes);
     ++stats.blocks_made;
+    impl_->note(block, bytes);
   }
   block->next = nullptr;
   block->requested = bytes;
   block->state = kLive;
   arm(block);
-  return reinterpret_cast<char*>(block + 1) + kGuard;
+  return payload_of(block);
 }
 
 void Pool::release(void* p) noexcept {
@@ -233,6 +258,11 @@ void Pool::release(void* p) noexcept {
   {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     PoolStats& stats = impl_->stats;
+    if (impl_->log && block->number >= 0) {
+      PoolLog& log = *impl_->log;
+      log.blocks[(size_t)block->number].until = log.clock++;
+      log.live.erase(static_cast<const char*>(p));
+    }
     stats.live_bytes -= (int64_t)block->capacity;
     // Past the limit everything goes at once: what is cached is then mostly of sizes no longer asked for.
     if (!keep_all && (size_t)stats.cached_bytes + block->capacity > limit) surplus = impl_->detach_cached();
@@ -253,13 +283,42 @@ bool Pool::owns(const void* p) const noexcept {
 }
 
 void Pool::trim() noexcept {
-  if (impl_->keep_all) return;
+  if (!impl_->keep_all) free_cached();
+}
+
+void Pool::free_cached() noexcept {
   Header* all;
   {
     const std::lock_guard<std::mutex> lock(impl_->mutex);
     all = impl_->detach_cached();
   }
   free_blocks(all);
+}
+
+void Pool::begin_log() {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  impl_->log.reset(new PoolLog);
+}
+
+std::vector<Lifetime> Pool::end_log(std::vector<char*>* payloads) {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  const std::unique_ptr<PoolLog> log = std::move(impl_->log);
+  if (!log) return {};
+  if (payloads) *payloads = std::move(log->payloads);
+  return std::move(log->blocks);
+}
+
+int64_t Pool::logged(const void* p, size_t* offset) const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  if (!impl_->log) return -1;
+  const PoolLog& log = *impl_->log;
+  const char* const at = static_cast<const char*>(p);
+  auto block = log.live.upper_bound(at);
+  if (block == log.live.begin()) return -1;
+  --block;
+  *offset = (size_t)(at - block->first);
+  // Just past the end belongs to the block too: a header stands before the next.
+  return *offset <= log.blocks[(size_t)block->second].bytes ? block->second : -1;
 }
 
 PoolStats Pool::stats() const {

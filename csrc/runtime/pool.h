@@ -4,6 +4,9 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <memory>
+#include <vector>
+
+#include "runtime/lifetimes.h"
 
 namespace mg {
 
@@ -27,6 +30,13 @@ class Pool {
   bool owns(const void* p) const noexcept;  // whether p, a live block of some pool, came from this one
   void trim() noexcept;            // give cached blocks back to the system
   PoolStats stats() const;
+
+  // For a recording: from begin_log() on every block has a number and a lifetime. end_log() returns the lifetimes, and
+  // where each block lay.
+  void begin_log();
+  std::vector<Lifetime> end_log(std::vector<char*>* payloads = nullptr);
+  int64_t logged(const void* p, size_t* offset) const;  // the number of the live block that p points into, or -1
+  void free_cached() noexcept;  // also those of a pool that keeps all: nothing may point into them any more
 
  private:
   struct Impl;

@@ -3,6 +3,7 @@
 #include <chrono>
 
 #include "core/error.h"
+#include "runtime/platform.h"
 #include "runtime/pool.h"
 
 namespace mg {
@@ -27,6 +28,7 @@ void Program::begin() {
   t_recording = this;
   recording_ = true;
   // Lifetimes seen while recording become the memory plan of the replay: a block freed now is reused by later nodes only.
+  pool_->begin_log();
   set_current_pool(pool_);
 }
 
@@ -34,8 +36,9 @@ void Program::end() {
   if (t_recording != this) throw recording_error("record: end() by a thread that is not recording this program");
   t_recording = nullptr;
   recording_ = false;
-  recorded_ = true;
   set_current_pool(nullptr);
+  plan_memory();
+  recorded_ = true;
 }
 
 void Program::abandon() noexcept {
@@ -44,6 +47,8 @@ void Program::abandon() noexcept {
     set_current_pool(nullptr);
   }
   recording_ = false;
+  pool_->end_log();
+  pointers_.clear();
   nodes_.clear();
   hosts_.clear();
   keep_.clear();
@@ -52,11 +57,52 @@ void Program::abandon() noexcept {
 
 void Program::append(const Node& node, std::initializer_list<const Array*> uses) {
   nodes_.push_back(node);
+  find_pointers(node);
   for (const Array* array : uses) {
     if (!array || !array->block) continue;
     // Blocks of the private pool live as long as the pool; only what comes from outside must be held.
     if (kept_.insert(array->block.get()).second && !pool_->owns(array->block.get())) keep_.push_back(array->block);
   }
+}
+
+// Arguments are plain structs, so a pointer is an aligned word that is an address inside a block. A number that looks
+// like one would have to be a 64-bit seed that equals an address of this very process.
+void Program::find_pointers(const Node& node) {
+  for (size_t at = 0; at + sizeof(char*) <= node.arg_bytes; at += sizeof(char*)) {
+    const char* word;
+    memcpy(&word, node.args + at, sizeof word);
+    size_t offset;
+    const int64_t block = pool_->logged(word, &offset);
+    if (block >= 0) pointers_.push_back({nodes_.size() - 1, at, block, offset});
+  }
+}
+
+// While recording, a block was wherever one of its size was free. Now that all lifetimes are known, those that have
+// ended get places in one arena, and the nodes follow. What still lives (results, constants) stays where it is.
+void Program::plan_memory() {
+  std::vector<char*> payloads;
+  std::vector<Lifetime> blocks = pool_->end_log(&payloads);
+  live_bytes_ = (int64_t)most_alive(blocks);
+#ifndef MG_GUARD_BYTES  // guards stand around the blocks where they are
+  arena_bytes_ = place(blocks);
+  pool_->free_cached();  // first: both at once would be the peak of the whole run
+  const size_t bytes = arena_bytes_;
+  constexpr size_t kMapped = (size_t)4 << 20;  // as in the pool
+  if (bytes >= kMapped) arena_ = std::shared_ptr<void>(take_pages(bytes), [bytes](void* p) { if (p) give_pages(p, bytes); });
+  else if (bytes) arena_ = std::shared_ptr<void>(take_lines(bytes), give_lines);
+  if (bytes && !arena_) {
+    nodes_.clear();
+    throw std::bad_alloc();
+  }
+  for (const Pointer& pointer : pointers_) {
+    const Lifetime& block = blocks[(size_t)pointer.block];
+    if (block.until == Lifetime::kAlive) continue;
+    const char* const place = block.host == Lifetime::kArena ? static_cast<const char*>(arena_.get()) : payloads[block.host];
+    const char* const moved = place + block.offset + pointer.offset;
+    memcpy(nodes_[pointer.node].args + pointer.at, &moved, sizeof moved);
+  }
+#endif
+  pointers_ = {};
 }
 
 void Program::hold(const Array& array) {
@@ -129,7 +175,7 @@ std::vector<std::string> Program::names() const {
 
 int64_t Program::bytes() const {
   const PoolStats stats = pool_->stats();
-  return stats.live_bytes + stats.cached_bytes;
+  return (int64_t)arena_bytes_ + stats.live_bytes + stats.cached_bytes;
 }
 
 namespace detail {
@@ -137,6 +183,7 @@ namespace detail {
 void launch(Node& node, std::initializer_list<const Array*> uses) {
   if (t_recording) t_recording->append(node, uses);
   if (node.shares == 1 && node.scratch_bytes == 0) {
+    const DefaultFloats floats;
     node.call(node.kernel, node.args, Share{0, 1, nullptr});
     return;
   }

@@ -27,6 +27,7 @@ struct Node {
   int64_t shares = 1;
   size_t scratch_bytes = 0;
   int32_t host = -1;  // index of a host callback instead of a kernel
+  uint32_t arg_bytes = 0;
   alignas(16) unsigned char args[kMaxArgs];
 };
 
@@ -42,7 +43,8 @@ class Program : public std::enable_shared_from_this<Program> {
   std::vector<double> profile();  // run once, seconds of each node
   std::string dump() const;  // one line a node: name, shares, scratch
   std::vector<std::string> names() const;  // of the nodes
-  int64_t bytes() const;     // memory held by the private pool
+  int64_t bytes() const;       // memory held for replays: the arena and what lives on in the private pool
+  int64_t live_bytes() const { return live_bytes_; }  // most bytes ever alive at once: no plan can be smaller
   // Number of nodes executed on the host (Python callbacks).
   size_t host_nodes() const { return hosts_.size(); }
 
@@ -51,12 +53,25 @@ class Program : public std::enable_shared_from_this<Program> {
   void append_host(const char* name, std::function<void()> body);
 
  private:
+  // A pointer among a node's arguments that points into a block of the private pool.
+  struct Pointer {
+    size_t node, at;  // the node, and the byte of its arguments
+    int64_t block;    // its number in the pool's log
+    size_t offset;
+  };
+
   template <class Each> void run_nodes(Each each);
+  void find_pointers(const Node& node);
+  void plan_memory();
   std::vector<Node> nodes_;
   std::vector<std::function<void()>> hosts_;
   std::unordered_set<void*> kept_;
   std::vector<Block> keep_;
   std::shared_ptr<class Pool> pool_;
+  std::vector<Pointer> pointers_;  // while recording
+  std::shared_ptr<void> arena_;    // of all blocks that did not outlive the recording
+  size_t arena_bytes_ = 0;
+  int64_t live_bytes_ = 0;
   bool recording_ = false, recorded_ = false;
   std::atomic<bool> running_{false};  // run() is called without the GIL
 };
@@ -82,6 +97,7 @@ void launch(const char* name, void (*kernel)(const A&, const Share&), const A& a
   node.name = name;
   node.shares = plan.shares;
   node.scratch_bytes = plan.scratch_bytes;
+  node.arg_bytes = sizeof(A);
   memcpy(node.args, &args, sizeof(A));
   detail::launch(node, uses);
 }

@@ -214,6 +214,7 @@ bool Team::await_steal(uint64_t sequence) const {
 }
 
 void Team::serve(int member) {
+  const DefaultFloats floats;
   run_on(cpus_, -1);  // an OpenMP runtime may have bound this thread to one processor
   uint64_t sequence = 0;
   for (;;) {

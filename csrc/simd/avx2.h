@@ -1,5 +1,6 @@
 // AVX2 + FMA: eight floats.
 constexpr int kWidth = 8;
+constexpr int kRegisters = 16;
 struct Vec {
   __m256 v;
 };
@@ -75,3 +76,5 @@ static inline float hmax(Vec a) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+typedef uint64_t Words64 __attribute__((vector_size(32)));
+static inline Words64 mul_words(Words64 a, Words64 b) { return (Words64)_mm256_mul_epu32((__m256i)a, (__m256i)b); }

@@ -1,5 +1,6 @@
 // AVX-512 F, BW, DQ, VL: sixteen floats, tails by mask register.
 constexpr int kWidth = 16;
+constexpr int kRegisters = 32;
 struct Vec {
   __m512 v;
 };
@@ -12,10 +13,16 @@ static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(lanes_below(n), p)}; }
 static inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, lanes_below(n), a.v); }
 static inline Vec widen(__m256i halves) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+  const __m512i places = _mm512_set_epi32(0x000f000f, 0x000e000e, 0x000d000d, 0x000c000c, 0x000b000b, 0x000a000a, 0x00090009,
+                                          0x00080008, 0x00070007, 0x00060006, 0x00050005, 0x00040004, 0x00030003, 0x00020002,
+                                          0x00010001, 0);
+  return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, places, _mm512_castsi256_si512(halves)))};
 }
-// To nearest even, NaN kept: not VCVTNEPS2BF16, which reads denormals as zero.
+// To nearest even, NaN kept. VCVTNEPS2BF16 does it where there is one, but reads denormals as zero: those go the long way.
 static inline __m256i narrowed(Vec a) {
+#if defined(__AVX512BF16__)
+  if (__builtin_expect(_mm512_fpclass_ps_mask(a.v, 0x20) == 0, 1)) return (__m256i)_mm512_cvtneps_pbh(a.v);
+#endif
   const __m512i bits = _mm512_castps_si512(a.v), high = _mm512_srli_epi32(bits, 16);
   const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
   const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
@@ -67,3 +74,5 @@ static inline float hmax(Vec a) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+typedef uint64_t Words64 __attribute__((vector_size(64)));
+static inline Words64 mul_words(Words64 a, Words64 b) { return (Words64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }

@@ -10,6 +10,7 @@ struct BfPairs {
   using Element = bf16;
   using Step = PairStep;
   static constexpr int kPer = 2;
+  static constexpr bool kInMemory = true;
   static inline Vec along(const bf16* p) { return {_mm512_castsi512_ps(_mm512_loadu_si512(p))}; }
   static inline Vec along_n(const bf16* p, int64_t n) {
     return {_mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p))};
@@ -20,8 +21,8 @@ struct BfPairs {
     const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), row + ld));
     return {_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)))};
   }
-  static inline float word(const bf16* p, int64_t step, bool more) {
-    const uint32_t bits = p[0].bits | (more ? (uint32_t)p[step].bits << 16 : 0);
+  static inline float word(const bf16* p, bool more) {
+    const uint32_t bits = p[0].bits | (more ? (uint32_t)p[1].bits << 16 : 0);
     float x;
     memcpy(&x, &bits, 4);
     return x;

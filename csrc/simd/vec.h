@@ -2,6 +2,7 @@
 //
 //   struct Vec { ... };            kWidth floats
 //   constexpr int kWidth;
+//   constexpr int kRegisters;      vector registers, for the height of register tiles
 //   Vec load(const float*)         store(float*, Vec)            any alignment
 //   Vec load_n(const float*, n)    store_n(float*, Vec, n)       first n floats, 0 <= n <= kWidth; the rest reads as 0
 //   the same four for bf16*        widened by loads, rounded to nearest even by stores; NaN stays NaN
@@ -12,6 +13,8 @@
 //   Vec pow2i(Vec n)               2^n for integral n in [-126, 127]
 //   Vec exponent(Vec x)            floor(log2 x) of a positive normal x, as float;  Vec mantissa(Vec x) in [1, 2)
 //   Mask lt(a, b)  le(a, b)  eq(a, b)  Vec select(Mask, Vec yes, Vec no)
+//   Words64                        kWidth / 2 lanes of uint64_t, with GNU vector arithmetic
+//   Words64 mul_words(a, b)        products of the low halves of the lanes
 //   float hsum(Vec)  hmax(Vec)     fixed order of lanes
 //
 // fma is one rounding where the hardware has it; the scalar target rounds twice. simd/math.h builds exp, log, tanh, erf,

@@ -14,6 +14,7 @@ namespace mg::avx512amx {
 namespace {
 #include "simd/math.h"
 //
+#include "kernels/loops.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/gemm_amx.inl.h"
 }  // namespace
@@ -22,6 +23,7 @@ const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512::table_bf16();
     all.gemm = &gemm_amx;
+    all.peak = &peak_amx;
     return all;
   }();
   return &kernels;

@@ -1,4 +1,4 @@
-// The bf16 matrix product on VDPBF16PS; every other kernel is avx512's. As in avx512.cpp, no STL header here.
+// bf16 on VDPBF16PS and VCVTNEPS2BF16: matrix product, attention and what stores the most; every other kernel is avx512's. As in avx512.cpp, no STL header here.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,13 +15,38 @@ namespace mg::avx512bf16 {
 namespace {
 #include "simd/math.h"
 //
+#include "kernels/elementwise.inl.h"
+#include "kernels/norm.inl.h"
 #include "kernels/gemm.inl.h"
+#include "kernels/attention.inl.h"
+#include "kernels/attention_pairs.inl.h"
+#include "kernels/peak.inl.h"
+
+struct PairChain {
+  static constexpr int64_t kFlops = 4 * kWidth;
+  static inline Vec first() { return {_mm512_castsi512_ps(_mm512_set1_epi32(0x3f803f80))}; }          // 1 and 1
+  static inline Vec second() { return {_mm512_castsi512_ps(_mm512_set1_epi32((int)0xbf803f80u))}; }  // 1 and -1
+  static inline Vec step(Vec sum, Vec a, Vec b) { return PairStep::step(a, b, sum); }
+};
+void peak_pairs(const PeakArgs<bf16>& args, const Share& share) { args.y[share.index] = peak_mean<PairChain>(); }
 }  // namespace
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512::table_bf16();
     all.gemm = &gemm_of<BfPairs>;
+    all.act = &act<bf16>;
+    all.act_backward = &act_backward<bf16>;
+    all.glu = &glu<bf16>;
+    all.glu_backward = &glu_backward<bf16>;
+    all.norm = &norm<bf16>;
+    all.norm_backward = &norm_backward<bf16>;
+    all.axpy = &axpy<bf16>;
+    all.dropout = &dropout<bf16>;
+    all.cast = &cast;
+    all.attention = &attention_of<AttentionPairs>;
+    all.attention_backward = &attention_backward_of<AttentionPairs>;
+    all.peak = &peak_pairs;
     return all;
   }();
   return &kernels;

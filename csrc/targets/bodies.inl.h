@@ -8,9 +8,19 @@ namespace {
 #include "kernels/optim.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/attention.inl.h"
+#include "kernels/peak.inl.h"
+#include "kernels/read.inl.h"
 
 static void gemm(const GemmArgs<float>& args, const Share& share) { gemm_of<FloatWords<float>>(args, share); }
 static void gemm(const GemmArgs<bf16>& args, const Share& share) { gemm_of<FloatWords<bf16>>(args, share); }
+template <class T> static void attention(const AttentionArgs<T>& args, const Share& share) {
+  attention_of<AttentionWords<T>>(args, share);
+}
+template <class T> static void attention_backward(const AttentionBackwardArgs<T>& args, const Share& share) {
+  attention_backward_of<AttentionWords<T>>(args, share);
+}
+static void peak(const PeakArgs<float>& args, const Share& share) { args.y[share.index] = peak_mean<FmaChain>(); }
+static void peak(const PeakArgs<bf16>& args, const Share& share) { args.y[share.index] = peak_mean<FmaChain>(); }
 }  // namespace
 
 #define X(name, Args) &name,

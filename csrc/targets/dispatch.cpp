@@ -59,6 +59,9 @@ const std::vector<Target>& targets() {
 #ifdef MG_TARGET_AVX2
     all.push_back({"avx2", &avx2::table, &avx2::table_bf16, cpu.avx2 && cpu.fma});
 #endif
+#ifdef MG_TARGET_NEON
+    all.push_back({"neon", &neon::table, &neon::table_bf16, cpu.neon});
+#endif
     all.push_back({"scalar", &scalar::table, &scalar::table_bf16, true});
     return all;
   }();

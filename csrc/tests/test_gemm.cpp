@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/gemm_tiles.h"
 #include "kernels/plan.h"
 #include "ref/ref.h"
 #include "targets/dispatch.h"
@@ -55,6 +56,8 @@ struct Problem {
     if (!a.empty()) a.resize(a.size() - (size_t)o.pad);
     if (!b.empty()) b.resize(b.size() - (size_t)o.pad);
     a.shrink_to_fit(), b.shrink_to_fit();
+    if (a.empty()) a.reserve(1);  // empty arrays have an address, as the pool's have
+    if (b.empty()) b.reserve(1);
     bias = uniform((size_t)s.n, 3), residual = uniform((size_t)(s.batch * size_c), 4);
     c = guarded(uniform((size_t)(s.batch * size_c), 5));
     pre = guarded(std::vector<float>((size_t)(s.batch * size_c), 0.25f));
@@ -232,7 +235,7 @@ TEST_CASE("gemm: bias, activation, residual, pre") {
 
 TEST_CASE("gemm: a row alone has the bits of a row among many") {
   for_each_target([&](const mg::Target& target) {
-    for (int64_t k : {31, 64, 600}) {
+    for (int64_t k : {31, 64, 512, 600}) {  // 512: rows of B share cache sets, and are taken up whole
       for_each_transposition([&](bool trans_a, bool trans_b) {
         for (bool accumulate : {false, true}) {
           Options options;
@@ -241,8 +244,8 @@ TEST_CASE("gemm: a row alone has the bits of a row among many") {
           options.act = accumulate ? Act::none : Act::gelu;
           Problem all({33, 77, k}, options), rows({33, 77, k}, options);
           run(target, all.args());
-          for (int64_t i = 0, count; i < 33; i += count) {
-            count = i % 5 + 1 < 33 - i ? i % 5 + 1 : 33 - i;
+          for (int64_t i = 0, count; i < 33; i += count) {  // 1, 2, 4, 8, 3, 6 and 9 rows
+            count = i % 13 + 1 < 33 - i ? i % 13 + 1 : 33 - i;
             GemmArgs<float> some = rows.args();
             some.m = count;
             some.a += trans_a ? i : i * rows.lda;
@@ -318,6 +321,24 @@ TEST_CASE("gemm: NaN and infinity stay in their row and column") {
   });
 }
 
+TEST_CASE("gemm: shares cover C once, evenly") {
+  for (int64_t m : {1, 12, 13, 64, 127, 512, 2048}) {
+    for (int64_t n : {1, 31, 64, 131, 1536, 50257}) {
+      const mg::GemmGrid grid = mg::gemm_grid(m, n, 512, 1);
+      int64_t area = 0, most = 0, least = m * n;
+      for (int64_t i = 0; i < mg::gemm_shares(grid); ++i) {
+        const mg::GemmBlock block = mg::gemm_block(grid, i, m, n, 1);
+        const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
+        CHECK((rows > 0 && rows <= grid.rows && cols > 0 && cols <= grid.cols));
+        area += rows * cols, most = rows * cols > most ? rows * cols : most, least = rows * cols < least ? rows * cols : least;
+      }
+      CHECK(area == m * n);
+      // Blocks differ by one step each way, and the last step may be short.
+      CHECK(most - least <= 2 * (grid.rows * mg::kGemmColStep + grid.cols * mg::kGemmRowStep));
+    }
+  }
+}
+
 TEST_CASE("gemm: the plan") {
   GemmArgs<float> args = {};
   args.batch = 1;
@@ -333,4 +354,5 @@ TEST_CASE("gemm: the plan") {
   CHECK(shares(16, 16, 16, 1000) <= 64);
   CHECK(shares(16, 16, 16, 1000) > 1);
   CHECK(shares(1 << 20, 1 << 20, 1 << 20, 1) <= 64);
+  CHECK(shares(64, 64, 1000, 1) == 2);
 }

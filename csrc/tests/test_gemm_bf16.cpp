@@ -126,7 +126,7 @@ TEST_CASE("gemm bf16: shapes, odd depths, transpositions, wide and narrow result
 
 TEST_CASE("gemm bf16: a row alone has the bits of a row among many, in any order of shares") {
   for_each_target([&](const mg::Target& target) {
-    for (int64_t k : {31, 64, 1100}) {
+    for (int64_t k : {31, 64, 1024, 1100}) {
       for (int flags = 0; flags < 16; ++flags) {
         Problem all(70, 130, k, flags), reverse(70, 130, k, flags), rows(70, 130, k, flags);
         run(target, all.args());

@@ -337,9 +337,10 @@ TEST_CASE("philox matches the published vectors") {
     CHECK(pi.v[i] == right_pi[i]);
   }
   CHECK(dropout_threshold(0.0) == 0);
-  CHECK(dropout_threshold(0.5) == 1u << 23);
-  CHECK(dropout_threshold(1.0) == 1u << 24);
-  CHECK(dropout_threshold(1e-9) == 1);  // u = 0 is not >= p
+  CHECK(dropout_threshold(0.5) == 1u << 15);
+  CHECK(dropout_threshold(1.0) == 1u << 16);
+  CHECK(dropout_threshold(1e-9) == 1);  // some are dropped
+  CHECK(dropout_threshold(1.0 - 1e-9) == 65535);
 }
 
 }  // namespace

@@ -76,6 +76,16 @@ TEST_CASE("norm_backward and norm_backward_weight") {
       };
       // |g| <= 4, |xhat| <= 3.2, so the largest term is 1.5 * 3.2 * 13 = 62, with a dozen roundings of itself.
       CHECK_KERNEL(norm_backward, make, (Tolerance{4 * kU, 12 * 62 * kU}), &dx);
+      if (plan_norm_backward(make(float{})).shares == 1) {  // the parts of one share are the sums; see below
+        Buffer parts = Buffer::output(cols, 8), more = Buffer::output(cols, 9);
+        const auto both = [&](auto t) {
+          using T = decltype(t);
+          auto args = make(t);
+          args.part_dweight = parts.as<T>(), args.part_dbias = more.as<T>();
+          return args;
+        };
+        CHECK_KERNEL(norm_backward, both, (Tolerance{4 * kU, 12 * 62 * kU + 6.4 * kU * ((double)rows + 4)}), &dx, &parts, &more);
+      }
       for (int wanted = 1; wanted < 4; ++wanted) {
         const auto weights = [&](auto t) {
           using T = decltype(t);

@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "core/error.h"
+#include "runtime/float_state.h"
 #include "runtime/parallel.h"
+#include "runtime/program.h"
+#include "targets/dispatch.h"
 
 using namespace mg;
 
@@ -126,6 +129,36 @@ TEST_CASE("scratch is private, aligned and large enough") {
       for (int64_t shares : {1, 2, 50}) job.run({fill, nullptr, &args, shares, bytes});
       CHECK(wrong == 0);
     }
+  }
+}
+
+// What the thread sanitizer watches: shares of one kernel must not write what another reads or writes.
+TEST_CASE("kernels on three threads have the bits of one") {
+  constexpr int64_t kRows = 190, kCols = 530, kDepth = 70;
+  std::vector<float> a(kRows * kDepth), b(kCols * kDepth), mean(kRows, 0.25f), rstd(kRows, 1.5f);
+  for (size_t i = 0; i < a.size(); ++i) a[i] = (float)(i * 37 % 101) / 50.0f - 1.0f;
+  for (size_t i = 0; i < b.size(); ++i) b[i] = (float)(i * 53 % 103) / 51.0f - 1.0f;
+  for (const Target& target : targets()) {
+    if (!target.supported) continue;
+    INFO("target " << std::string(target.name));
+    const KernelTable<float>& table = *target.table();
+    std::vector<std::vector<float>> results[2];
+    for (const int threads : {1, 3}) {
+      set_num_threads(threads);
+      std::vector<float> c(kRows * kCols), soft(c.size()), dweight(kCols), dbias(kCols);
+      GemmArgs<float> gemm = {};
+      gemm.a = a.data(), gemm.b = b.data(), gemm.c = c.data(), gemm.m = kRows, gemm.n = kCols, gemm.k = kDepth;
+      gemm.lda = gemm.ldb = kDepth, gemm.ldc = kCols, gemm.batch = 1, gemm.trans_b = 1;
+      launch("gemm", table.gemm, gemm, plan_gemm(gemm), {});
+      const SoftmaxArgs<float> rows{c.data(), nullptr, soft.data(), kRows, kCols, 0.5, 0};
+      launch("softmax", table.softmax, rows, plan_softmax(rows), {});
+      NormBackwardArgs<float> norm = {};
+      norm.dy = c.data(), norm.x = soft.data(), norm.mean = mean.data(), norm.rstd = rstd.data();
+      norm.dweight = dweight.data(), norm.dbias = dbias.data(), norm.rows = kRows, norm.cols = kCols, norm.center = 1;
+      launch("norm_backward_weight", table.norm_backward_weight, norm, plan_norm_backward_weight(norm), {});
+      results[threads > 1] = {c, soft, dweight, dbias};
+    }
+    CHECK(results[0] == results[1]);
   }
 }
 
@@ -272,6 +305,35 @@ TEST_CASE("floating point rounds and keeps small numbers as usual in every threa
   Job job;
   job.run({look, nullptr, &args, 12, 0});
   CHECK(wrong == 0);
+}
+
+TEST_CASE("kernels compute in the default environment, and the caller gets its own back") {
+#if defined(__aarch64__)
+  const FloatState states[] = {1u << 24, 3u << 22, 1u << 24 | 1u << 22};  // flush to zero; toward zero; both
+#else
+  const FloatState states[] = {0x9fc0, 0x7f80, 0xdfc0, 0x1d00};  // FTZ and DAZ; toward zero; upward and both; traps
+#endif
+  const FloatState usual = float_state();
+  const auto look = [](void (*)(), const void* a, const Share&) {
+    if ((float_state() & kFloatControl) != kFloatDefault) ++**static_cast<std::atomic<int>* const*>(a);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  };
+  std::atomic<int> wrong{0};
+  std::atomic<int>* const args = &wrong;
+  for (const FloatState state : states) {
+    stop_team();
+    set_num_threads(3);  // the team starts, and inherits, within
+    set_float_state(state);
+    {
+      Job job;
+      job.run({look, nullptr, &args, 12, 0});
+      job.run({look, nullptr, &args, 1, 0});
+    }
+    const FloatState after = float_state();
+    set_float_state(usual);
+    CHECK((after & kFloatControl) == (state & kFloatControl));
+    CHECK(wrong == 0);
+  }
 }
 
 TEST_CASE("the OpenMP runtime has a name") {

@@ -11,6 +11,8 @@ import numpy as _numpy
 
 __all__: list[str] = [
     "NORM_CHUNK",
+    "PEAK_GRAIN",
+    "READ_GRAIN",
     "VERSION",
     "Array",
     "Program",
@@ -21,8 +23,12 @@ __all__: list[str] = [
     "attention_backward",
     "axpy",
     "binary",
+    "broadcast_shape",
     "cast",
+    "check_float",
     "check_ids",
+    "check_int32",
+    "check_wide",
     "clip",
     "copy",
     "count_targets",
@@ -43,11 +49,15 @@ __all__: list[str] = [
     "isa",
     "isas",
     "launch_host",
+    "launch_nothing",
     "norm",
     "norm_backward",
     "num_threads",
     "openmp_runtime",
+    "peak_bf16",
+    "peak_fma",
     "pool_stats",
+    "read",
     "recording",
     "reduce",
     "rope",
@@ -68,7 +78,40 @@ class Array:
     """
     A contiguous block of numbers owned by the pool.
     """
-    def __repr__(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """
+        Sizes of the axes.
+        """
+    @property
+    def dtype(self) -> str:
+        """
+        NumPy's name of the element type.
+        """
+    @property
+    def size(self) -> int:
+        """
+        Number of elements.
+        """
+    @property
+    def ndim(self) -> int:
+        """
+        Number of axes.
+        """
+    @property
+    def nbytes(self) -> int:
+        """
+        Bytes of the elements.
+        """
+    @property
+    def address(self) -> int:
+        """
+        Where the first element lies.
+        """
+    def __repr__(self) -> str:
+        """
+        Return repr(self).
+        """
     def copy_from(self, values: typing.Any) -> None:
         """
         Overwrite with the elements of a NumPy array of the same type.
@@ -78,22 +121,10 @@ class Array:
         """
         A NumPy view of the same memory.
         """
-    def view(self, shape: typing.Any, offset: typing.SupportsInt | typing.SupportsIndex = 0) -> Array:
+    def view(self, shape: typing.Any, offset: int = 0) -> Array:
         """
         The same memory with another shape, from element `offset` on.
         """
-    @property
-    def address(self) -> int: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def ndim(self) -> int: ...
-    @property
-    def shape(self) -> tuple[typing.Any, ...]: ...
-    @property
-    def size(self) -> int: ...
 
 class Program:
     """
@@ -115,11 +146,11 @@ class Program:
     def bytes(self) -> int: ...
     @property
     def host_nodes(self) -> int: ...
+    @property
+    def live_bytes(self) -> int: ...
 
-def act(x: Array, y: Array, act: typing.SupportsInt | typing.SupportsIndex) -> None: ...
-def act_backward(
-    x: Array, dy: Array, dx: Array, act: typing.SupportsInt | typing.SupportsIndex, accumulate: bool = False
-) -> None: ...
+def act(x: Array, y: Array, act: int) -> None: ...
+def act_backward(x: Array, dy: Array, dx: Array, act: int, accumulate: bool = False) -> None: ...
 def adamw(
     param: Array,
     grad: Array,
@@ -127,11 +158,11 @@ def adamw(
     v: Array,
     hyper: Array,
     step: Array,
-    beta1: typing.SupportsFloat | typing.SupportsIndex,
-    beta2: typing.SupportsFloat | typing.SupportsIndex,
-    eps: typing.SupportsFloat | typing.SupportsIndex,
-    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
-    lr_scale: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    lr_scale: float = 1.0,
     control: Array | None = None,
     rounded: Array | None = None,
 ) -> None: ...
@@ -143,14 +174,14 @@ def attention(
     q_start: Array,
     k_start: Array,
     k_len: Array,
-    heads: typing.SupportsInt | typing.SupportsIndex,
-    kv_heads: typing.SupportsInt | typing.SupportsIndex,
-    k_dim: typing.SupportsInt | typing.SupportsIndex,
-    v_dim: typing.SupportsInt | typing.SupportsIndex,
-    scale: typing.SupportsFloat | typing.SupportsIndex,
+    heads: int,
+    kv_heads: int,
+    k_dim: int,
+    v_dim: int,
+    scale: float,
     causal: bool = True,
-    window: typing.SupportsInt | typing.SupportsIndex = -1,
-    soft_cap: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    window: int = -1,
+    soft_cap: float = 0.0,
     alibi: Array | None = None,
     lse: Array | None = None,
 ) -> None: ...
@@ -167,42 +198,42 @@ def attention_backward(
     q_start: Array,
     k_start: Array,
     k_len: Array,
-    heads: typing.SupportsInt | typing.SupportsIndex,
-    kv_heads: typing.SupportsInt | typing.SupportsIndex,
-    k_dim: typing.SupportsInt | typing.SupportsIndex,
-    v_dim: typing.SupportsInt | typing.SupportsIndex,
-    scale: typing.SupportsFloat | typing.SupportsIndex,
+    heads: int,
+    kv_heads: int,
+    k_dim: int,
+    v_dim: int,
+    scale: float,
     causal: bool = True,
-    window: typing.SupportsInt | typing.SupportsIndex = -1,
-    soft_cap: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    window: int = -1,
+    soft_cap: float = 0.0,
     alibi: Array | None = None,
     accumulate_dq: bool = False,
     accumulate_dk: bool = False,
     accumulate_dv: bool = False,
 ) -> None: ...
-def axpy(
-    x: Array,
-    y: Array,
-    alpha: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-    beta: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    alpha_at: Array | None = None,
-) -> None:
+def axpy(x: Array, y: Array, alpha: float = 1.0, beta: float = 0.0, alpha_at: Array | None = None) -> None:
     """
     y = alpha * alpha_at[0] * x + beta * y
     """
 
-def binary(
-    a: Array,
-    b: Array,
-    y: Array,
-    shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    stride_a: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    stride_b: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    op: typing.SupportsInt | typing.SupportsIndex,
-) -> None: ...
+def binary(a: Array, b: Array, y: Array, op: int) -> None:
+    """
+    y = f(a, b), each broadcast to y's shape.
+    """
+
+def broadcast_shape(name: str, a: typing.Any, b: typing.Any) -> tuple[int, ...]:
+    """
+    NumPy's broadcasting rule for two shapes. Raises ShapeError naming the op.
+    """
+
 def cast(x: Array, y: Array, accumulate: bool = False) -> None:
     """
     y (+)= x, between float32 and bfloat16, rounded to nearest even.
+    """
+
+def check_float(name: str, **arrays: Array | None) -> None:
+    """
+    Raise DTypeError unless all given arrays are of one floating-point type.
     """
 
 def check_ids(
@@ -216,15 +247,24 @@ def check_ids(
     Raise ShapeError unless every int32 id is in [low, high).
     """
 
-def clip(
-    partial: Array, control: Array, max_norm: typing.SupportsFloat | typing.SupportsIndex, loss: Array | None = None
-) -> None: ...
+def check_int32(name: str, **arrays: Array | None) -> None:
+    """
+    Raise DTypeError unless all given arrays are int32.
+    """
+
+def check_wide(name: str, like: Array, **arrays: Array | None) -> None:
+    """
+    Raise DTypeError unless all given arrays are of the type that goes with `like`:
+    float32 beside bfloat16, else the same.
+    """
+
+def clip(partial: Array, control: Array, max_norm: float, loss: Array | None = None) -> None: ...
 def copy(
     x: Array,
     y: Array,
-    shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    stride: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-    offset: typing.SupportsInt | typing.SupportsIndex = 0,
+    shape: collections.abc.Sequence[int],
+    stride: collections.abc.Sequence[int],
+    offset: int = 0,
     to_x: bool = False,
     accumulate: bool = False,
 ) -> None: ...
@@ -235,28 +275,18 @@ def cross_entropy(
     logits: Array,
     targets: Array,
     losses: Array,
-    vocab: typing.SupportsInt | typing.SupportsIndex,
+    vocab: int,
     dlogits: Array | None = None,
     inv_count: Array | None = None,
-    label_smoothing: typing.SupportsFloat | typing.SupportsIndex = 0.0,
-    z_loss: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> None: ...
 def dropout(
-    x: Array,
-    y: Array,
-    step: Array,
-    p: typing.SupportsFloat | typing.SupportsIndex,
-    seed: typing.SupportsInt | typing.SupportsIndex,
-    stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    accumulate: bool = False,
+    x: Array, y: Array, step: Array, p: float, seed: int, stream: int = 0, accumulate: bool = False
 ) -> None: ...
-def embedding(
-    table: Array, ids: Array, y: Array, width: typing.SupportsInt | typing.SupportsIndex, accumulate: bool = False
-) -> None: ...
-def embedding_backward(
-    dy: Array, ids: Array, dtable: Array, width: typing.SupportsInt | typing.SupportsIndex, accumulate: bool = False
-) -> None: ...
-def empty(shape: typing.Any, dtype: str = "float32") -> Array:
+def embedding(table: Array, ids: Array, y: Array, width: int, accumulate: bool = False) -> None: ...
+def embedding_backward(dy: Array, ids: Array, dtable: Array, width: int, accumulate: bool = False) -> None: ...
+def empty(shape: typing.Any, dtype: typing.Any = "float32") -> Array:
     """
     An array with undefined contents.
     """
@@ -267,7 +297,7 @@ def fast_bf16() -> bool:
     Whether the instruction set in use multiplies bfloat16 faster than float32.
     """
 
-def fill(y: Array, value: typing.SupportsFloat | typing.SupportsIndex) -> None: ...
+def fill(y: Array, value: float) -> None: ...
 def from_numpy(values: typing.Any) -> Array:
     """
     A copy of a NumPy array (any strides, native byte order).
@@ -277,27 +307,27 @@ def gemm(
     a: Array,
     b: Array,
     c: Array,
-    m: typing.SupportsInt | typing.SupportsIndex,
-    n: typing.SupportsInt | typing.SupportsIndex,
-    k: typing.SupportsInt | typing.SupportsIndex,
+    m: int,
+    n: int,
+    k: int,
     trans_a: bool = False,
     trans_b: bool = False,
     bias: Array | None = None,
     residual: Array | None = None,
     pre: Array | None = None,
-    act: typing.SupportsInt | typing.SupportsIndex = 0,
+    act: int = 0,
     accumulate: bool = False,
-    batch: typing.SupportsInt | typing.SupportsIndex = 1,
-    stride_a: typing.SupportsInt | typing.SupportsIndex = 0,
-    stride_b: typing.SupportsInt | typing.SupportsIndex = 0,
-    stride_c: typing.SupportsInt | typing.SupportsIndex = 0,
+    batch: int = 1,
+    stride_a: int = 0,
+    stride_b: int = 0,
+    stride_c: int = 0,
 ) -> None: ...
-def glu(gate: Array, up: Array, y: Array, act: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def glu(gate: Array, up: Array, y: Array, act: int) -> None: ...
 def glu_backward(
     gate: Array,
     up: Array,
     dy: Array,
-    act: typing.SupportsInt | typing.SupportsIndex,
+    act: int,
     dgate: Array | None = None,
     accumulate_dgate: bool = False,
     dup: Array | None = None,
@@ -310,12 +340,17 @@ def isas() -> list[tuple[str, bool]]:
     """
 
 def launch_host(name: str, body: typing.Any) -> None: ...
+def launch_nothing(shares: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    A node of empty shares, to measure what a node costs.
+    """
+
 def norm(
     x: Array,
     y: Array,
     rstd: Array,
-    cols: typing.SupportsInt | typing.SupportsIndex,
-    eps: typing.SupportsFloat | typing.SupportsIndex,
+    cols: int,
+    eps: float,
     weight: Array | None = None,
     bias: Array | None = None,
     mean: Array | None = None,
@@ -328,7 +363,7 @@ def norm_backward(
     dy: Array,
     x: Array,
     rstd: Array,
-    cols: typing.SupportsInt | typing.SupportsIndex,
+    cols: int,
     weight: Array | None = None,
     mean: Array | None = None,
     dx: Array | None = None,
@@ -340,26 +375,33 @@ def norm_backward(
 ) -> None: ...
 def num_threads() -> int: ...
 def openmp_runtime() -> str: ...
+def peak_bf16(y: Array) -> None:
+    """
+    The same with the instruction that multiplies bfloat16, or with fma where there is none; y is float32.
+    """
+
+def peak_fma(y: Array) -> None:
+    """
+    PEAK_GRAIN float32 operations for each element of y, in chains of fma; y becomes 1.
+    """
+
 def pool_stats() -> dict[str, typing.Any]: ...
+def read(x: Array, partial: Array) -> None:
+    """
+    partial[i] = sum of READ_GRAIN elements of x.
+    """
+
 def recording() -> bool: ...
-def reduce(
-    x: Array,
-    y: Array,
-    outer: typing.SupportsInt | typing.SupportsIndex,
-    axis: typing.SupportsInt | typing.SupportsIndex,
-    inner: typing.SupportsInt | typing.SupportsIndex,
-    op: typing.SupportsInt | typing.SupportsIndex,
-    accumulate: bool = False,
-) -> None: ...
+def reduce(x: Array, y: Array, outer: int, axis: int, inner: int, op: int, accumulate: bool = False) -> None: ...
 def rope(
     x: Array,
     positions: Array,
     cos: Array,
     sin: Array,
     y: Array,
-    heads: typing.SupportsInt | typing.SupportsIndex,
-    head_dim: typing.SupportsInt | typing.SupportsIndex,
-    half: typing.SupportsInt | typing.SupportsIndex,
+    heads: int,
+    head_dim: int,
+    half: int,
     interleaved: bool = False,
     inverse: bool = False,
     accumulate: bool = False,
@@ -371,34 +413,26 @@ def sgd(
     grad: Array,
     hyper: Array,
     step: Array,
-    momentum: typing.SupportsFloat | typing.SupportsIndex,
-    weight_decay: typing.SupportsFloat | typing.SupportsIndex,
-    lr_scale: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+    momentum: float,
+    weight_decay: float,
+    lr_scale: float = 1.0,
     nesterov: bool = False,
     buffer: Array | None = None,
     control: Array | None = None,
     rounded: Array | None = None,
 ) -> None: ...
-def softmax(
-    x: Array,
-    y: Array,
-    cols: typing.SupportsInt | typing.SupportsIndex,
-    scale: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-) -> None: ...
+def softmax(x: Array, y: Array, cols: int, scale: float = 1.0) -> None: ...
 def softmax_backward(
-    y: Array,
-    dy: Array,
-    dx: Array,
-    cols: typing.SupportsInt | typing.SupportsIndex,
-    scale: typing.SupportsFloat | typing.SupportsIndex = 1.0,
-    accumulate: bool = False,
+    y: Array, dy: Array, dx: Array, cols: int, scale: float = 1.0, accumulate: bool = False
 ) -> None: ...
 def stop_team() -> None: ...
 def sum_squares(x: Array, partial: Array) -> None: ...
 def team_stats() -> tuple[int, int, int]: ...
 def thread_choice() -> tuple[int, str, bool]: ...
 def trim_pool() -> None: ...
-def unary(x: Array, y: Array, op: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+def unary(x: Array, y: Array, op: int) -> None: ...
 
 NORM_CHUNK: int = 16384
+PEAK_GRAIN: int = 1572864
+READ_GRAIN: int = 65536
 VERSION: str

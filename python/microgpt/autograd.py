@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from typing import Any
 
 from . import _kernels as k
@@ -25,32 +25,42 @@ class _State(threading.local):
     enabled = True
 
 
-_state = _State()
+state = _State()  # of each thread: `enabled` says whether ops are put on the tape
 
 
 def is_grad_enabled() -> bool:
     """Whether ops of this thread are being put on the tape."""
-    return _state.enabled
+    return state.enabled
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+class _Taping(ContextDecorator):
+    """Within this context ops are remembered, or not; contexts nest."""
+
+    __slots__ = ("before",)
+    enabled: bool
+
+    def __enter__(self) -> None:
+        self.before, state.enabled = state.enabled, self.enabled
+
+    def __exit__(self, *_: object) -> None:
+        state.enabled = self.before
+
+    def _recreate_cm(self) -> _Taping:  # a decorated function that calls itself needs a context for each call
+        return type(self)()
+
+
+class no_grad(_Taping):
     """Within this context ops are computed and not remembered: no gradients, less memory."""
-    before, _state.enabled = _state.enabled, False
-    try:
-        yield
-    finally:
-        _state.enabled = before
+
+    __slots__ = ()
+    enabled = False
 
 
-@contextmanager
-def enable_grad() -> Iterator[None]:
+class enable_grad(_Taping):
     """Within this context ops are remembered even inside :func:`no_grad`."""
-    before, _state.enabled = _state.enabled, True
-    try:
-        yield
-    finally:
-        _state.enabled = before
+
+    __slots__ = ()
+    enabled = True
 
 
 class Slot:
@@ -94,14 +104,14 @@ class Slot:
             k.axpy(gradient, self.array, 1.0, 1.0 if self.filled else 0.0)
         self.filled = True
 
-    def add(self, gradient: Array, scale: float = 1.0) -> None:
-        """Add (a multiple of) an array that stays the caller's."""
+    def add(self, gradient: Array, scale: float = 1.0, scale_at: Array | None = None) -> None:
+        """Add (a multiple of) an array that stays the caller's; `scale_at` holds one more factor."""
         if gradient.dtype != self.dtype:
             wide = k.empty(gradient.shape, self.dtype)
             k.cast(gradient, wide)
             gradient = wide
         array, accumulate = self.target()
-        k.axpy(gradient, array, scale, 1.0 if accumulate else 0.0)
+        k.axpy(gradient, array, scale, 1.0 if accumulate else 0.0, alpha_at=scale_at)
 
     def zero_if_empty(self) -> None:
         """A parameter that took no part in the loss has gradient zero, not the last step's."""
@@ -111,7 +121,10 @@ class Slot:
 
 
 class Entry:
-    """One op on the tape: what its backward needs and where gradients come from and go to."""
+    """One op on the tape: what its backward needs and where gradients come from and go to.
+
+    An only output is not held: the walk back comes by it, and what nobody walks is gone with its tensor, cycle-free.
+    """
 
     __slots__ = ("backward", "inputs", "name", "order", "outputs", "saved")
 
@@ -127,7 +140,7 @@ class Entry:
         self.backward = backward
         self.saved = saved
         self.inputs = inputs
-        self.outputs = outputs
+        self.outputs = outputs if len(outputs) > 1 else ()
         self.order = next(_order)
         for slot in outputs:
             slot.entry = self
@@ -156,22 +169,23 @@ def run_backward(slot: Slot, gradient: Array) -> None:
     slot.take(gradient)
     if slot.entry is None:
         return
-    reached: dict[int, Entry] = {}
-    stack = [slot.entry]
+    reached: dict[int, tuple[Entry, Sequence[Slot]]] = {}
+    stack = [slot]
     while stack:
-        entry = stack.pop()
-        if entry.order in reached:
+        at = stack.pop()
+        entry = at.entry
+        if entry is None or entry.order in reached:
             continue
         if entry.saved is _SPENT:
             raise UsageError(
                 f"backward: the tape through {entry.name!r} was already used; compute the loss again first"
             )
-        reached[entry.order] = entry
-        stack.extend(s.entry for s in entry.input_slots() if s.entry is not None)
+        reached[entry.order] = entry, entry.outputs or (at,)
+        stack.extend(entry.input_slots())
     for order in sorted(reached, reverse=True):
-        entry = reached.pop(order)
+        entry, outputs = reached.pop(order)
         gradients = []
-        for out in entry.outputs:
+        for out in outputs:
             if not out.filled:  # an output that the loss does not depend on
                 array, _ = out.target()
                 k.fill(array, 0.0)

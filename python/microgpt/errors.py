@@ -66,6 +66,10 @@ class MissingExtraError(MicrogptError, ImportError):
     """An optional library is not installed; the message names the extra that brings it."""
 
 
+class ChildError(MicrogptError, RuntimeError):
+    """A process that was started to help (a bench's rival) ended, hung or failed; the message has its last words."""
+
+
 class UsageError(MicrogptError, RuntimeError):
     """An object was used in a way or an order that it does not allow."""
 

@@ -55,13 +55,22 @@ class Program(Generic[T]):
 
     @property
     def bytes(self) -> int:
-        """Memory of the recording's private pool."""
+        """Memory held for replays."""
         return 0 if self._program is None else int(self._program.bytes)
+
+    @property
+    def live_bytes(self) -> int:
+        """The most bytes that were alive at one moment of the recording: a lower bound of `bytes`."""
+        return 0 if self._program is None else int(self._program.live_bytes)
 
     @property
     def host_nodes(self) -> int:
         """Nodes that call back into Python."""
         return 0 if self._program is None else int(self._program.host_nodes)
+
+    def kernels(self) -> list[str]:
+        """The kernel of each node, in order."""
+        return [] if self._program is None else list(self._program.names())
 
     def profile(self, repeats: int = 10) -> dict[str, float]:
         """Seconds spent in each kind of kernel in one replay: the smallest of `repeats`, node by node."""

@@ -201,6 +201,16 @@ class Tensor:
         return _ops().sqrt(self)
 
 
+_new = object.__new__
+
+
+def result(array: Array, slot: Slot | None = None) -> Tensor:
+    """The tensor of an op's result, with a slot where it is on the tape: Tensor(array) without its checks."""
+    tensor: Tensor = _new(Tensor)
+    tensor.data, tensor.requires_grad, tensor.slot = array, slot is not None, slot
+    return tensor
+
+
 def as_array(value: Any) -> Array:
     """An Array holding a copy of a NumPy array or of numbers; lists of floats become float32, of ints int64."""
     if isinstance(value, Array):
@@ -236,7 +246,13 @@ def _like(other: Tensor | Scalar, tensor: Tensor) -> Tensor:
     return other if isinstance(other, Tensor) else full((), float(other), tensor.dtype)
 
 
-def _ops() -> Any:
-    from . import ops  # the operators are ops; ops need Tensor, so the link is made at the first use
+_module: Any = None
 
-    return ops
+
+def _ops() -> Any:
+    global _module
+    if _module is None:
+        from . import ops  # the operators are ops; ops need Tensor, so the link is made at the first use
+
+        _module = ops
+    return _module

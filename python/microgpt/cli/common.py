@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from ..errors import nearest
+
 
 class Option(click.Option):
     """An option that `--help` lists under `section`."""
@@ -43,6 +45,23 @@ class Command(click.Command):
         with formatter.section("Examples"):
             for line in examples.splitlines():
                 formatter.write(" " * formatter.current_indent + line + "\n")
+
+
+class Group(Command, click.Group):
+    """A verb with verbs of its own below it."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, each.get_short_help_str(70)) for name, each in self.commands.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            known = ", ".join(self.commands)
+            raise click.UsageError(f"{self.name}: no verb {args[0]!r}{nearest(args[0], self.commands)}; known: {known}")
+        return super().resolve_command(ctx, args)
 
 
 class Folder(click.Path):

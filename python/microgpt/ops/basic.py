@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import _kernels as k
 from ..errors import DTypeError, ShapeError
 from . import raw
-from .op import Cost, Op, check, check_float, elements_bytes, item_bytes, op
+from .op import Cost, Op, check_float, elements_bytes, item_bytes, op, refuse
 
 Array = k.Array
 Needs = list[bool] | None
@@ -181,9 +182,7 @@ for _op in (add, sub, mul, div, maximum, minimum):
 
     @_op.cost
     def _(a: Any, b: Any) -> Cost:
-        n = 1
-        for size in raw.broadcast_shape("cost", a.shape, b.shape):
-            n *= size
+        n = math.prod(k.broadcast_shape("cost", a.shape, b.shape))
         return Cost(n, elements_bytes(a, b) + n * item_bytes(a.dtype))
 
 
@@ -225,7 +224,8 @@ def mean(x: Array, axis: int | None = None, keepdims: bool = False, needs: Needs
     check_float("mean", x=x)
     axis = None if axis is None else _axis("mean", x, axis)
     count = x.size if axis is None else x.shape[axis]
-    check(count > 0, "mean", "x", "at least one element", x.shape)
+    if count < 1:
+        refuse("mean", "x", "at least one element", x.shape)
     y = raw.reduce(x.view((x.size,)), 0) if axis is None else raw.reduce(x, axis)
     k.axpy(y, y, 1.0 / count)
     return (y.view(_kept(x.shape, axis)) if keepdims else y), (x.shape, axis, count)
@@ -245,7 +245,8 @@ def max(x: Array, axis: int | None = None, keepdims: bool = False, needs: Needs 
     check_float("max", x=x)
     axis = None if axis is None else _axis("max", x, axis)
     count = x.size if axis is None else x.shape[axis]
-    check(count > 0, "max", "x", "at least one element", x.shape)
+    if count < 1:
+        refuse("max", "x", "at least one element", x.shape)
     y = raw.reduce(x.view((x.size,)), 0, "max") if axis is None else raw.reduce(x, axis, "max")
     return (y.view(_kept(x.shape, axis)) if keepdims else y), (x, y, axis)
 
@@ -270,20 +271,16 @@ for _op in (sum, mean, max):
 @op("x")
 def reshape(x: Array, shape: Sequence[int], needs: Needs = None) -> Any:
     """The same elements seen with another shape (no copy); one size may be -1."""
-    sizes = list(shape)
+    sizes = tuple(shape)
     if -1 in sizes:
-        known = 1
-        for size in sizes:
-            known *= 1 if size == -1 else size
-        check(known > 0 and x.size % known == 0, "reshape", "shape", f"sizes that divide {x.size}", tuple(shape))
-        sizes[sizes.index(-1)] = x.size // known
-    total = 1
-    for size in sizes:
-        total *= size
-    check(
-        total == x.size and builtins.min(sizes, default=0) >= 0, "reshape", "shape", f"{x.size} elements", tuple(shape)
-    )
-    return x.view(tuple(sizes)), x.shape
+        known = math.prod(size for size in sizes if size != -1)
+        if known < 1 or x.size % known:
+            refuse("reshape", "shape", f"sizes that divide {x.size}", sizes)
+        at = sizes.index(-1)
+        sizes = (*sizes[:at], x.size // known, *sizes[at + 1 :])
+    if math.prod(sizes) != x.size or builtins.min(sizes, default=0) < 0:
+        refuse("reshape", "shape", f"{x.size} elements", tuple(shape))
+    return x.view(sizes), x.shape
 
 
 @reshape.backward
@@ -294,7 +291,8 @@ def _(saved: Any, dy: Array, dx: Any) -> None:
 @op("x")
 def permute(x: Array, axes: Sequence[int], needs: Needs = None) -> Any:
     """Axes in the order `axes`, copied into a contiguous array."""
-    check(sorted(axes) == list(range(x.ndim)), "permute", "axes", f"an order of {list(range(x.ndim))}", list(axes))
+    if sorted(axes) != list(range(x.ndim)):
+        refuse("permute", "axes", f"an order of {list(range(x.ndim))}", list(axes))
     own = raw.strides(x.shape)
     return raw.strided(x, [x.shape[a] for a in axes], [own[a] for a in axes]), list(axes)
 
@@ -310,7 +308,8 @@ def _(saved: Any, dy: Array, dx: Any) -> None:
 def slice(x: Array, index: Any, needs: Needs = None) -> Any:
     """Basic indexing with integers and step-1 slices, copied."""
     parts = index if isinstance(index, tuple) else (index,)
-    check(len(parts) <= x.ndim, "slice", "index", f"at most {x.ndim} axes", len(parts))
+    if len(parts) > x.ndim:
+        refuse("slice", "index", f"at most {x.ndim} axes", len(parts))
     own = raw.strides(x.shape)
     offset, shape, stride = 0, [], []
     for axis in range(x.ndim):
@@ -321,7 +320,8 @@ def slice(x: Array, index: Any, needs: Needs = None) -> Any:
             offset += (part % size) * own[axis]
             continue
         start, stop, step = part.indices(size)
-        check(step == 1, "slice", "index", "step 1", step)
+        if step != 1:
+            refuse("slice", "index", "step 1", step)
         offset += start * own[axis]
         shape.append(builtins.max(0, stop - start))
         stride.append(own[axis])
@@ -342,7 +342,8 @@ def _(saved: Any, dy: Array, dx: Any) -> None:
 @op("parts")
 def concat(parts: list[Array], axis: int = 0, needs: Needs = None) -> Any:
     """Join along `axis`; the other sizes must agree."""
-    check(len(parts) > 0, "concat", "parts", "at least one tensor", 0)
+    if not parts:
+        refuse("concat", "parts", "at least one tensor", 0)
     check_float("concat", **{f"parts[{i}]": part for i, part in enumerate(parts)})
     first = parts[0]
     axis = _axis("concat", first, axis)
@@ -350,7 +351,8 @@ def concat(parts: list[Array], axis: int = 0, needs: Needs = None) -> Any:
         same = part.ndim == first.ndim and all(
             a == b for j, (a, b) in enumerate(zip(part.shape, first.shape, strict=True)) if j != axis
         )
-        check(same, "concat", f"parts[{i}]", f"{first.shape} apart from axis {axis}", part.shape)
+        if not same:
+            refuse("concat", f"parts[{i}]", f"{first.shape} apart from axis {axis}", part.shape)
     total = builtins.sum(part.shape[axis] for part in parts)
     shape = (*first.shape[:axis], total, *first.shape[axis + 1 :])
     y = k.empty(shape, first.dtype)
@@ -391,15 +393,17 @@ def _(parts: Any, axis: int = 0) -> Cost:
 # -- products ----------------------------------------------------------------------------------------------------------
 def _matmul_sizes(a: Array, b: Array) -> tuple[int, int, int, int, bool]:
     check_float("matmul", a=a, b=b)
-    check(a.ndim >= 2, "matmul", "a", "at least two axes", a.shape)
-    check(b.ndim >= 2, "matmul", "b", "at least two axes", b.shape)
-    check(a.shape[-1] == b.shape[-2], "matmul", "b", f"{a.shape[-1]} rows like the columns of `a`", b.shape)
+    if a.ndim < 2:
+        refuse("matmul", "a", "at least two axes", a.shape)
+    if b.ndim < 2:
+        refuse("matmul", "b", "at least two axes", b.shape)
+    *leading, m, inner = a.shape
+    if b.shape[-2] != inner:
+        refuse("matmul", "b", f"{inner} rows like the columns of `a`", b.shape)
     shared = b.ndim == 2
-    check(shared or a.shape[:-2] == b.shape[:-2], "matmul", "b", f"leading axes {a.shape[:-2]} or none", b.shape)
-    batch = 1
-    for size in a.shape[:-2]:
-        batch *= size
-    return batch, a.shape[-2], b.shape[-1], a.shape[-1], shared
+    if not shared and a.shape[:-2] != b.shape[:-2]:
+        refuse("matmul", "b", f"leading axes {a.shape[:-2]} or none", b.shape)
+    return math.prod(leading), m, b.shape[-1], inner, shared
 
 
 @op("a", "b")

@@ -124,5 +124,5 @@ class _Leaf(Slot):
     def take(self, gradient: Array) -> None:
         self.real.take(gradient)
 
-    def add(self, gradient: Array, scale: float = 1.0) -> None:
-        self.real.add(gradient, scale)
+    def add(self, gradient: Array, scale: float = 1.0, scale_at: Array | None = None) -> None:
+        self.real.add(gradient, scale, scale_at)

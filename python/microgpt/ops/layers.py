@@ -5,6 +5,7 @@ Rows are whatever stands before the last axis: an (T, D) tensor of packed tokens
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import _kernels as k
@@ -12,7 +13,7 @@ from ..autograd import Slot
 from ..errors import ConfigError, nearest
 from ..tensor import Tensor, full, wide
 from . import basic, raw
-from .op import Cost, check, check_float, check_int32, check_wide, elements_bytes, item_bytes, op
+from .op import Cost, check_float, check_int32, check_wide, elements_bytes, item_bytes, op, refuse
 
 Array = k.Array
 Needs = list[bool] | None
@@ -44,14 +45,18 @@ def linear(
     `wide_out`: the result of bfloat16 is float32, as it was summed (for logits).
     """
     check_float("linear", x=x, weight=weight, bias=bias, residual=residual)
-    check(weight.ndim == 2, "linear", "weight", "two axes (out, in)", weight.shape)
+    if weight.ndim != 2:
+        refuse("linear", "weight", "two axes (out, in)", weight.shape)
     n, inner = weight.shape
-    check(x.ndim >= 1 and x.shape[-1] == inner, "linear", "x", f"(..., {inner})", x.shape)
-    check(bias is None or bias.shape == (n,), "linear", "bias", (n,), bias and bias.shape)
+    if x.shape[-1:] != (inner,):
+        refuse("linear", "x", f"(..., {inner})", x.shape)
+    if bias is not None and bias.shape != (n,):
+        refuse("linear", "bias", (n,), bias.shape)
     shape = (*x.shape[:-1], n)
-    check(residual is None or residual.shape == shape, "linear", "residual", shape, residual and residual.shape)
+    if residual is not None and residual.shape != shape:
+        refuse("linear", "residual", shape, residual.shape)
     code = act_code(act)
-    rows = y_rows(shape)
+    rows = x.size // inner if inner else y_rows(shape)
     y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
     pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
     k.gemm(x, weight, y, rows, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)
@@ -60,10 +65,7 @@ def linear(
 
 def y_rows(shape: tuple[int, ...]) -> int:
     """Product of the sizes before the last axis."""
-    rows = 1
-    for size in shape[:-1]:
-        rows *= size
-    return rows
+    return math.prod(shape[:-1])
 
 
 @linear.backward
@@ -121,7 +123,8 @@ def embedding(table: Array, ids: Array, needs: Needs = None) -> Any:
     """Rows of table (V, D) at ids (T) int32 -> (T, D)."""
     check_float("embedding", table=table)
     check_int32("embedding", ids=ids)
-    check(table.ndim == 2, "embedding", "table", "two axes (vocabulary, width)", table.shape)
+    if table.ndim != 2:
+        refuse("embedding", "table", "two axes (vocabulary, width)", table.shape)
     y = k.empty((*ids.shape, table.shape[1]), table.dtype)
     k.embedding(table, ids, y, table.shape[1])
     return y, (ids, table.shape[1])
@@ -151,10 +154,13 @@ def _(table: Tensor, ids: Any) -> Tensor:
 # -- norms -------------------------------------------------------------------------------------------------------------
 def _check_norm(name: str, x: Array, weight: Array | None, bias: Array | None) -> int:
     check_float(name, x=x, weight=weight, bias=bias)
-    check(x.ndim >= 1 and x.shape[-1] > 0, name, "x", "a last axis of at least 1", x.shape)
-    cols: int = x.shape[-1]
-    check(weight is None or weight.shape == (cols,), name, "weight", (cols,), weight and weight.shape)
-    check(bias is None or bias.shape == (cols,), name, "bias", (cols,), bias and bias.shape)
+    cols: int = x.shape[-1] if x.ndim else 0
+    if cols < 1:
+        refuse(name, "x", "a last axis of at least 1", x.shape)
+    if weight is not None and weight.shape != (cols,):
+        refuse(name, "weight", (cols,), weight.shape)
+    if bias is not None and bias.shape != (cols,):
+        refuse(name, "bias", (cols,), bias.shape)
     return cols
 
 
@@ -276,7 +282,8 @@ activation.composed(lambda x, act="gelu": composed_act(x, act))
 def glu(gate: Array, up: Array, act: str = "silu", needs: Needs = None) -> Any:
     """act(gate) * up: SwiGLU for silu, GeGLU for gelu (Shazeer 2020, arXiv:2002.05202)."""
     check_float("glu", gate=gate, up=up)
-    check(gate.shape == up.shape, "glu", "up", gate.shape, up.shape)
+    if gate.shape != up.shape:
+        refuse("glu", "up", gate.shape, up.shape)
     code = act_code(act)
     y = k.empty_like(gate)
     k.glu(gate, up, y, code)
@@ -323,13 +330,18 @@ def rope(
     check_float("rope", x=x)
     check_wide("rope", x, cos=cos, sin=sin)
     check_int32("rope", positions=positions)
-    check(x.ndim == 3, "rope", "x", "three axes (tokens, heads, head width)", x.shape)
-    check(positions.size == x.shape[0], "rope", "positions", f"{x.shape[0]} tokens", positions.size)
-    check(cos.ndim == 2 and cos.shape == sin.shape, "rope", "sin", cos.shape, sin.shape)
+    if x.ndim != 3:
+        refuse("rope", "x", "three axes (tokens, heads, head width)", x.shape)
+    tokens, heads, width = x.shape
+    if positions.size != tokens:
+        refuse("rope", "positions", f"{tokens} tokens", positions.size)
+    if cos.ndim != 2 or cos.shape != sin.shape:
+        refuse("rope", "sin", cos.shape, sin.shape)
     half = cos.shape[1]
-    check(half >= 1 and 2 * half <= x.shape[2], "rope", "cos", f"at most {x.shape[2] // 2} angles", half)
+    if half < 1 or 2 * half > width:
+        refuse("rope", "cos", f"at most {width // 2} angles", half)
     y = k.empty_like(x)
-    k.rope(x, positions, cos, sin, y, x.shape[1], x.shape[2], half, interleaved)
+    k.rope(x, positions, cos, sin, y, heads, width, half, interleaved)
     return y, (positions, cos, sin, interleaved)
 
 
@@ -377,7 +389,8 @@ def _data(value: Any) -> Array:
 def softmax(x: Array, scale: float = 1.0, needs: Needs = None) -> Any:
     """exp(scale * x) / sum over the last axis."""
     check_float("softmax", x=x)
-    check(x.ndim >= 1 and x.shape[-1] > 0, "softmax", "x", "a last axis of at least 1", x.shape)
+    if not x.ndim or x.shape[-1] < 1:
+        refuse("softmax", "x", "a last axis of at least 1", x.shape)
     y = k.empty_like(x)
     k.softmax(x, y, x.shape[-1], scale)
     return y, (y, scale)
@@ -412,7 +425,8 @@ def dropout(x: Array, p: float, step: Array, seed: int, stream: int = 0, needs: 
     changes from step to step, `stream` tells layers apart. So there is no state, and the backward draws it again.
     """
     check_float("dropout", x=x)
-    check(0.0 <= p <= 1.0, "dropout", "p", "a probability in [0, 1]", p)
+    if not 0.0 <= p <= 1.0:
+        refuse("dropout", "p", "a probability in [0, 1]", p)
     y = k.empty_like(x)
     k.dropout(x, y, step, p, seed, stream)
     return y, (p, step, seed, stream)

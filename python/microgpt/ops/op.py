@@ -20,13 +20,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from .. import _kernels as k
-from ..autograd import Entry, Slot, is_grad_enabled
-from ..errors import DTypeError, ShapeError
+from ..autograd import Entry, Slot, state
+from ..errors import ShapeError
 from ..registry import Registry
-from ..tensor import Tensor, as_array, wide
+from ..tensor import Tensor, as_array, result
 
 Array = k.Array
 
@@ -50,7 +50,8 @@ class Op:
         self.backward_fn: Callable[..., None] | None = None
         self.cost_fn: Callable[..., Cost] | None = None
         self.composed_fn: Callable[..., Any] | None = None
-        self._index = {name: i for i, name in enumerate(self.tensors)}
+        self._count = len(self.tensors)
+        self._absent = [(None,) * (self._count - given) for given in range(self._count)]
         given = inspect.signature(forward).parameters
         self._required = sum(given[name].default is inspect.Parameter.empty for name in self.tensors)
         functools.update_wrapper(self, forward)
@@ -73,51 +74,92 @@ class Op:
     def __repr__(self) -> str:
         return f"<op {self.name}>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        count = len(self.tensors)
-        given: list[Any] = list(args[:count])
-        given += [None] * (count - len(given))
-        if kwargs:
-            for name in [name for name in kwargs if name in self._index]:
-                given[self._index[name]] = kwargs.pop(name)
-        taped = self.backward_fn is not None and is_grad_enabled()
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Compute, and put the op on the tape where a gradient is wanted. Takes the forward's arguments."""
+        count = self._count
+        if len(args) < count:
+            args = self._completed(args, options) if options else args + self._absent[len(args)]
         arrays: list[Any] = []
         slots: list[Any] = []
         wanted = False
-        for value in given:
+        for value in args[:count]:
             if isinstance(value, Tensor):
                 arrays.append(value.data)
-                slot = value.slot if taped else None
-                slots.append(slot)
-                wanted = wanted or slot is not None
-            elif isinstance(value, (list, tuple)):
-                arrays.append([each.data if isinstance(each, Tensor) else each for each in value])
-                many = [each.slot if taped and isinstance(each, Tensor) else None for each in value]
-                slots.append(many)
-                wanted = wanted or any(slot is not None for slot in many)
+                slot: Any = value.slot
+            elif value is None and len(arrays) >= self._required:
+                arrays.append(None)
+                slot = None
             else:
-                if value is None and len(arrays) < self._required:
-                    raise TypeError(f"{self.name}: missing argument `{self.tensors[len(arrays)]}`")
-                arrays.append(value if value is None or isinstance(value, Array) else as_array(value))
-                slots.append(None)
-        if wanted:
-            kwargs["needs"] = [
-                any(s is not None for s in slot) if isinstance(slot, list) else slot is not None for slot in slots
-            ]
-        out, saved = self.forward(*arrays, *args[count:], **kwargs)
-        if not wanted:
-            return tuple(Tensor(each) for each in out) if isinstance(out, tuple) else Tensor(out)
-        outputs = [_tracked(each) for each in out] if isinstance(out, tuple) else [_tracked(out)]
-        assert self.backward_fn is not None
-        Entry(self.name, self.backward_fn, saved, slots, [t.slot for t in outputs if t.slot is not None])
-        return tuple(outputs) if isinstance(out, tuple) else outputs[0]
+                array, slot = self._given(value, len(arrays))
+                arrays.append(array)
+            slots.append(slot)
+            if slot is not None:
+                wanted = True
+        if len(args) > count:
+            arrays += args[count:]
+        if wanted and state.enabled:
+            return self._taped(self.forward(*arrays, needs=[slot is not None for slot in slots], **options), slots)
+        out = self.forward(*arrays, **options)[0]
+        return result(out) if isinstance(out, Array) else tuple(map(result, out))
+
+    def _completed(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
+        """The tensor arguments in order: those given by name are taken out of `options`, the others are None."""
+        return args + tuple(options.pop(name, None) for name in self.tensors[len(args) :])
+
+    def _given(self, value: Any, index: int) -> tuple[Any, Any]:
+        """Array and slot of an argument that is not a tensor: an array, numbers, or a list of tensors."""
+        if value is None:
+            raise TypeError(f"{self.name}: missing argument `{self.tensors[index]}`")
+        if isinstance(value, (list, tuple)):
+            slots = [each.slot if isinstance(each, Tensor) else None for each in value]
+            return [as_array(each) for each in value], None if all(slot is None for slot in slots) else slots
+        return as_array(value), None
+
+    def _taped(self, made: tuple[Any, Any], inputs: list[Any]) -> Any:
+        """Tensors of what the forward returned, and the entry that will fill their slots and then the inputs'."""
+        out, saved = made
+        assert self.backward_fn is not None, f"{self.name} has no backward"
+        if isinstance(out, Array):
+            slot = Slot(out.shape, out.dtype)
+            Entry(self.name, self.backward_fn, saved, inputs, (slot,))
+            return result(out, slot)
+        slots = [Slot(each.shape, each.dtype) for each in out]
+        Entry(self.name, self.backward_fn, saved, inputs, slots)
+        return tuple(map(result, out, slots))
 
 
-def _tracked(array: Array) -> Tensor:
-    tensor = Tensor(array)
-    tensor.requires_grad = True
-    tensor.slot = Slot(array.shape, array.dtype)
-    return tensor
+class _Unary(Op):
+    """An op of one tensor argument; where that is all there is, the same as Op in half the time."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if options or len(args) != 1 or not isinstance(args[0], Tensor):
+            return super().__call__(*args, **options)
+        tensor: Tensor = args[0]
+        if tensor.slot is not None and state.enabled:
+            return self._taped(self.forward(tensor.data, needs=[True]), [tensor.slot])
+        out = self.forward(tensor.data)[0]
+        return result(out) if isinstance(out, Array) else tuple(map(result, out))
+
+
+class _Binary(Op):
+    """The same for two."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if options or len(args) != 2:
+            return super().__call__(*args, **options)
+        a, b = args
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            return super().__call__(a, b)
+        slots = [a.slot, b.slot]
+        if slots != _NONE and state.enabled:
+            needs = [a.slot is not None, b.slot is not None]
+            return self._taped(self.forward(a.data, b.data, needs=needs), slots)
+        out = self.forward(a.data, b.data)[0]
+        return result(out) if isinstance(out, Array) else tuple(map(result, out))
+
+
+_NONE = [None, None]
+_KINDS = {1: _Unary, 2: _Binary}
 
 
 def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
@@ -127,7 +169,7 @@ def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
     """
 
     def decorate(forward: Callable[..., Any]) -> Op:
-        made = Op(forward, tensors)
+        made = _KINDS.get(len(tensors), Op)(forward, tensors)
         OPS.add(made.name, made)
         return made
 
@@ -135,39 +177,20 @@ def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
 
 
 # -- checks: every message says op, argument, expected, got ---------------------------------------------------------
+check_float = k.check_float  # check_float(name, x=x, ...): one floating-point type, None left out
+check_wide = k.check_wide  # check_wide(name, like, x=x, ...): float32 beside bfloat16, else like's type
+check_int32 = k.check_int32
+
+
+def refuse(name: str, argument: str, expected: object, got: object) -> NoReturn:
+    """Raise the ShapeError of an argument; behind an `if`, so that its texts cost nothing where all is well."""
+    raise ShapeError(f"{name}: `{argument}` expected {expected}, got {got}")
+
+
 def check(condition: bool, name: str, argument: str, expected: object, got: object) -> None:
     """Raise ShapeError unless `condition`."""
     if not condition:
-        raise ShapeError(f"{name}: `{argument}` expected {expected}, got {got}")
-
-
-def check_float(name: str, **arrays: Array | None) -> None:
-    """All given arrays must be of one floating-point type."""
-    first: tuple[str, str] | None = None
-    for argument, array in arrays.items():
-        if array is None:
-            continue
-        if array.dtype not in ("float32", "float64", "bfloat16"):
-            raise DTypeError(f"{name}: `{argument}` expected float32, float64 or bfloat16, got {array.dtype}")
-        if first is None:
-            first = (argument, array.dtype)
-        elif array.dtype != first[1]:
-            raise DTypeError(f"{name}: `{argument}` expected {first[1]} like `{first[0]}`, got {array.dtype}")
-
-
-def check_wide(name: str, like: Array, **arrays: Array | None) -> None:
-    """All given arrays must be of the type that goes with `like`: float32 beside bfloat16, else the same."""
-    expected = wide(like.dtype)
-    for argument, array in arrays.items():
-        if array is not None and array.dtype != expected:
-            raise DTypeError(f"{name}: `{argument}` expected {expected} beside {like.dtype}, got {array.dtype}")
-
-
-def check_int32(name: str, **arrays: Array | None) -> None:
-    """All given arrays must be int32."""
-    for argument, array in arrays.items():
-        if array is not None and array.dtype != "int32":
-            raise DTypeError(f"{name}: `{argument}` expected int32, got {array.dtype}")
+        refuse(name, argument, expected, got)
 
 
 def elements_bytes(*arrays: Any) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from .. import _kernels as k
 from ..autograd import Slot
-from ..errors import ShapeError
 
 Array = k.Array
 
@@ -40,28 +39,10 @@ def strides(shape: Sequence[int]) -> list[int]:
     return result
 
 
-def broadcast_shape(name: str, a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
-    """NumPy's broadcasting rule. Raises ShapeError naming the op."""
-    rank = max(len(a), len(b))
-    pa, pb = (1,) * (rank - len(a)) + tuple(a), (1,) * (rank - len(b)) + tuple(b)
-    for x, y in zip(pa, pb, strict=True):
-        if x != y and x != 1 and y != 1:
-            raise ShapeError(f"{name}: shapes {tuple(a)} and {tuple(b)} do not broadcast")
-    return tuple(y if x == 1 else x for x, y in zip(pa, pb, strict=True))
-
-
-def _broadcast_strides(shape: Sequence[int], to: Sequence[int]) -> list[int]:
-    own = [0 if size == 1 else stride for size, stride in zip(shape, strides(shape), strict=True)]
-    return [0] * (len(to) - len(shape)) + own
-
-
 def binary(name: str, a: Array, b: Array) -> Array:
     """y = f(a, b) with broadcasting."""
-    shape = broadcast_shape(name, a.shape, b.shape)
-    y = k.empty(shape, a.dtype)
-    k.binary(
-        a, b, y, list(shape), _broadcast_strides(a.shape, shape), _broadcast_strides(b.shape, shape), BINARY_CODE[name]
-    )
+    y = k.empty_like(a) if a.shape == b.shape else k.empty(k.broadcast_shape(name, a.shape, b.shape), a.dtype)
+    k.binary(a, b, y, BINARY_CODE[name])
     return y
 
 
@@ -99,7 +80,7 @@ def copied(x: Array) -> Array:
 def strided(x: Array, shape: Sequence[int], stride: Sequence[int], offset: int = 0) -> Array:
     """A contiguous copy of a strided walk over x."""
     y = k.empty(tuple(shape), x.dtype)
-    k.copy(x, y, list(shape), list(stride), offset)
+    k.copy(x, y, shape, stride, offset)
     return y
 
 

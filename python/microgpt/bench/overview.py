@@ -1,4 +1,4 @@
-"""Quick figures of this machine, for `microgpt bench`. Comparisons with other libraries live in the bench folder."""
+"""Quick figures of this machine alone: what `microgpt bench` shows without a verb of its own."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from . import _kernels as k
-from .api import info
-from .data.batches import Batches
-from .data.corpus import read_documents
-from .engine.generate import generate_ids
-from .engine.sampler import Sampling
-from .optim import Schedule
-from .tokenizers.char import CharTokenizer
-from .training.build import make_model, make_optimizer
-from .training.config import TrainConfig
-from .training.objective import LanguageModeling
-from .training.trainer import Limits, Trainer
+from .. import _kernels as k
+from ..api import info
+from ..data.batches import Batches
+from ..data.corpus import read_documents
+from ..engine.generate import generate_ids
+from ..engine.sampler import Sampling
+from ..optim import Schedule
+from ..tokenizers.char import CharTokenizer
+from ..training.build import make_model, make_optimizer
+from ..training.config import TrainConfig
+from ..training.objective import LanguageModeling
+from ..training.trainer import Limits, Trainer
 
 # (rows, columns, inner): square, and the products of a small and a GPT-2 layer on 1,024 tokens, and of one token
 MATMULS = ((512, 512, 512), (1024, 1024, 1024), (1024, 512, 128), (1024, 3072, 768), (1, 3072, 768))

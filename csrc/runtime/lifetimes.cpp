@@ -1,0 +1,87 @@
+#include "runtime/lifetimes.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace mg {
+namespace {
+
+constexpr size_t kLine = 64;
+size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + kLine - 1) / kLine * kLine; }
+
+// The lowest gap of `bytes` in one place among the blocks that live at the same time.
+size_t lowest_gap(const Lifetime& block, const std::vector<size_t>& there, const std::vector<Lifetime>& blocks) {
+  std::vector<std::pair<size_t, size_t>> taken;  // begin, end
+  for (const size_t other : there)
+    if (blocks[other].from < block.until && block.from < blocks[other].until)
+      taken.emplace_back(blocks[other].offset, blocks[other].offset + rounded(blocks[other].bytes));
+  std::sort(taken.begin(), taken.end());
+  size_t at = 0;
+  for (const auto& [begin, end] : taken) {
+    if (begin >= at + rounded(block.bytes)) break;
+    at = std::max(at, end);
+  }
+  return at;
+}
+
+// Each block in the given order at the lowest gap that is free for its whole life, in a host if one has room.
+size_t place_in(const std::vector<size_t>& order, const std::vector<size_t>& hosts, std::vector<Lifetime>& blocks) {
+  size_t whole = 0;
+  std::vector<size_t> arena;
+  std::vector<std::vector<size_t>> guests(hosts.size());
+  for (const size_t index : order) {
+    Lifetime& block = blocks[index];
+    block.host = Lifetime::kArena;
+    const size_t bytes = rounded(block.bytes);
+    for (size_t i = 0; i < hosts.size() && block.host == Lifetime::kArena; ++i) {
+      const Lifetime& host = blocks[hosts[i]];
+      if (block.until > host.from || bytes > rounded(host.bytes)) continue;
+      block.offset = lowest_gap(block, guests[i], blocks);
+      if (block.offset + bytes > rounded(host.bytes)) continue;
+      block.host = hosts[i];
+      guests[i].push_back(index);
+    }
+    if (block.host != Lifetime::kArena) continue;
+    block.offset = lowest_gap(block, arena, blocks);
+    arena.push_back(index);
+    whole = std::max(whole, block.offset + bytes);
+  }
+  return whole;
+}
+
+}  // namespace
+
+size_t most_alive(const std::vector<Lifetime>& blocks) {
+  std::vector<std::pair<int64_t, int64_t>> changes;
+  for (const Lifetime& block : blocks) {
+    changes.emplace_back(block.from, (int64_t)block.bytes);
+    if (block.until != Lifetime::kAlive) changes.emplace_back(block.until, -(int64_t)block.bytes);
+  }
+  std::sort(changes.begin(), changes.end());
+  int64_t alive = 0, most = 0;
+  for (const auto& change : changes) most = std::max(most, alive += change.second);
+  return (size_t)most;
+}
+
+size_t place(std::vector<Lifetime>& blocks) {
+  std::vector<size_t> order, hosts;
+  for (size_t i = 0; i < blocks.size(); ++i) (blocks[i].until == Lifetime::kAlive ? hosts : order).push_back(i);
+  // Finding the least is hard (it is bin packing); the best of four simple orders comes within a few percent.
+  auto lasts = [&](size_t i) { return blocks[i].until - blocks[i].from; };
+  std::vector<Lifetime> best = blocks;
+  size_t least = SIZE_MAX;
+  for (int attempt = 0; attempt < 4; ++attempt) {
+    std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+      if (attempt == 0) return blocks[a].bytes > blocks[b].bytes;
+      if (attempt == 1) return lasts(a) > lasts(b);
+      if (attempt == 2) return blocks[a].from > blocks[b].from;
+      return (double)blocks[a].bytes * (double)lasts(a) > (double)blocks[b].bytes * (double)lasts(b);
+    });
+    const size_t whole = place_in(order, hosts, blocks);
+    if (whole < least) least = whole, best = blocks;
+  }
+  blocks = best;
+  return least;
+}
+
+}  // namespace mg

@@ -1,0 +1,5 @@
+"""`microgpt bench`: figures of this machine, other libraries and the machine's limits beside them, in one run.
+
+overview.py is the quick look. kernels.py and train.py drive child processes (paired.py), one library in each because
+thread pools disturb each other: ours_*.py on our side, peers/ on theirs. roofline.py measures the limits.
+"""
