@@ -98,9 +98,9 @@ def test_hidden_states_are_those_of_transformers(name: str, golden: dict[str, An
 
 @every_family
 def test_bfloat16_is_float32_up_to_the_rounding_of_activations(name: str) -> None:
-    """Gemma 3 has 26 roundings a block: six norms with 1 + weight (12), seven products, two rotations, softmax, attention,
-    gate, two sums; two more at either end of the model. Each is up to 2^-9 of a value; of independent sign, they move the
-    logits by sqrt(28 blocks) 2^-9 of their size."""
+    """Gemma 3 has 26 roundings a block: six norms with 1 + weight (12), seven products, two rotations, softmax,
+    attention, gate, two sums; two more at either end of the model. Each is up to 2^-9 of a value; of independent sign,
+    they move the logits by sqrt(28 blocks) 2^-9 of their size."""
     import ml_dtypes
 
     config, found = config_of(name), []
