@@ -267,8 +267,9 @@ def load(
     dtype: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> LanguageModel:
-    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file, a llama2.c file or, by id as ORG/NAME,
-    a model of the hub; None is the newest run below ./runs. A model of the hub is downloaded (extra hub) into that
+    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file, a llama2.c file or a model of the hub.
+
+    None is the newest run below ./runs. A model of the hub, given by id as ORG/NAME, is downloaded (extra hub) into that
     library's cache.
 
     `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. `say` is told

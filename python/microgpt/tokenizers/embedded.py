@@ -1,4 +1,4 @@
-"""The tokenizer inside the metadata of a GGUF file: a tokenizer.json, which `export` writes, or llama.cpp's own keys."""
+"""The tokenizer in the metadata of a GGUF file: a tokenizer.json, which `export` writes, or llama.cpp's own keys."""
 
 from __future__ import annotations
 
