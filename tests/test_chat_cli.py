@@ -42,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = CharTokenizer.train([string.printable.replace(">", "")])  # replies do not look like a prompt
     config: ModelConfig = FAMILIES.get("llama").read(
         {
-            "vocab_size": tokenizer.vocab_size, "max_position_embeddings": 8000, "hidden_size": 16,
+            "vocab_size": tokenizer.vocab_size, "max_position_embeddings": 200_000, "hidden_size": 16,
             "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
         }
     )  # fmt: skip
@@ -170,7 +170,7 @@ def test_a_refusal_keeps_the_chat(place: Path) -> None:
     done = talk(place, "m", "/system no\nhi\n/system yes\nhi\n")
     assert done.returncode == 0 and len(done.stdout.splitlines()) >= 1
     assert "error: the chat template refuses these messages: never that" in done.stderr
-    long = talk(place, "m", "x" * 9000 + "\nhi\n")
+    long = talk(place, "m", "x" * 210_000 + "\nhi\n")
     assert long.returncode == 0 and "the model's context" in long.stderr and long.stdout
 
 
@@ -236,7 +236,7 @@ class Terminal:
 @pytest.fixture
 def terminal(place: Path) -> Iterator[Terminal]:
     pytest.importorskip("pty", reason="no pseudo-terminals here")
-    made = Terminal(place, "--max-tokens", "7000", "--seed", "1", "--ignore-eos")
+    made = Terminal(place, "--max-tokens", "190000", "--seed", "1", "--ignore-eos")
     yield made
     made.close()
 
@@ -246,7 +246,7 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_ends(terminal: Terminal) -> None:
     terminal.until("> ")
     terminal.send("hi\n")
     terminal.until("hi\r\n")
-    time.sleep(0.5)  # into the reply
+    time.sleep(0.2)  # into the reply, which takes many seconds
     os.kill(terminal.process.pid, signal.SIGINT)
     terminal.until("stopped; what was written is kept")
     terminal.until("> ")
