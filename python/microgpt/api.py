@@ -269,8 +269,8 @@ def load(
 ) -> LanguageModel:
     """Open a model folder, a run folder (its newest good checkpoint), a GGUF file, a llama2.c file or a model of the hub.
 
-    None is the newest run below ./runs. A model of the hub, given by id as ORG/NAME, is downloaded (extra hub) into that
-    library's cache.
+    None is the newest run below ./runs. A model of the hub, given by id as ORG/NAME, is downloaded (extra hub) into
+    that library's cache.
 
     `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. `say` is told
     how much memory the weights need before they are read. A file without a vocabulary gets a tokenizer of bare ids.

@@ -41,6 +41,9 @@ def read(metadata: Mapping[str, Any], vocab_size: int, where: str) -> Tokenizer:
             if CharTokenizer.describes(content)
             else HubTokenizer(text, config, where)
         )
+        template = metadata.get("tokenizer.chat_template")
+        if isinstance(template, str) and isinstance(found, HubTokenizer):
+            found.chat_templates["default"] = template
         return found
     if "tokenizer.ggml.tokens" in metadata and metadata.get(MODEL) != "no_vocab":
         return gguf.from_metadata(metadata, where)
