@@ -267,7 +267,7 @@ def load(
     dtype: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> LanguageModel:
-    """Open a model folder, a run folder (its newest good checkpoint), a GGUF file, a llama2.c file or a model of the hub.
+    """Open a model folder, a run folder (its newest good checkpoint), a GGUF or llama2.c file, or a model of the hub.
 
     None is the newest run below ./runs. A model of the hub, given by id as ORG/NAME, is downloaded (extra hub) into
     that library's cache.
