@@ -19,6 +19,7 @@ from . import __version__, system
 from . import _kernels as k
 from .autograd import no_grad
 from .engine.config import GenerationConfig, GenerationOptions, shows_options
+from .engine.embed import embed
 from .engine.sampler import whole
 from .engine.text import write
 from .errors import ConfigError, ShapeError, TokenizerError
@@ -26,6 +27,7 @@ from .io import files, hub, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.gguf import save_gguf
+from .models.pooling import Pooling, read_pooling
 from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, take
 from .nn.context import Ctx, Layout
 from .tokenizers import embedded
@@ -57,19 +59,24 @@ class Generation:
 
 
 class LanguageModel:
-    """A decoder with its tokenizer. May be used from several threads: calls queue."""
+    """A decoder with its tokenizer. May be used from several threads: calls queue.
 
-    def __init__(self, decoder: Decoder, tokenizer: Tokenizer) -> None:
+    `pooling` says how embed() makes one vector of a text, None where the model's files say nothing.
+    """
+
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, pooling: Pooling | None = None) -> None:
         if decoder.config.vocab_size < tokenizer.vocab_size:
             raise TokenizerError(
                 f"the tokenizer has {tokenizer.vocab_size} ids, the model only {decoder.config.vocab_size}"
             )
         self.decoder = decoder
         self.tokenizer = tokenizer
+        self.pooling = pooling
         self._lock = threading.RLock()
 
     def logits(self, ids: Sequence[int] | Sequence[Sequence[int]] | npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Ids (T) or (B, T) -> (T, V) or (B, T, V): scores of the next token after each. No tape."""
+        self._writes()
         try:
             array = np.asarray(ids)
         except ValueError:
@@ -86,6 +93,7 @@ class LanguageModel:
 
     def loss(self, ids: Sequence[int] | npt.NDArray[Any]) -> float:
         """Mean negative log-likelihood in nats of ids[1:] given what stands before each; at least two ids."""
+        self._writes()
         array = self._ids(np.asarray(ids).reshape(-1))
         if array.size < 2:
             raise ShapeError(f"loss: expected at least two ids, got {array.size}")
@@ -176,6 +184,7 @@ class LanguageModel:
     def _chat_prompt(
         self, messages: Messages, tools: Any, template: Any, values: Mapping[str, Any] | None
     ) -> list[int]:
+        self._writes()
         return self.tokenizer.apply_chat_template(messages, tools=tools, template=template, **(values or {}))
 
     @shows_options
@@ -197,6 +206,17 @@ class LanguageModel:
             if piece.text:
                 yield piece.text
 
+    def embed(self, texts: Sequence[str], truncate: bool = False) -> npt.NDArray[np.float32]:
+        """n texts -> (n, D), for encoders and models whose files state a pooling, as sentence-transformers does.
+
+        An encoder without one takes the mean over all tokens, not normalized. `truncate` takes the first tokens of
+        texts that are too long. Raises ConfigError for other decoders, ShapeError for a text too long or empty.
+
+            a, b = model.embed(["A cat sleeps.", "A dog sleeps."])
+        """
+        with self._lock:
+            return embed(self.decoder, self.tokenizer, self.pooling, texts, truncate)
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the Hugging Face layout into `folder` (made if needed); transformers loads families it knows.
 
@@ -212,6 +232,8 @@ class LanguageModel:
             save_decoder(self.decoder, temp, bos_id=self.tokenizer.bos_id, eos_id=eos)
             self.tokenizer.max_length = self.decoder.config.max_positions
             self.tokenizer.save(temp)
+            if self.pooling is not None:
+                self.pooling.save(temp)
             for name in files.regular_files(temp):
                 files.fsync_file(temp / name)
                 (place / name).parent.mkdir(exist_ok=True)
@@ -238,6 +260,10 @@ class LanguageModel:
         save_gguf(self.decoder, place, type, {"general.name": place.stem, **embedded.write(self.tokenizer)})
         return place
 
+    def _writes(self) -> None:
+        if not self.decoder.config.causal:
+            raise ConfigError(f"an encoder ({self.decoder.config.family}) does not predict the next token; see embed()")
+
     def _ids(self, array: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         vocab = self.decoder.config.vocab_size
         if array.size == 0 or not np.issubdtype(array.dtype, np.integer):
@@ -252,6 +278,7 @@ class LanguageModel:
             raise ShapeError(f"ids: expected at most {context} tokens (the model's context), got {tokens}")
 
     def _prompt(self, prompt: str) -> list[int]:
+        self._writes()
         if not isinstance(prompt, str):
             raise TokenizerError(f"prompt: expected a string, got {type(prompt).__name__}")
         ids = self.tokenizer.encode(prompt, add_bos=self.tokenizer.adds_bos)
@@ -292,7 +319,7 @@ def load(
         megabytes = found.bytes_needed(dtype) / 1e6
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
-    return LanguageModel(take(found, dtype), tokenizer)
+    return LanguageModel(take(found, dtype), tokenizer, None if place.is_file() else read_pooling(place))
 
 
 def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:

@@ -24,6 +24,7 @@ PATTERNS = (
     "chat_template.jinja",
     "additional_chat_templates/*.jinja",
     "modules.json",
+    "sentence_bert_config.json",
     "1_Pooling/config.json",
 )
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,200})?", re.ASCII)

@@ -30,26 +30,38 @@ MAX_CONFIG = 16 << 20  # bytes; config.json is small, and parsing is not free
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError if it is missing, FormatError if it is not one."""
+    value = _parsed(path)
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_list(path: Path) -> list[Any]:
+    """A JSON list from a file; errors as in read_json."""
+    value = _parsed(path)
+    if not isinstance(value, list):
+        raise FormatError(f"{path}: expected a JSON list, got {type(value).__name__}")
+    return value
+
+
+def _parsed(path: Path) -> Any:
     try:
         data = files.read_bytes(path, MAX_CONFIG, follow=True)
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent}: no {path.name}; is this a model folder?") from None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise FormatError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write a JSON object with sorted keys. Raises StorageError."""
+def write_json(path: Path, values: dict[str, Any] | list[Any]) -> None:
+    """Write a JSON object or list with sorted keys. Raises StorageError."""
     try:
         path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:

@@ -60,6 +60,11 @@ class Tokenizer(ABC):
     def adds_bos(self, value: bool) -> None:
         self._adds_bos = value
 
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The ids before and after a whole text, as an encoder reads it: [CLS] and [SEP], say."""
+        return self._edge("bos", self.adds_bos), []
+
     @abstractmethod
     def _encode(self, text: str) -> list[int]: ...
 

@@ -54,7 +54,7 @@ class HubTokenizer(Tokenizer):
         # What a chat's text may not spell: also tokens such as <tool_call> that are shown, but runs of spaces.
         self._controls = {token.content: number for number, token in added.items() if token.content.strip()}
         self._shown = frozenset(self._controls.keys() - self._specials.keys())
-        post = content.get("post_processor")
+        post = self._post = content.get("post_processor")
         self._library = library
         self._names: dict[str, str] = {}
         if _reachable(content.get("model"), self._specials):
@@ -81,6 +81,16 @@ class HubTokenizer(Tokenizer):
             if library.token_to_id(name) != controls[token]:
                 raise TokenizerError(f"{self._where}: {token[:40]!r} has two meanings in it")
         return library, {name: token for token, name in names.items()}
+
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """As the post-processor says, and without one as tokenizer_config.json does (add_bos_token, add_eos_token)."""
+        if self._post is None:
+            ends = self._config.get("add_eos_token") is True and self.eos_id is not None
+            return super().frame[0], self._edge("eos", ends)
+        made = guard("post-processor", lambda: self._library.encode("a", add_special_tokens=True))
+        inner = [i for i, special in enumerate(made.special_tokens_mask) if not special] or [len(made.ids)]
+        return made.ids[: inner[0]], made.ids[inner[-1] + 1 :]
 
     def _encode(self, text: str) -> list[int]:
         text = self._before(text) if self._before else text
