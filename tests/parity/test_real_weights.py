@@ -97,11 +97,12 @@ def llama2c_logits(path: Path, ids: list[int]) -> Array:
         q, key = rotated((y @ wq[i].T).reshape(length, heads, head)), (y @ wk[i].T).reshape(length, kv_heads, head)
         key = np.repeat(rotated(key), heads // kv_heads, 1)
         value = np.repeat((y @ wv[i].T).reshape(length, kv_heads, head), heads // kv_heads, 1)
-        scores = np.einsum("qhd,khd->hqk", q, key) / math.sqrt(head)
+        q, key, value = (each.swapaxes(0, 1) for each in (q, key, value))  # (heads, length, head)
+        scores = q @ key.swapaxes(1, 2) / math.sqrt(head)
         scores[:, ~np.tri(length, dtype=bool)] = -np.inf
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
-        x = x + np.einsum("hqk,khd->qhd", weights, value).reshape(length, width) @ wo[i].T
+        x = x + (weights @ value).swapaxes(0, 1).reshape(length, width) @ wo[i].T
         y = norm(x, norm2[i])
         gate = y @ w1[i].T
         x = x + (gate / (1 + np.exp(-gate)) * (y @ w3[i].T)) @ w2[i].T
