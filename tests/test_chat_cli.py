@@ -189,8 +189,41 @@ def test_a_model_without_template_continues_plain_text(place: Path) -> None:
 def test_wrong_use(place: Path) -> None:
     assert talk(place, "m", "", "--temperature", "-1").returncode == 2
     gone = talk(place, "missing", "")
-    assert gone.returncode == 1 and gone.stderr.startswith("error: missing: no config.json")
+    assert gone.returncode == 1 and gone.stderr == "error: missing: cannot open: No such file or directory\n"
     assert talk(place, "m", "").stdout == ""
+    assert talk(place, "", "").returncode == 2  # not the current folder
+    unknown = talk(place, "m", "hi\n", "--template", "other")
+    assert (unknown.returncode, unknown.stdout) == (1, "") and "no chat template 'other'" in unknown.stderr
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "none.json", "", "list.json", "nul\ufffd"])
+def test_a_conversation_that_cannot_be_loaded_ends_a_script(place: Path, name: str) -> None:
+    if not (place / "pipe").exists():
+        os.mkfifo(place / "pipe")  # nobody writes to it: reading would wait for ever
+    (place / "list.json").write_text("[]")
+    done = talk(place, "m", "hi\n", "--load", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: cannot load") and len(done.stderr.splitlines()) == 1
+
+
+def test_save_replaces_whole_regular_files_only(place: Path) -> None:
+    if not (place / "pipe").exists():
+        os.mkfifo(place / "pipe")
+    (place / "link.json").symlink_to("linked.json")
+    (place / "linked.json").write_text("old")
+    done = talk(place, "m", "/save pipe\n/save /dev/null\n/save\nhi\n/save link.json\n")
+    assert [line.startswith("cannot save") for line in done.stderr.splitlines()] == [True, True, True, False]
+    assert (place / "link.json").is_symlink() and "messages" in json.loads((place / "linked.json").read_text())
+    assert not list(place.glob("*.tmp.*"))
+
+
+def test_nested_values_and_a_closed_stdin(place: Path) -> None:
+    done = talk(place, "m", "/params stop " + "[" * 100_000 + "\n/exit\n")
+    assert done.returncode == 0 and "internal error" not in done.stderr
+    command = f"{sys.executable} -m microgpt chat m --seed 1 <&-"
+    closed = subprocess.run(command, shell=True, cwd=place, env=environment(), capture_output=True, text=True,
+                            timeout=120, check=False)  # fmt: skip
+    assert (closed.returncode, closed.stdout, closed.stderr) == (0, "", "")
 
 
 # --- a person: a terminal --------------------------------------------------------------------------------------

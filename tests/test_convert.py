@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import microgpt
+from microgpt.errors import CheckpointError, FormatError, StorageError
+from microgpt.io import safetensors
 from microgpt.tokenizers.char import CharTokenizer
-from tests.cli_tools import run
+from tests.cli_tools import environment, run
 from tests.format_tools import a_model, same
 
 
@@ -52,3 +58,65 @@ def test_convert_refuses(folder: Path, tmp_path: Path) -> None:
     target.write_text("old")
     assert run("convert", str(folder), str(target)).exit_code == 2 and target.read_text() == "old"
     assert run("convert", str(folder), str(target), "--force").exit_code == 0 and target.read_bytes()[:4] == b"GGUF"
+    for place, other in ((tmp_path / "d.gguf", "file"), (target.rename(tmp_path / "f"), "folder")):
+        if other == "file":
+            place.mkdir()
+        done = run("convert", str(folder), str(place), "--force")
+        assert done.exit_code == 2 and f"expected a {other} to replace" in done.stderr
+
+
+def test_a_save_that_fails_leaves_no_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("writing model.safetensors failed: disk full")
+
+    model = microgpt.load(folder)
+    (tmp_path / "kept").mkdir()
+    monkeypatch.setattr(safetensors, "save", full)
+    for name in ("new", "kept"):
+        with pytest.raises(StorageError, match=r"^writing model.safetensors failed: disk full$"):
+            model.save(tmp_path / name)
+    assert not (tmp_path / "new").exists() and list((tmp_path / "kept").iterdir()) == []
+
+
+def test_a_name_that_is_not_utf8_and_a_number_beyond_float32(folder: Path, tmp_path: Path) -> None:
+    model = microgpt.load(folder)
+    place = tmp_path / os.fsdecode(b"a\xff.gguf")
+    try:
+        place.touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert microgpt.load(model.export(place, "f32")).decoder.config == model.decoder.config
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e308}))
+    with pytest.raises(FormatError, match="expected a float32, got 1e\\+308"):
+        microgpt.load(folder).export(tmp_path / "m.gguf")
+
+
+def test_load_names_the_place(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path, message in [
+        (tmp_path / "none", "none: cannot open: No such file"), (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "a\0b", "null"), (tmp_path / "pipe.gguf", "got a device or pipe"),
+    ]:  # fmt: skip
+        with pytest.raises(CheckpointError, match=message):
+            microgpt.load(path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 0}))
+    done = run("generate", "--model", str(folder))
+    assert done.exit_code == 1 and done.stderr.startswith(f"error: {folder / 'config.json'}: vocab_size: expected")
+
+
+def test_a_window_as_long_as_the_context_is_none(tmp_path: Path) -> None:
+    made = microgpt.train(data="names", model="mistral", steps=1, layers=1, width=16, heads=2, out=tmp_path / "run")
+    assert made is not None
+    model = microgpt.load(tmp_path / "run")
+    back = microgpt.load(model.export(tmp_path / "m.gguf", "f32"))
+    options = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True}
+    assert back.generate("e", **options).ids == model.generate("e", **options).ids
+
+
+def test_generate_with_a_closed_stdout(folder: Path) -> None:
+    command = f"{sys.executable} -m microgpt generate --model {folder} --prompt ab --max-tokens 2 --seed 1 >&-"
+    done = subprocess.run(command, shell=True, env=environment(), stderr=subprocess.PIPE, text=True, timeout=120,
+                          check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")

@@ -80,8 +80,14 @@ def test_load_asks_for_what_a_model_needs(model: Path, monkeypatch: pytest.Monke
         ("GatedRepoError", r"^org/name: its owner grants access"),
         ("RepositoryNotFoundError", r"^org/name: no such model on the hub \(or a private one\), and no folder"),
         ("RevisionNotFoundError", r"^org/name: the model has no revision 'x'"),
-        ("LocalEntryNotFoundError", r"^org/name: the hub cannot be reached, and the model is not in the cache .+"),
-        ("OfflineModeIsEnabled", r"^org/name: the hub cannot be reached, and the model is not in the cache .+"),
+        (
+            "LocalEntryNotFoundError",
+            r"^org/name: no such file or folder here; the hub cannot be reached, and the model is not in the cache .+",
+        ),
+        (
+            "OfflineModeIsEnabled",
+            r"^org/name: no such file or folder here; the hub cannot be reached, and the model is not in the cache .+",
+        ),
         ("OSError", r"^org/name: the download into .+ failed; try again to go on \(no space\)"),
     ],
 )
@@ -121,7 +127,9 @@ def test_offline_for_real(model: Path, tmp_path: Path) -> None:
 
     done = run()
     last = done.stderr.strip().splitlines()[-1]
-    assert last.endswith(f"org/name: the hub cannot be reached, and the model is not in the cache {cache}"), done.stderr
+    assert last.endswith(
+        f"org/name: no such file or folder here; the hub cannot be reached, and the model is not in the cache {cache}"
+    ), done.stderr
     commit = "0" * 40
     snapshot = cache / "models--org--name" / "snapshots" / commit
     blobs = cache / "models--org--name" / "blobs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -22,7 +23,7 @@ from .engine.config import GenerationConfig, GenerationOptions, shows_options
 from .engine.embed import embed
 from .engine.sampler import whole
 from .engine.text import write
-from .errors import ConfigError, ShapeError, TokenizerError
+from .errors import CheckpointError, ConfigError, ShapeError, StorageError, TokenizerError
 from .io import files, hub, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
@@ -224,6 +225,8 @@ class LanguageModel:
         """
         place = Path(folder)
         temp = files.temp_name(place / "saving")
+        made = not place.exists()
+        done = False
         try:
             place.mkdir(parents=True, exist_ok=True)
             files.make_dir(temp)
@@ -239,11 +242,17 @@ class LanguageModel:
                 (place / name).parent.mkdir(exist_ok=True)
                 files.rename(temp / name, place / name)
             files.fsync_dir(place)
+            done = True
         except OSError as error:
+            if isinstance(error, StorageError):  # which says it all
+                raise
             raise files.storage_error(f"saving {place}", place, error) from error
         finally:
             if temp.exists():
                 files.remove(temp)
+            if made and not done:
+                with contextlib.suppress(OSError):  # never made, or no longer empty
+                    place.rmdir()
         return place
 
     def export(self, path: str | os.PathLike[str], type: str = "f16") -> Path:
@@ -257,7 +266,8 @@ class LanguageModel:
         place = Path(path)
         if place.suffix != ".gguf":
             raise ConfigError(f"export: expected a path that ends in .gguf, got {place}; save() writes a model folder")
-        save_gguf(self.decoder, place, type, {"general.name": place.stem, **embedded.write(self.tokenizer)})
+        name = place.stem.encode(errors="replace").decode()  # a file's name need not be UTF-8
+        save_gguf(self.decoder, place, type, {"general.name": name, **embedded.write(self.tokenizer)})
         return place
 
     def _writes(self) -> None:
@@ -306,6 +316,10 @@ def load(
     if isinstance(path, str) and hub.is_id(path):
         path = hub.download(path)
     place = find_newest_run() if path is None else Path(path)
+    try:
+        place.stat()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise CheckpointError(f"{place}: cannot open: {getattr(error, 'strerror', None) or error}") from error
     if not place.is_file():
         if not (place / "config.json").exists() and RunFolder(place).checkpoints():
             place, problems = RunFolder(place).latest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import secrets
 import signal
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import CheckpointError, ConfigError, MicrogptError, TokenizerError, nearest
+from ..errors import CheckpointError, ConfigError, DataError, MicrogptError, TokenizerError, nearest
+from ..io import files
 from .common import Command, Option, say
 
 if TYPE_CHECKING:
@@ -81,16 +83,12 @@ class Chat:
 
     def load(self, name: str) -> None:
         """Go on with the conversation in a file."""
-        from ..tokenizers.chat import checked
-
         try:
-            data = Path(name).read_bytes() if Path(name).stat().st_size <= FILE_LIMIT else b""
-            messages = checked(json.loads(data)["messages"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, MicrogptError) as error:
-            self.tell(f"cannot load {name or 'a file without a name'}: {error}")
+            self.messages = _conversation(name)
+        except MicrogptError as error:
+            self.tell(str(error))
             return
-        self.messages = messages
-        self.tell(f"{len(messages)} messages from {name}")
+        self.tell(f"{len(self.messages)} messages from {name}")
 
     def _say(self, text: str) -> None:
         self.messages.append({"role": "user", "content": text})
@@ -176,7 +174,7 @@ class Chat:
             name, _, value = rest.partition(" ")
             try:
                 changed = {**self.options, name: json.loads(value)}
-            except ValueError:
+            except (ValueError, RecursionError):
                 changed = {**self.options, name: value}
             try:
                 GenerationConfig.of(changed)  # type: ignore[arg-type]
@@ -189,11 +187,28 @@ class Chat:
     def _save(self, name: str) -> None:
         text = json.dumps({"messages": self.messages}, ensure_ascii=False, indent=1) + "\n"
         try:
-            Path(name).write_text(text, encoding="utf-8")
+            place = Path(name).resolve()  # what a symlink names is replaced and not the link
+            if place.exists() and not place.is_file():  # a pipe would wait for a reader, a folder cannot be one
+                raise OSError(errno.EINVAL, "not a regular file")
+            files.write_bytes_atomic(place, text.encode())
         except (OSError, ValueError) as error:
-            self.tell(f"cannot save {name or 'without a file name'}: {error}")
+            self.tell(f"cannot save {name or 'without a file name'}: {getattr(error, 'strerror', None) or error}")
             return
         self.tell(f"saved in {name}")
+
+
+def _conversation(name: str) -> list[dict[str, Any]]:
+    """The messages of a file that /save wrote. Raises DataError."""
+    from ..tokenizers.chat import checked
+
+    try:
+        value = json.loads(files.read_bytes(Path(name), FILE_LIMIT, follow=True))
+        if not isinstance(value, dict) or "messages" not in value:
+            raise ValueError("expected a JSON object with messages")
+        return checked(value["messages"])
+    except (OSError, ValueError, RecursionError, MicrogptError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot load {name or 'a file without a name'}: {why}") from error
 
 
 class _Stoppable:
@@ -223,7 +238,7 @@ def _read(terminal: bool, prompt: str) -> str | None:
         except EOFError:
             click.echo()
             return None
-    line = sys.stdin.readline()
+    line = "" if sys.stdin is None else sys.stdin.readline()  # None: it was closed
     return line.rstrip("\r\n") if line else None
 
 
@@ -248,11 +263,16 @@ def _run(
 ) -> None:
     from .. import api
     from ..engine.config import GenerationConfig
+    from ..tokenizers.chat import choose
 
+    if model == "":  # which an unset shell variable leaves; it is not the current folder
+        raise ConfigError("expected a model, got an empty name")
     options["seed"] = secrets.randbelow(2**32) if seed is None else seed
     GenerationConfig(**options)  # impossible values are told before the model is read
     try:
         chat = Chat(api.load(model), options, system, template)
+        if template is not None:
+            choose(chat.model.tokenizer.chat_templates, template, False)  # an unknown one is told before the first turn
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
         raise CheckpointError(str(error)) from error
     terminal = sys.stdin is not None and sys.stdin.isatty()
@@ -265,7 +285,8 @@ def _run(
     if chat.plain:
         say("this model has no chat template: it continues the conversation as plain text, a line for each turn")
     if load is not None:
-        chat.load(load)
+        chat.messages = _conversation(load)
+        say(f"{len(chat.messages)} messages from {load}")
     if seed is None and options["temperature"] > 0:
         say(f"seed {options['seed']}")
     while True:

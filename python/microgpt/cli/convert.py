@@ -34,6 +34,10 @@ def _run(source: Path, target: Path, kind: str | None, force: bool, quiet: bool)
         kind = type_of(kind or "f16")
     if target.exists() and not force:
         raise ConfigError(f"{target} exists; --force replaces it")
+    if target.exists() and target.is_dir() == to_file:
+        raise ConfigError(
+            f"{target}: expected a {'file' if to_file else 'folder'} to replace, got another kind of thing"
+        )
     tell = (lambda line: None) if quiet else say
     started = time.perf_counter()
     with stoppable():

@@ -51,7 +51,7 @@ def _run(
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
         raise CheckpointError(str(error)) from error
     if stream is None:
-        stream = num_samples == 1 and sys.stdout.isatty()
+        stream = num_samples == 1 and sys.stdout is not None and sys.stdout.isatty()
     if stream:
         pieces = language_model.stream(start, **options)
         first = next(pieces, "")  # what is wrong with the prompt is told before anything is shown

@@ -140,5 +140,8 @@ def _value(key: str, value: Any) -> tuple[int, bytes]:
     if isinstance(value, np.generic) and np.dtype(value.dtype) in _CODES:
         return _CODES[np.dtype(value.dtype)], value.tobytes()
     if isinstance(value, float):
-        return _FLOAT32, struct.pack("<f", value)
+        try:
+            return _FLOAT32, struct.pack("<f", value)
+        except OverflowError:
+            raise FormatError(f"metadata {key!r}: expected a float32, got {value}") from None
     raise FormatError(f"metadata {key!r}: GGUF has no type for {value!r}")

@@ -65,7 +65,7 @@ def download(name: str) -> Path:
         raise CheckpointError(f"{name}: the model has no revision {revision!r}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise CheckpointError(
-            f"{name}: the hub cannot be reached, and the model is not in the cache {cache}"
+            f"{name}: no such file or folder here; the hub cannot be reached, and the model is not in the cache {cache}"
         ) from error
     except Exception as error:  # what a network does
         line = " ".join(str(error).split())[:300]

@@ -228,6 +228,8 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
     """The inverse: metadata, and tensors of rotary factors. Raises ConfigError for what GGUF cannot say."""
     facts = facts_of(config)
     values = FAMILIES.get(config.family).write(config)
+    if (values.get("sliding_window") or 0) >= config.max_positions and facts.fixed.get("sliding_window", 0) is None:
+        values = {**values, "sliding_window": None}  # no key is ever outside it
     for key, value in facts.fixed.items():
         if values.get(key, value) != value:
             raise ConfigError(f"GGUF's {facts.arch} has {key} {value!r}, this model {values[key]!r}")

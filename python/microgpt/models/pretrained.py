@@ -109,7 +109,10 @@ def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
     quantization = values.get("quantization")  # MLX's, under both names; shards.dequantized reads it
     ours = {key: value for key, value in values.items() if not (key == "quantization" or (
         key == "quantization_config" and value == quantization))}  # fmt: skip
-    return FAMILIES.get(kind).read(ours)
+    try:
+        return FAMILIES.get(kind).read(ours)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {str(error).removeprefix('config.json: ')}") from error
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     Raises CheckpointError for missing files, missing or unexpected weights (all named); FormatError, ConfigError.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise CheckpointError(f"{path}: expected a model folder or file, got a device or pipe")
     found = _open_file(path) if path.is_file() else _open_folder(path)
     if found.rules is not None:
         names = [rule.theirs for rule in found.rules]
