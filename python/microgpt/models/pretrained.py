@@ -151,10 +151,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: expected a model folder or file, got a device or pipe")
     found = _open_file(path) if path.is_file() else _open_folder(path)
     if found.rules is not None:
-        names = [rule.theirs for rule in found.rules]
+        names = [name for rule in found.rules if rule.constant is None for name in rule.names()]
+        known = {name for rule in found.rules for name in rule.names()} | set(found.optional)
         found = replace(found, weights=_without_prefix(found.rules, found.weights))
         missing = [name for name in names if name not in found.weights]
-        extra = sorted(found.weights.keys() - {*names, *found.optional})
+        extra = sorted(found.weights.keys() - known)
         if missing or extra:
             parts = [f"missing {_listed(missing)}"] * bool(missing) + [f"unexpected {_listed(extra)}"] * bool(extra)
             raise CheckpointError(f"{found.where}: weights do not fit the configuration: {'; '.join(parts)}")
@@ -215,7 +216,7 @@ def _without_prefix(rules: Sequence[Rule], weights: Mapping[str, Stored]) -> Map
     """Weights saved from a bare base model lack the prefix ("model.", "transformer.") of all names but the head's."""
     for prefix in {rule.theirs.split(".")[0] + "." for rule in rules if rule.theirs.count(".") > 1}:
         if not any(name.startswith(prefix) for name in weights):
-            full = {rule.theirs for rule in rules if rule.theirs.startswith(prefix)}
+            full = {name for rule in rules for name in rule.names() if name.startswith(prefix)}
             bare = {name: f"{prefix}{name}" for name in weights if prefix + name in full}
             if bare:
                 return {bare.get(name, f"{prefix}{name}" if name.startswith(("h.", "layers.")) else name): stored
@@ -270,12 +271,17 @@ def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
         yield from found.weights.items()
         return
     for rule in found.rules:
-        stored = found.weights[rule.theirs]
-        if len(rule.parts()) == 1 and not rule.transpose:
-            yield rule.parts()[0], stored  # as it lies in the file
+        if rule.constant is not None:
+            continue  # the file's, not the model's
+        stored = {name: found.weights[name] for name in rule.names()}
+        if len(rule.parts()) == 1 and not rule.transpose and not rule.stack and rule.groups == 1:
+            yield rule.parts()[0], stored[rule.theirs]  # as it lies in the file
             continue
-        for name, value in from_file((rule,), {rule.theirs: stored.array()}, found.where).items():
-            yield name, Stored(value.shape, value.dtype.name, lambda value=value: value, stored.release)  # type: ignore[misc]
+        arrays = {name: each.array() for name, each in stored.items()}
+        for name, value in from_file((rule,), arrays, found.where).items():
+            yield name, Stored(value.shape, value.dtype.name, lambda value=value: value)  # type: ignore[misc]
+        for each in stored.values():
+            each.release()
 
 
 PIECE = 1 << 19  # numbers copied at a time
