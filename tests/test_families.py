@@ -21,7 +21,7 @@ from microgpt.io.names import from_file, to_file
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
-from microgpt.models.pretrained import load_config
+from microgpt.models.pretrained import load_config, load_decoder, save_decoder
 from microgpt.nn import Ctx, Layout
 from microgpt.state.contiguous import ContiguousStates
 from tests.tiny_families import ENCODERS, LENGTHS, TINY, rows, weight
@@ -131,6 +131,18 @@ def test_what_is_written_is_read_again(name: str) -> None:
     back = from_file(rules, to_file(rules, arrays), "file", family.optional(config))
     assert back.keys() == arrays.keys()
     assert all(np.array_equal(back[each], arrays[each]) for each in arrays)
+
+
+@every_name
+def test_a_folder_gives_back_its_weights(name: str, tmp_path: Path) -> None:
+    """As files are opened: weight by weight from the map, in all the forms that names have."""
+    model = Decoder(config_of(name), seed=3)
+    save_decoder(model, tmp_path)
+    back = load_decoder(tmp_path)
+    assert back.config == model.config
+    arrays, found = model.arrays(), back.arrays()
+    assert found.keys() == arrays.keys()
+    assert all(np.array_equal(found[each], arrays[each]) for each in arrays)
 
 
 @every_name
