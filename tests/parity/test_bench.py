@@ -11,8 +11,6 @@ import pytest
 from microgpt.bench import cases, kernels, train
 from tests.cli_tools import run
 
-pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
-
 HASTE = ("--peers", "torch", "--rounds", "1", "--seconds", "0.0001", "--json")
 
 

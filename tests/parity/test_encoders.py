@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from microgpt import _kernels as k
 from microgpt import ops
@@ -15,10 +16,9 @@ from microgpt.models.families import FAMILIES
 from microgpt.models.pretrained import load_decoder, save_decoder
 from microgpt.nn import Ctx, Layout
 from microgpt.tensor import Tensor
+from tests.parity import tiny
 from tests.tiny_families import ENCODERS, LENGTHS, rows
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
-tiny = pytest.importorskip("tests.parity.tiny")
 every_encoder = pytest.mark.parametrize("name", ENCODERS)
 
 

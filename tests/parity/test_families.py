@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 import microgpt
 from microgpt import _kernels as k
@@ -17,10 +18,8 @@ from microgpt.models.families.common import Reader, read_rope
 from microgpt.models.pretrained import load_decoder, save_decoder
 from microgpt.nn import Ctx, Layout
 from microgpt.nn.positions import rope_frequencies
+from tests.parity import reference
 from tests.parity.compare import distance
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
-reference = pytest.importorskip("tests.parity.reference")
 
 CASES = [(kind, settings, 24, 3) for kind, settings in reference.TINY.values()]
 CASES += [(kind, settings, 64, 4) for kind, settings in reference.TEN_MILLION.items()]

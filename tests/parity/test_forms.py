@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from microgpt import _kernels as k
 from microgpt.io.names import from_file, to_file
@@ -16,10 +17,8 @@ from microgpt.nn import Ctx, Layout
 from microgpt.nn.positions import rope_frequencies
 from microgpt.nn.rope import RopeScaling, RopeSpec
 from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
+from tests.parity import tiny
 from tests.tiny_families import LENGTHS, VOCAB, rows, weight
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
-tiny = pytest.importorskip("tests.parity.tiny")
 
 
 def test_attention_of_gpt_oss():

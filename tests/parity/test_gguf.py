@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -15,10 +16,8 @@ from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.gguf import FILE_TYPES
 from microgpt.tokenizers.ids import IdsTokenizer
+from tests.parity import gguf_files as files
 from tests.test_golden import SETTINGS
-
-gguf = pytest.importorskip("gguf", reason="the package gguf is not installed: make parity installs it")
-files = pytest.importorskip("tests.parity.gguf_files")
 
 
 @pytest.mark.parametrize("name", files.known())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 import warnings
@@ -15,9 +14,6 @@ import microgpt
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.tokenizers.ids import IdsTokenizer
-
-if importlib.util.find_spec("cyllama") is None:
-    pytest.skip("the package cyllama (llama.cpp) is not installed", allow_module_level=True)
 
 IDS = [1, 300, 301, 45, 77, 400, 500, 333, *range(2, 70)]
 CHILD = """

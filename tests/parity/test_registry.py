@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 
 from microgpt.models.families import FAMILIES
+from tests.parity import measure
 from tests.tiny_families import ENCODERS, TINY
-
-pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
-measure = pytest.importorskip("tests.parity.measure")
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from microgpt.engine.generate import generate_ids
 from microgpt.engine.sampler import Sampling, probabilities
 from microgpt.models.pretrained import load_decoder
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: make parity installs it")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: make parity installs it")
-reference = pytest.importorskip("tests.parity.reference")
+from tests.parity import reference
 
 FILTERS = {
     "temperature": [0.7, 1.6],

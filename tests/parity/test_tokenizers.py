@@ -39,7 +39,8 @@ WORDS = {
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_sentencepiece(path: Path) -> None:
-    reference = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    import sentencepiece as reference
+
     theirs = reference.SentencePieceProcessor(model_file=str(path))
     ours = Tokenizer.load(path)
     texts = make(99, COUNT)
@@ -58,7 +59,8 @@ def test_sentencepiece(path: Path) -> None:
 
 @pytest.mark.parametrize("path", RANKS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_tiktoken(path: Path) -> None:
-    reference = pytest.importorskip("tiktoken", reason="tiktoken is not installed")
+    import tiktoken as reference
+
     data = path.read_bytes()
     theirs = reference.Encoding(
         path.stem,
@@ -76,7 +78,8 @@ def test_tiktoken(path: Path) -> None:
 @pytest.mark.skipif(DATA is None, reason="MICROGPT_DATA is not set")
 @pytest.mark.parametrize("name", ["gpt-2", "llama-spm", "bert-bge", "falcon", "starcoder", "deepseek-coder"])
 def test_llama_cpp_s_cases(name: str) -> None:
-    gguf = pytest.importorskip("gguf", reason="gguf is not installed")
+    import gguf
+
     assert DATA is not None
     path = DATA / "llamacpp" / f"ggml-vocab-{name}.gguf"
     reader = gguf.GGUFReader(str(path))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .peers.inputs import COLD_BYTES
+
 GROUPS = ("gemm", "attention", "elementwise")
-COLD_BYTES = 192 << 20  # what a cold case walks through before it comes to the same memory again: beyond every cache
 # Rows and columns of the element-wise cases: 31 MiB of float32. From 32 MiB on malloc gives memory back after every
 # call, and PyTorch, which allocates its results, would pay for that in page faults.
 ROWS, COLS = 7936, 1024

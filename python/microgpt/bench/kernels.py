@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ChildError
-from . import report
+from . import report, rivals
 from .cases import Case, cases
 from .paired import DISTURBED, OURS, Rivals, contest, our_command, peer_command
 from .roofline import LIMITS
@@ -26,18 +26,11 @@ UNCOMPARED = ("dropout",)  # its mask is random
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to measure and how long."""
+class Settings(rivals.Settings):
+    """And which cases."""
 
     groups: tuple[str, ...]
-    dtypes: tuple[str, ...]
     quick: bool
-    threads: int
-    peers: dict[str, str]  # name -> version
-    python: str
-    rounds: int
-    seconds: float
-    timeout: float
 
 
 def last_level_cache() -> int:

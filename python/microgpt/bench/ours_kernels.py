@@ -12,8 +12,7 @@ from .. import Tensor, ops
 from .. import _kernels as k
 from ..ops import raw
 from . import roofline
-from .cases import COLD_BYTES
-from .peers.inputs import ids, in_turn, rope_tables, sample, uniform
+from .peers.inputs import COLD_BYTES, ids, in_turn, make, rope_tables, sample, uniform
 from .peers.serve import Server, Step
 
 Output = Callable[[], k.Array]
@@ -176,25 +175,20 @@ def projection_loss(sizes: dict[str, Any], dtype: str) -> tuple[Step, Output]:
     return step, lambda: array(np.asarray(x.grad))
 
 
-KINDS: dict[str, Callable[..., tuple[Step, Output]]] = {
-    "gemm": gemm,
-    "attention": attention,
-    "decode": decode,
-    "layer_norm": lambda sizes, dtype: norm(sizes, dtype, True, False),
-    "layer_norm_backward": lambda sizes, dtype: norm(sizes, dtype, True, True),
-    "rms_norm": lambda sizes, dtype: norm(sizes, dtype, False, False),
-    "rms_norm_backward": lambda sizes, dtype: norm(sizes, dtype, False, True),
-    "gelu": lambda sizes, dtype: gelu(sizes, dtype, False),
-    "gelu_backward": lambda sizes, dtype: gelu(sizes, dtype, True),
-    "silu_glu": lambda sizes, dtype: silu_glu(sizes, dtype, False),
-    "silu_glu_backward": lambda sizes, dtype: silu_glu(sizes, dtype, True),
-    "rope": rope,
-    "embedding": embedding,
-    "dropout": dropout,
-    "adamw": adamw,
-    "gradient_norm": gradient_norm,
-    "projection_loss": projection_loss,
-}
+FUNCTIONS = (
+    gemm,
+    attention,
+    decode,
+    norm,
+    gelu,
+    silu_glu,
+    rope,
+    embedding,
+    dropout,
+    adamw,
+    gradient_norm,
+    projection_loss,
+)
 
 
 def main() -> None:
@@ -205,8 +199,7 @@ def main() -> None:
         server.step = None
         k.trim_pool()
         uniform.cache_clear()
-        make = KINDS[request["kind"]]
-        made = [make(request["sizes"], request["dtype"]) for _ in range(request["copies"])]
+        made = make(FUNCTIONS, request)
         uniform.cache_clear()
         for step, _ in made:
             step()

@@ -1,4 +1,4 @@
-"""Which peers there are, and which were asked for."""
+"""Which peers there are, which were asked for, and what they are told."""
 
 from __future__ import annotations
 
@@ -8,8 +8,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..errors import ChildError, ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every comparison is told: types, peers and how long."""
+
+    dtypes: tuple[str, ...]
+    threads: int
+    peers: dict[str, str]  # name -> version
+    python: str
+    rounds: int
+    seconds: float
+    timeout: float
+
 
 PROBE = """
 import importlib.util, json, sys

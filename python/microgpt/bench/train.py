@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ChildError
-from . import report
+from . import report, rivals
 from .paired import DISTURBED, OURS, Rivals, contest, our_command, peer_command
 from .peers.configs import CONFIGS
 from .roofline import LIMITS
@@ -22,17 +22,10 @@ ALLOWED = {"float32": 1e-4, "bfloat16": 2e-2}
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What to measure and how long."""
+class Settings(rivals.Settings):
+    """And which cases."""
 
     configs: tuple[str, ...]
-    dtypes: tuple[str, ...]
-    threads: int
-    peers: dict[str, str]  # name -> version
-    python: str
-    rounds: int
-    seconds: float
-    timeout: float
     per_op: bool
 
 

@@ -15,7 +15,7 @@ import click
 
 from ..errors import CheckpointError, ConfigError, DataError, MicrogptError, TokenizerError, nearest
 from ..io import files
-from .common import Command, Option, say
+from .common import Command, Option, sampling_options, say
 
 if TYPE_CHECKING:
     from ..api import LanguageModel
@@ -301,8 +301,6 @@ def _run(
             return
 
 
-TOKEN, END = "Which token", "Where a reply ends"
-
 command = Command(
     "chat",
     callback=_run,
@@ -311,23 +309,7 @@ command = Command(
         Option(["--system"], metavar="TEXT", help="System prompt."),
         Option(["--template"], metavar="NAME", help="Chat template, where the model has several."),
         Option(["--load"], metavar="FILE", help="Go on with a conversation that /save wrote."),
-        Option(["--temperature"], type=float, default=0.8, metavar="X", section=TOKEN,
-               help="0 always takes the likeliest token, 1 samples what the model says. [default: 0.8]"),
-        Option(["--top-k"], type=int, default=0, metavar="N", section=TOKEN,
-               help="Sample among the N likeliest; 0 among all."),
-        Option(["--top-p"], type=float, default=1.0, metavar="P", section=TOKEN,
-               help="Sample among the likeliest tokens that make up this probability. [default: 1]"),
-        Option(["--min-p"], type=float, default=0.0, metavar="P", section=TOKEN,
-               help="Sample among tokens at least P times as likely as the likeliest. [default: 0, off]"),
-        Option(["--repetition-penalty"], type=float, default=1.0, metavar="X", section=TOKEN,
-               help="Above 1 makes tokens that came before less likely, say 1.1. [default: 1, off]"),
-        Option(["--seed"], type=int, metavar="N", section=TOKEN,
-               help="The same seed writes the same replies. [default: a fresh one, told on stderr]"),
-        Option(["--max-tokens"], type=int, default=512, metavar="N", section=END,
-               help="Most tokens of a reply. [default: 512]"),
-        Option(["--stop"], multiple=True, metavar="TEXT", section=END,
-               help="End before this text; may be given several times."),
-        Option(["--ignore-eos"], is_flag=True, section=END, help="Go on behind the end token."),
+        *sampling_options("reply", 512),
     ],
     examples=EXAMPLES,
     help="Talk to a model: a folder, a run, or ORG/NAME of the hub. [default: the newest run below ./runs]\n\n"

@@ -103,3 +103,38 @@ def stoppable() -> Iterator[None]:
 def say(line: str) -> None:
     """A line for people, on stderr."""
     click.echo(line, err=True)
+
+
+TOKEN = "Which token"
+
+
+def sampling_options(text: str, max_tokens: int, *, penalties: bool = False) -> list[click.Parameter]:
+    """How a `text` (sample, reply) is drawn and where it ends: the options of generation, for verbs that write."""
+    end = f"Where a {text} ends"
+    return [
+        Option(["--temperature"], type=float, default=0.8, metavar="X", section=TOKEN,
+               help="0 always takes the likeliest token, 1 samples what the model says, more is wilder. "
+               "[default: 0.8, a little safer than the model's own]"),
+        Option(["--top-k"], type=int, default=0, metavar="N", section=TOKEN,
+               help="Sample among the N likeliest; 0 among all."),
+        Option(["--top-p"], type=float, default=1.0, metavar="P", section=TOKEN,
+               help="Sample among the likeliest tokens that make up this probability. [default: 1]"),
+        Option(["--min-p"], type=float, default=0.0, metavar="P", section=TOKEN,
+               help="Sample among tokens at least P times as likely as the likeliest, say 0.05. [default: 0, off]"),
+        Option(["--repetition-penalty"], type=float, default=1.0, metavar="X", section=TOKEN,
+               help="Above 1 makes tokens that came before less likely to come again, say 1.1. [default: 1, off]"),
+        *([
+            Option(["--presence-penalty"], type=float, default=0.0, metavar="X", section=TOKEN,
+                   help="Taken from the score of each token written so far, -2 to 2. [default: 0]"),
+            Option(["--frequency-penalty"], type=float, default=0.0, metavar="X", section=TOKEN,
+                   help="The same for each time that it was written. [default: 0]"),
+        ] if penalties else []),
+        Option(["--seed"], type=int, metavar="N", section=TOKEN,
+               help="The same seed writes the same text. [default: a fresh one, told on stderr]"),
+        Option(["--max-tokens"], type=int, default=max_tokens, metavar="N", section=end,
+               help=f"Most tokens of a {text}; it ends earlier at the end token and at the model's context. "
+               f"[default: {max_tokens}]"),
+        Option(["--stop"], multiple=True, metavar="TEXT", section=end,
+               help="End before this text; may be given several times."),
+        Option(["--ignore-eos"], is_flag=True, section=end, help="Go on behind the end token."),
+    ]  # fmt: skip

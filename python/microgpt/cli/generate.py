@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, ConfigError, DataError
-from .common import Command, Model, Option, say
+from .common import Command, Model, Option, sampling_options, say
 
 RULE = "---"  # between samples that have several lines
 PROMPT_LIMIT = 16 << 20  # bytes of a prompt file; far more than any context, and an endless file ends somewhere
@@ -91,8 +91,6 @@ def _tell(seed: int | None, chosen: int, temperature: float) -> None:
         say(f"seed {chosen} (--seed {chosen} writes the same again)")
 
 
-TOKEN, END = "Which token", "Where a text ends"
-
 command = Command(
     "generate",
     callback=_run,
@@ -106,30 +104,7 @@ command = Command(
                help="Samples to write. [default: 1]"),
         Option(["--stream/--no-stream"], default=None,
                help="Show text as it is written. [default: one sample on a terminal]"),
-        Option(["--temperature"], type=float, default=0.8, metavar="X", section=TOKEN,
-               help="0 always takes the likeliest token, 1 samples what the model says, more is wilder. "
-               "[default: 0.8, a little safer than the model's own]"),
-        Option(["--top-k"], type=int, default=0, metavar="N", section=TOKEN,
-               help="Sample among the N likeliest; 0 among all."),
-        Option(["--top-p"], type=float, default=1.0, metavar="P", section=TOKEN,
-               help="Sample among the likeliest tokens that make up this probability. [default: 1]"),
-        Option(["--min-p"], type=float, default=0.0, metavar="P", section=TOKEN,
-               help="Sample among tokens at least P times as likely as the likeliest, say 0.05. [default: 0, off]"),
-        Option(["--repetition-penalty"], type=float, default=1.0, metavar="X", section=TOKEN,
-               help="Above 1 makes tokens of the prompt and the text less likely to come again, say 1.1. "
-               "[default: 1, off]"),
-        Option(["--presence-penalty"], type=float, default=0.0, metavar="X", section=TOKEN,
-               help="Taken from the score of each token written so far, -2 to 2. [default: 0]"),
-        Option(["--frequency-penalty"], type=float, default=0.0, metavar="X", section=TOKEN,
-               help="The same for each time that it was written. [default: 0]"),
-        Option(["--seed"], type=int, metavar="N", section=TOKEN,
-               help="The same seed writes the same text. [default: a fresh one, told on stderr]"),
-        Option(["--max-tokens"], type=int, default=256, metavar="N", section=END,
-               help="Most tokens of a sample; it ends earlier at the end token and at the model's context. "
-               "[default: 256]"),
-        Option(["--stop"], multiple=True, metavar="TEXT", section=END,
-               help="End before this text; may be given several times. It may begin in the prompt."),
-        Option(["--ignore-eos"], is_flag=True, section=END, help="Go on behind the end token."),
+        *sampling_options("sample", 256, penalties=True),
     ],
     examples=EXAMPLES,
     help="Write text with a trained model.\n\n"

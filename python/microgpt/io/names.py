@@ -5,9 +5,9 @@ A rule maps one of our names to one or several names in the file. Patterns hold 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,17 @@ import numpy.typing as npt
 from ..errors import CheckpointError
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Shaped(Protocol):
+    """An array, or a tensor of a file that is not read yet."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+
+S = TypeVar("S", bound=Shaped)
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,11 @@ class Rule:
     def names(self) -> tuple[str, ...]:
         """The file's names."""
         return tuple(self.theirs.format(i) for i in range(self.stack)) if self.stack else (self.theirs,)
+
+    def ours_of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Our arrays out of the file's."""
+        found = [arrays[name] for name in self.names()]
+        return dict(zip(self.parts(), self.split(np.stack(found) if self.stack else found[0]), strict=True))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the file's array has this shape."""
@@ -81,29 +97,40 @@ def to_file(rules: Sequence[Rule], arrays: Arrays) -> Arrays:
     return result
 
 
-def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Sequence[str] = ()) -> Arrays:
-    """The file's arrays under our names. Raises CheckpointError listing all missing, unexpected and mis-shaped names.
+def matched(rules: Sequence[Rule], found: Mapping[str, S], where: str, optional: Sequence[str] = ()) -> Mapping[str, S]:
+    """What a file holds (anything with a shape), under the full names, once it is known to be what the rules need.
 
-    `optional` names may be in the file and are not needed (buffers, a copy of tied weights). The file of a model
-    without its head lacks the first part of all names ("transformer.", "model."); it is put back.
+    `optional` names may be there and are not needed (buffers, a copy of tied weights). The file of a model without its
+    head lacks the first part ("transformer.", "model.") of all names but the head's; it is put back. Raises
+    CheckpointError listing all missing, unexpected and mis-shaped names.
     """
-    known = {name for rule in rules for name in rule.names()} | set(optional)
-    first = rules[0].names()[0]
-    prefix = first[: first.find(".") + 1]
-    if first not in arrays and first[len(prefix) :] in arrays:
-        arrays = {prefix + name if prefix + name in known else name: value for name, value in arrays.items()}
-    places = [(rule, name) for rule in rules for name in rule.names() if rule.constant is None]
-    missing = [name for _, name in places if name not in arrays]
-    extra = sorted(name for name in arrays if name not in known)
-    wrong = [f"{name} expected {rule.shape}, got {arrays[name].shape}"
-             for rule, name in places if name in arrays and not rule.fits(arrays[name].shape)]  # fmt: skip
+    places = {name: rule for rule in rules for name in rule.names()}
+    for prefix in {name.split(".")[0] + "." for name in places if name.count(".") > 1}:
+        if not any(name.startswith(prefix) for name in found) and any(prefix + name in places for name in found):
+            found = {prefix + name if prefix + name in places or name.startswith(("h.", "layers.")) else name: each
+                     for name, each in found.items()}  # fmt: skip
+    missing = [name for name, rule in places.items() if rule.constant is None and name not in found]
+    extra = sorted(found.keys() - places.keys() - set(optional))
+    wrong = [f"{name} expected {rule.shape}, got {found[name].shape}" for name, rule in places.items()
+             if rule.constant is None and name in found and not rule.fits(found[name].shape)]  # fmt: skip
     if missing or extra or wrong:
-        parts = [f"missing {missing}"] * bool(missing) + [f"unexpected {extra}"] * bool(extra)
+        parts = [f"missing {_listed(missing)}"] * bool(missing) + [f"unexpected {_listed(extra)}"] * bool(extra)
         parts += [f"wrong shapes: {'; '.join(wrong)}"] * bool(wrong)
         raise CheckpointError(f"{where}: weights do not fit the configuration: {'; '.join(parts)}")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """All names; of a thousand (a configuration of other layers) the first ones and how many there are."""
+    more = f" and {len(names) - 100:,} more" if len(names) > 120 else ""
+    return f"{list(names[:100]) if more else list(names)}{more}"
+
+
+def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Sequence[str] = ()) -> Arrays:
+    """The file's arrays under our names. Raises CheckpointError as :func:`matched` does."""
+    found = matched(rules, arrays, where, optional)
     result: Arrays = {}
     for rule in rules:
         if rule.constant is None:
-            found = [arrays[name] for name in rule.names()]
-            result.update(zip(rule.parts(), rule.split(np.stack(found) if rule.stack else found[0]), strict=True))
+            result |= rule.ours_of(found)
     return result

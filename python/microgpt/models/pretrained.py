@@ -16,7 +16,7 @@ from .. import system
 from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
 from ..io import files, llama2c, safetensors, shards
 from ..io.mapped import Stored
-from ..io.names import Rule, from_file, to_file
+from ..io.names import Rule, matched, to_file
 from ..nn.checks import whole
 from ..tensor import numpy_dtype
 from . import gguf
@@ -145,27 +145,15 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """A model folder, a GGUF file or a llama2.c file; reads sizes and names, and says what does not fit.
 
-    Raises CheckpointError for missing files, missing or unexpected weights (all named); FormatError, ConfigError.
+    Raises CheckpointError for missing files and for missing, unexpected and mis-shaped weights, all of them named;
+    FormatError, ConfigError.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise CheckpointError(f"{path}: expected a model folder or file, got a device or pipe")
     found = _open_file(path) if path.is_file() else _open_folder(path)
     if found.rules is not None:
-        names = [name for rule in found.rules if rule.constant is None for name in rule.names()]
-        known = {name for rule in found.rules for name in rule.names()} | set(found.optional)
-        found = replace(found, weights=_without_prefix(found.rules, found.weights))
-        missing = [name for name in names if name not in found.weights]
-        extra = sorted(found.weights.keys() - known)
-        if missing or extra:
-            parts = [f"missing {_listed(missing)}"] * bool(missing) + [f"unexpected {_listed(extra)}"] * bool(extra)
-            raise CheckpointError(f"{found.where}: weights do not fit the configuration: {'; '.join(parts)}")
+        found = replace(found, weights=matched(found.rules, found.weights, found.where, found.optional))
     return found
-
-
-def _listed(names: Sequence[str]) -> str:
-    """All names; of a thousand (a configuration of other layers) the first ones and how many there are."""
-    more = f" and {len(names) - 100:,} more" if len(names) > 120 else ""
-    return f"{list(names[:100]) if more else list(names)}{more}"
 
 
 def _open_file(path: Path) -> Checkpoint:
@@ -210,18 +198,6 @@ def _open_folder(folder: Path) -> Checkpoint:
     weights = shards.dequantized(shards.open_folder(folder), values, str(folder))
     rules = family.rules(config) if family.rules is not None else None
     return Checkpoint(str(folder), config, weights, rules, family.optional(config))
-
-
-def _without_prefix(rules: Sequence[Rule], weights: Mapping[str, Stored]) -> Mapping[str, Stored]:
-    """Weights saved from a bare base model lack the prefix ("model.", "transformer.") of all names but the head's."""
-    for prefix in {rule.theirs.split(".")[0] + "." for rule in rules if rule.theirs.count(".") > 1}:
-        if not any(name.startswith(prefix) for name in weights):
-            full = {name for rule in rules for name in rule.names() if name.startswith(prefix)}
-            bare = {name: f"{prefix}{name}" for name in weights if prefix + name in full}
-            if bare:
-                return {bare.get(name, f"{prefix}{name}" if name.startswith(("h.", "layers.")) else name): stored
-                        for name, stored in weights.items()}  # fmt: skip
-    return weights
 
 
 def load_decoder(path: Path, dtype: str | None = None) -> Decoder:
@@ -278,7 +254,7 @@ def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
             yield rule.parts()[0], stored[rule.theirs]  # as it lies in the file
             continue
         arrays = {name: each.array() for name, each in stored.items()}
-        for name, value in from_file((rule,), arrays, found.where).items():
+        for name, value in rule.ours_of(arrays).items():
             yield name, Stored(value.shape, value.dtype.name, lambda value=value: value)  # type: ignore[misc]
         for each in stored.values():
             each.release()

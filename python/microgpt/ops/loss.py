@@ -143,11 +143,11 @@ def linear_cross_entropy(
     inv_count = k.empty((1,), wide(x.dtype))
     k.count_targets(targets, inv_count)
     chunk = max(64, min(rows, LOGITS_AT_ONCE // max(1, vocab)))
-    whole = rows <= chunk
-    need_x, need_weight = (needs or (False, False)) if not whole else (False, False)
+    # Several chunks: gradients for dy = 1 are summed up here. One chunk: dlogits is kept instead.
+    need_x, need_weight = needs if needs and rows > chunk else (False, False)
     dx = k.empty_like(x) if need_x else None
     dweight = k.empty(weight.shape, wide(weight.dtype)) if need_weight else None
-    saved: Any = (dx, dweight)
+    dlogits = None if rows > chunk else k.empty((0, vocab), x.dtype)
     for start in range(0, rows, chunk):
         count = min(chunk, rows - start)
         xs = x.view((count, width), start * width)
@@ -158,34 +158,32 @@ def linear_cross_entropy(
                         z_loss=z_loss)  # fmt: skip
         if needs and logits.dtype != x.dtype:
             logits = raw.cast(logits, x.dtype)
-        if whole:
-            saved = (logits, x, weight)
+        if dlogits is not None:
+            dlogits = logits
         if dx is not None:
             k.gemm(logits, weight, dx.view((count, width), start * width), count, width, vocab)
         if dweight is not None:
             k.gemm(logits, xs, dweight, vocab, width, count, trans_a=True, accumulate=start > 0)
-    if rows == 0:
-        saved = (k.empty((0, vocab), x.dtype), x, weight)
     y = losses if reduction == "none" else _mean(losses, inv_count)
-    return y, saved
+    return y, (x, weight, dlogits, dx, dweight)
 
 
 @linear_cross_entropy.backward
 def _(saved: Any, dy: Array, dx: Any, dweight: Any) -> None:
-    if len(saved) == 3:
-        dlogits, x, weight = saved
-        rows, vocab = dlogits.shape
-        k.axpy(dlogits, dlogits, alpha_at=dy)
-        if dx is not None:
-            array, add_to = dx.target()
-            k.gemm(dlogits, weight, array, rows, x.shape[1], vocab, accumulate=add_to)
-        if dweight is not None:
-            array, add_to = dweight.target()
-            k.gemm(dlogits, x, array, vocab, x.shape[1], rows, trans_a=True, accumulate=add_to)
+    x, weight, dlogits, *units = saved
+    if dlogits is None:
+        for unit, slot in zip(units, (dx, dweight), strict=True):
+            if slot is not None:
+                slot.add(unit, scale_at=dy)
         return
-    for unit, slot in zip(saved, (dx, dweight), strict=True):
-        if slot is not None:
-            slot.add(unit, scale_at=dy)
+    rows, vocab = dlogits.shape
+    k.axpy(dlogits, dlogits, alpha_at=dy)
+    if dx is not None:
+        array, add_to = dx.target()
+        k.gemm(dlogits, weight, array, rows, x.shape[1], vocab, accumulate=add_to)
+    if dweight is not None:
+        array, add_to = dweight.target()
+        k.gemm(dlogits, x, array, vocab, x.shape[1], rows, trans_a=True, accumulate=add_to)
 
 
 @linear_cross_entropy.cost

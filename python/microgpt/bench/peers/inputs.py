@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
+COLD_BYTES = 192 << 20  # what a cold case walks through before it comes to the same memory again: beyond every cache
 SAMPLES = 64  # numbers of a result that are compared
 
 
@@ -48,3 +49,32 @@ def sample(values: Any) -> list[float]:
     """Elements of a float32 result, for the comparison."""
     flat = np.asarray(values, np.float32).reshape(-1)
     return [float(x) for x in flat[places(flat.size)]]
+
+
+# What a kind of case is made by, and the arguments after sizes and type: both sides have functions of these names.
+KINDS: dict[str, tuple[str, tuple[bool, ...]]] = {
+    "gemm": ("gemm", ()),
+    "attention": ("attention", ()),
+    "decode": ("decode", ()),
+    "layer_norm": ("norm", (True, False)),
+    "layer_norm_backward": ("norm", (True, True)),
+    "rms_norm": ("norm", (False, False)),
+    "rms_norm_backward": ("norm", (False, True)),
+    "gelu": ("gelu", (False,)),
+    "gelu_backward": ("gelu", (True,)),
+    "silu_glu": ("silu_glu", (False,)),
+    "silu_glu_backward": ("silu_glu", (True,)),
+    "rope": ("rope", ()),
+    "embedding": ("embedding", ()),
+    "dropout": ("dropout", ()),
+    "adamw": ("adamw", ()),
+    "gradient_norm": ("gradient_norm", ()),
+    "projection_loss": ("projection_loss", ()),
+}
+
+
+def make(functions: Sequence[Callable[..., Any]], request: dict[str, Any]) -> list[Any]:
+    """The copies of a request's case, by the one of `functions` that its kind names."""
+    name, more = KINDS[request["kind"]]
+    (function,) = (each for each in functions if each.__name__ == name)
+    return [function(request["sizes"], request["dtype"], *more) for _ in range(request["copies"])]

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .inputs import Floats, sample, uniform
+from .inputs import COLD_BYTES, Floats, sample, uniform
 from .serve import Server
-
-COLD_BYTES = 192 << 20  # as cases.py has it
 
 
 def main() -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import torch  # type: ignore[import-not-found,unused-ignore]
 from torch.nn import functional  # type: ignore[import-not-found,unused-ignore]
 
-from .inputs import ids, in_turn, rope_tables, sample, uniform
+from .inputs import COLD_BYTES, ids, in_turn, make, rope_tables, sample, uniform
 from .serve import Server, Step
 
-COLD_BYTES = 192 << 20  # as cases.py has it
 Output = Callable[[], Any]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -32,20 +31,20 @@ def copies(first: Any, nbytes: int) -> list[Any]:
 class Held:
     """The newest result of a step, which allocates it anew as torch does."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.make = make
+    def __init__(self, build: Callable[[], Any]) -> None:
+        self.build = build
         self.value: Any = None
 
     def step(self) -> None:
-        self.value = self.make()
+        self.value = self.build()
 
     def output(self) -> Any:
         return self.value
 
 
-def held(make: Callable[[], Any]) -> tuple[Step, Output]:
-    """The step that calls `make`, and a look at its result."""
-    both = Held(make)
+def held(build: Callable[[], Any]) -> tuple[Step, Output]:
+    """The step that calls `build`, and a look at its result."""
+    both = Held(build)
     return both.step, both.output
 
 
@@ -187,25 +186,20 @@ def projection_loss(sizes: dict[str, Any], dtype: str) -> tuple[Step, Output]:
     return held(both)
 
 
-KINDS: dict[str, Callable[..., tuple[Step, Output]]] = {
-    "gemm": gemm,
-    "attention": attention,
-    "decode": decode,
-    "layer_norm": lambda sizes, dtype: norm(sizes, dtype, True, False),
-    "layer_norm_backward": lambda sizes, dtype: norm(sizes, dtype, True, True),
-    "rms_norm": lambda sizes, dtype: norm(sizes, dtype, False, False),
-    "rms_norm_backward": lambda sizes, dtype: norm(sizes, dtype, False, True),
-    "gelu": lambda sizes, dtype: gelu(sizes, dtype, False),
-    "gelu_backward": lambda sizes, dtype: gelu(sizes, dtype, True),
-    "silu_glu": lambda sizes, dtype: silu_glu(sizes, dtype, False),
-    "silu_glu_backward": lambda sizes, dtype: silu_glu(sizes, dtype, True),
-    "rope": rope,
-    "embedding": embedding,
-    "dropout": dropout,
-    "adamw": adamw,
-    "gradient_norm": gradient_norm,
-    "projection_loss": projection_loss,
-}
+FUNCTIONS = (
+    gemm,
+    attention,
+    decode,
+    norm,
+    gelu,
+    silu_glu,
+    rope,
+    embedding,
+    dropout,
+    adamw,
+    gradient_norm,
+    projection_loss,
+)
 
 
 def main() -> None:
@@ -217,8 +211,7 @@ def main() -> None:
     def case(request: dict[str, Any]) -> dict[str, Any]:
         server.step = None
         uniform.cache_clear()
-        make = KINDS[request["kind"]]
-        made = [make(request["sizes"], request["dtype"]) for _ in range(request["copies"])]
+        made = make(FUNCTIONS, request)
         uniform.cache_clear()
         for step, _ in made:
             step()
