@@ -54,10 +54,13 @@ def training_memory(config: TrainConfig, model: ModelConfig) -> tuple[int, int, 
     batch = config.batch_size * config.block_size
     # Parameters, gradients, moments, average; of bfloat16 the parameters that the model computes with as well.
     copies = wide * (2 + len(_slots(config)) + (config.ema > 0)) + (item if item < wide else 0)
-    # The backward of a block works on about its activations again; the head on a chunk of logits and two gradients.
-    kept = model.activations(config.checkpointing) + max(block.activations(model.width) for block in model.blocks)
+    # The backward of a block works on about its activations again, which checkpointing has counted already. The head
+    # keeps a chunk of float32 logits; where that is not all of them, also the gradients of what made them.
+    again = 0 if config.checkpointing else max(block.activations(model.width) for block in model.blocks)
+    kept = model.activations(config.checkpointing) + again
     rows = min(batch, max(64, LOGITS_AT_ONCE // model.vocab_size))
-    head = item * model.vocab_size * (rows + 2 * model.width)
+    logits = wide + (item if item < wide else 0)  # of bfloat16 a rounded copy as well
+    head = model.vocab_size * (logits * rows + (wide * model.width if rows < batch else 0))
     arenas, activations = copies * model.num_parameters(), item * batch * kept
     return arenas, activations, arenas + activations + head + PROCESS
 
