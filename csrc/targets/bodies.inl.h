@@ -8,6 +8,10 @@ namespace {
 #include "kernels/optim.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/attention.inl.h"
+#include "kernels/scan.inl.h"
+#include "kernels/scan_backward.inl.h"
+#include "kernels/conv.inl.h"
+#include "kernels/recurrence.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/read.inl.h"
 

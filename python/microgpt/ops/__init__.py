@@ -34,6 +34,7 @@ from .custom import checkpoint, custom
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .scan import causal_conv1d, linear_recurrence, selective_scan
 from .sinks import sink_attention
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "add",
     "attention",
     "cast",
+    "causal_conv1d",
     "checkpoint",
     "concat",
     "cos",
@@ -58,6 +60,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_recurrence",
     "log",
     "matmul",
     "max",
@@ -73,6 +76,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rsqrt",
+    "selective_scan",
     "sigmoid",
     "sin",
     "sink_attention",
