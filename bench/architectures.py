@@ -4,8 +4,8 @@ r"""Architectures beside each other: models of equal size trained on the same te
 
 Trains each model on the standard library's source (the same tokens in the same order), one after the other on all
 threads, then draws validation loss over tokens, training speed, and the memory that one sequence's decoding needs over
-its context. Each run folder is OUT/NAME, so `microgpt viz OUT/*` draws the losses too; a run that is there already is not
-trained again. Ends with one JSON line.
+its context. Each run folder is OUT/NAME, so `microgpt viz OUT/*` draws the losses too; a run that is there already is
+not trained again. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ def train(name: str, folder: Path, size: str, steps: int, block: int, batch: int
     if (folder / "metrics.jsonl").exists():
         return
     microgpt.train(
-        model=name, size=size, data="stdlib", tokenizer="bpe", vocab_size=VOCABULARY, block_size=block, batch_size=batch,
-        steps=steps, eval_every=max(1, steps // 20), eval_batches=20, log_every=1, lr=2e-3, warmup=max(1, steps // 12),
+        model=name, size=size, data="stdlib", tokenizer="bpe", vocab_size=VOCABULARY, block_size=block,
+        batch_size=batch, steps=steps, eval_every=max(1, steps // 20), eval_batches=20, log_every=1, lr=2e-3,
+        warmup=max(1, steps // 12),
         out=folder, show=True,
     )  # fmt: skip
 
@@ -98,8 +99,8 @@ def main() -> None:
         train(name, folder, args.size, args.steps, args.block_size, args.batch_size)
         rows.append(measure(name, folder, args.block_size, args.size))
         row = rows[-1]
-        print(f"{name:10}{row['parameters']:>11,} parameters, {row['layers']} x {row['width']}: loss {row['loss']:.3f} after "
-              f"{row['tokens']:,} tokens, {row['tokens_per_second']:,.0f} tokens/s", flush=True)  # fmt: skip
+        print(f"{name:10}{row['parameters']:>11,} parameters, {row['layers']} x {row['width']}: loss {row['loss']:.3f} "
+              f"after {row['tokens']:,} tokens, {row['tokens_per_second']:,.0f} tokens/s", flush=True)  # fmt: skip
     if args.plot is not None:
         draw(rows, args.plot)
     print(json.dumps(rows))
