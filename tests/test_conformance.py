@@ -263,9 +263,7 @@ def test_replayed_steps_are_eager_steps(config: ModelConfig) -> None:
         model, layout = make(config), Layout(rows, 4)
         tokens, targets = k.empty((rows,), "int32"), k.empty((rows,), "int32")
 
-        def step(
-            model: Decoder = model, layout: Layout = layout, ids: Any = tokens, following: Any = targets
-        ) -> Tensor:
+        def step(model: Decoder = model, layout: Layout = layout, ids: Any = tokens, then: Any = targets) -> Tensor:
             for parameter in model.parameters():
                 parameter.zero_grad()
             loss = model.loss(ids, then, Ctx(layout))
