@@ -248,7 +248,7 @@ def test_what_gguf_cannot_hold(tmp_path: Path) -> None:
     cases = [
         (micro, "models of family 'microgpt' have no GGUF form; those of .*gpt2, .*llama.* do"),
         (a_model(hidden_act="gelu"), "GGUF's llama has hidden_act 'silu', this model 'gelu'"),
-        (a_model(rope_parameters={**YARN, "truncate": False}), "no form for this yarn scaling"),
+        (a_model(rope_parameters={**YARN, "truncate": False}), "no form for yarn scaling without truncation"),
         (a_model(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial rotary"),
     ]
     for model, message in cases:

@@ -45,7 +45,11 @@ LLAMA = {
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
 }  # fmt: skip
 LAYER = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
-GELU = ("gpt2", "starcoder2", "gemma", "gpt_neox", "phi")
+WINDOW = {**LLAMA, "sliding_window": 16}
+FALCON = {"vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "num_hidden_layers": 2,
+          "num_attention_heads": 4}  # fmt: skip
+# whose activation llama.cpp has in a table of float16 numbers
+GELU = ("gpt2", "starcoder2", "gemma", "gemma2", "gemma3_text", "gpt_neox", "phi", "falcon", "bloom", "mpt")
 ROPES = {
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
     "yarn": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64},
@@ -80,6 +84,45 @@ CASES = {
     "gpt_neox": ("gpt_neox", {**LAYER, "layer_norm_eps": 1e-5}),
     "gpt_neox_serial": ("gpt_neox", {**LAYER, "layer_norm_eps": 1e-5, "use_parallel_residual": False}),
     "phi": ("phi", {**LAYER, "num_key_value_heads": 4, "layer_norm_eps": 1e-5}),
+    "gemma2": ("gemma2", {**WINDOW, "head_dim": 32, "query_pre_attn_scalar": 32, "attn_logit_softcapping": 5.0,
+                          "final_logit_softcapping": 7.0}),
+    "gemma3": ("gemma3_text", {**WINDOW, "num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32}),
+    "gemma3_linear": ("gemma3_text", {
+        **WINDOW, "num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "rope_local_base_freq": 5000.0,
+        "rope_theta": 50000.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+    "falcon": ("falcon", FALCON),
+    "falcon_40b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon_11b": ("falcon", {**FALCON, "new_decoder_architecture": True, "num_kv_heads": 2,
+                              "num_ln_in_parallel_attn": 1, "tie_word_embeddings": False}),
+    "bloom": ("bloom", {"vocab_size": 512, "hidden_size": 256, "n_layer": 2, "n_head": 4, "seq_length": 256}),
+    "mpt": ("mpt", {"vocab_size": 512, "d_model": 256, "n_layers": 2, "n_heads": 4, "max_seq_len": 256}),
+    "mpt_clip": ("mpt", {"vocab_size": 512, "d_model": 256, "n_layers": 2, "n_heads": 4, "max_seq_len": 256,
+                         "attn_config": {"clip_qkv": 0.7}}),
+    "cohere": ("cohere", {**LAYER, "layer_norm_eps": 1e-5, "logit_scale": 0.3}),
+    "cohere_qk": ("cohere", {**LAYER, "hidden_size": 64, "num_hidden_layers": 64, "layer_norm_eps": 1e-5,
+                             "use_qk_norm": True}),
+    "cohere2": ("cohere2", {**LAYER, "num_hidden_layers": 5, "sliding_window": 16, "layer_norm_eps": 1e-5,
+                            "logit_scale": 0.3}),
+    "smollm3": ("smollm3", {**LLAMA, "num_hidden_layers": 5}),
+    "glm4": ("glm4", {**LLAMA, "head_dim": 32}),
+    "glm4_no_bias": ("glm4", {**LLAMA, "head_dim": 64, "attention_bias": False}),
+    "olmo": ("olmo", LAYER),
+    "olmo_clip": ("olmo", {**LAYER, "clip_qkv": 0.6}),
+    "olmo3": ("olmo3", {**WINDOW, "num_hidden_layers": 5, "rope_parameters": ROPES["yarn"]}),
+    "exaone4": ("exaone4", {**LLAMA, "sliding_window": None}),
+    "exaone4_windows": ("exaone4", {**WINDOW, "num_hidden_layers": 64, "hidden_size": 64, "head_dim": 16}),
+    "minicpm": ("minicpm", {**LLAMA, "scale_emb": 6.0, "scale_depth": 1.4, "dim_model_base": 128}),
+    "apertus": ("apertus", {**LLAMA, "rope_parameters": ROPES["llama3"]}),
+    "seed_oss": ("seed_oss", {**LLAMA, "head_dim": 32}),
+    "hunyuan": ("hunyuan_v1_dense", {**LLAMA, "head_dim": 32, "rope_parameters": {
+        "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 1.0, "alpha": 50.0}}),
+    "ernie4_5": ("ernie4_5", {**LLAMA, "head_dim": 32}),
+    "ministral3": ("ministral3", {**LLAMA, "head_dim": 32, "rope_parameters": {
+        **ROPES["yarn"], "original_max_position_embeddings": 16, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1}}),
+    "yarn_factor": ("llama", {**LLAMA, "rope_parameters": {**ROPES["yarn"], "attention_factor": 1.3}}),
+    "stablelm_parallel": ("stablelm", {**LAYER, "layer_norm_eps": 1e-5, "use_parallel_residual": True}),
+    "stablelm_qk": ("stablelm", {**LAYER, "layer_norm_eps": 1e-5, "qk_layernorm": True}),
     "gpt2": ("gpt2", {"vocab_size": 512, "n_positions": 256, "n_embd": 256, "n_layer": 2, "n_head": 4}),
 }
 
