@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import Derived, Float, Only, all_heads, declare, ends, head_width, shape
 from .gguf import GGUF, Gguf
 

@@ -40,7 +40,7 @@ declare(
 def read(values: dict[str, Any]) -> None:
     """The two scales, which config.json derives from others."""
     depth = math.sqrt(values["num_hidden_layers"])
-    values["scale_depth"] = values.pop("residual_scale", 1.4 / depth) * depth
+    values["scale_depth"] = round(values.pop("residual_scale", 1.4 / depth) * depth, 6)  # the file has float32
     values["dim_model_base"] = values["hidden_size"] / values.pop("logit_scale", values["hidden_size"] / 256)
     values.setdefault("scale_emb", 12.0)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...nn.checks import require
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Derived, Draft, Float, Only, Part, all_heads, declare, ends, head_width, shape
@@ -53,7 +54,9 @@ declare(
 
 def read(values: dict[str, Any]) -> None:
     """attn_config, which GGUF has key by key."""
-    require(values.pop("max_alibi_bias", 0) == 8, "mpt.attention.max_alibi_bias", 8, None)
+    bias = values.pop("max_alibi_bias", 0)
+    values.pop("d_inner", None)
+    require(bias == 8, "mpt.attention.max_alibi_bias", 8, bias)
     values["attn_config"] = {"clip_qkv": values.pop("clip_qkv", 0.0) or None}
 
 

@@ -19,17 +19,18 @@ declare(
 )  # fmt: skip
 
 
-def eps(values: dict[str, Any]) -> None:
+def with_eps(values: dict[str, Any]) -> None:
     """Its norms' epsilon is no setting in config.json."""
     values["layer_norm_eps"] = 1e-5
 
 
 def no_eps(values: dict[str, Any]) -> None:
     """The inverse."""
-    require(abs(values.pop("layer_norm_eps", 1e-5) - 1e-5) < 1e-9, "olmo.attention.layer_norm_epsilon", 1e-5, None)
+    eps = values.pop("layer_norm_eps", 1e-5)
+    require(eps == 1e-5, "olmo.attention.layer_norm_epsilon", 1e-5, eps)
 
 
 GGUF.add("olmo", Gguf(
     "olmo", {**LAYER_KEYS, "attention.clamp_kqv": "clip_qkv"}, fixed={"hidden_act": "silu", "attention_bias": False},
-    interleaved=True, read=no_eps, write=eps,
+    interleaved=True, read=no_eps, write=with_eps,
 ))  # fmt: skip

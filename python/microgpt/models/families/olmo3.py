@@ -15,6 +15,8 @@ declare(
     AFTER, fixed=FIXED, ignored="attention_dropout",
 )  # fmt: skip
 GGUF.add("olmo3", Gguf(
-    "olmo2", {**NO_WIDTH, **WINDOW}, fixed={"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": False}, names=QK_AFTER,
+    "olmo2", {**NO_WIDTH, **WINDOW},
+    fixed={"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": False},
+    names=QK_AFTER,
     told_by="attention.sliding_window",
 ))  # fmt: skip
