@@ -16,8 +16,8 @@ from microgpt.io.gguf import GgufFile
 from microgpt.models import gguf
 from microgpt.models.decoder import Decoder
 from microgpt.models.gguf import FILE_TYPES, halve, interleave, save_gguf
+from microgpt.models.presets import MODELS
 from microgpt.models.pretrained import load_decoder
-from microgpt.models.zoo import MODELS
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import GPT2, LLAMA, a_model, same

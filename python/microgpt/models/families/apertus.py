@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...nn.spec import XieluSpec
+from ...nn.ffn.xielu import XieluSpec
 from .declare import ATTENTION_BIAS, RMS, Float, Key, Only, declare, ends, heads, shape
 from .llama import BODY, MLP, QK_NORM
 from .rope import Rope

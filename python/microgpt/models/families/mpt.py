@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...nn.checks import require
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Derived, Draft, Float, Only, Part, all_heads, declare, ends, head_width, shape
