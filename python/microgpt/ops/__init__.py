@@ -31,6 +31,7 @@ from .basic import (
     tanh,
 )
 from .custom import checkpoint, custom
+from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped_linear, route, sort_experts
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
@@ -40,11 +41,13 @@ __all__ = [
     "OPS",
     "Cost",
     "Op",
+    "Routing",
     "activation",
     "add",
     "attention",
     "cast",
     "checkpoint",
+    "combine_rows",
     "concat",
     "cos",
     "cross_entropy",
@@ -54,7 +57,10 @@ __all__ = [
     "embedding",
     "erf",
     "exp",
+    "expert_weights",
+    "gather_rows",
     "glu",
+    "grouped_linear",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
@@ -72,12 +78,14 @@ __all__ = [
     "reshape",
     "rms_norm",
     "rope",
+    "route",
     "rsqrt",
     "sigmoid",
     "sin",
     "sink_attention",
     "slice",
     "softmax",
+    "sort_experts",
     "sqrt",
     "square",
     "sub",
