@@ -8,6 +8,9 @@ namespace {
 #include "kernels/optim.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/attention.inl.h"
+#include "kernels/chunk_product.inl.h"
+#include "kernels/ssd.inl.h"
+#include "kernels/ssd_backward.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/read.inl.h"
 
