@@ -35,6 +35,7 @@ from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
 from .sinks import sink_attention
+from .ssd import ssd
 
 __all__ = [
     "OPS",
@@ -80,6 +81,7 @@ __all__ = [
     "softmax",
     "sqrt",
     "square",
+    "ssd",
     "sub",
     "sum",
     "tanh",
