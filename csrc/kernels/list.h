@@ -9,6 +9,15 @@
   X(gemm, GemmArgs)                                    \
   X(embedding, EmbeddingArgs)                          \
   X(embedding_backward, EmbeddingBackwardArgs)         \
+  X(route, RouteArgs)                                  \
+  X(route_weights, RouteWeightsArgs)                   \
+  X(route_weights_backward, RouteWeightsArgs)          \
+  X(gather_rows, GatherArgs)                           \
+  X(combine_rows, CombineArgs)                         \
+  X(combine_dot, CombineArgs)                          \
+  X(grouped_linear, GroupedArgs)                       \
+  X(grouped_weight, GroupedWeightArgs)                 \
+  X(grouped_sum, GroupedWeightArgs)                    \
   X(norm, NormArgs)                                    \
   X(norm_backward, NormBackwardArgs)                   \
   X(norm_backward_weight, NormBackwardArgs)            \
@@ -21,6 +30,8 @@
   X(softmax_backward, SoftmaxArgs)                     \
   X(attention, AttentionArgs)                          \
   X(attention_backward, AttentionBackwardArgs)         \
+  X(ssd, SsdArgs)                                      \
+  X(ssd_backward, SsdBackwardArgs)                     \
   X(cross_entropy, CrossEntropyArgs)                   \
   X(dropout, DropoutArgs)                              \
   X(unary, UnaryArgs)                                  \
@@ -38,6 +49,7 @@
   X(linear_recurrence_backward, RecurrenceBackwardArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
+  X(sort_experts, SortExpertsArgs)                     \
   X(count_targets, CountArgs)                          \
   X(sum_squares, SumSquaresArgs)                       \
   X(clip, ClipArgs)                                    \
