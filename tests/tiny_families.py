@@ -33,6 +33,9 @@ NTK = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 1.0, "alpha": 8.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 12}  # fmt: skip
 
+MAMBA = {**{key: BASE[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "pad_token_id")},
+         "state_size": 5}  # fmt: skip
+
 # name -> (model_type, settings)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"vocab_size": VOCAB, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}),
@@ -83,6 +86,12 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {**WIDE, "rope_parameters": NTK}),
     "ernie4_5": ("ernie4_5", {**WIDE, "use_bias": True}),
     "diffllama": ("diffllama", BASE),
+    "mamba": ("mamba", {**MAMBA, "use_bias": True}),
+    "falcon_mamba": ("falcon_mamba", {**MAMBA, "tie_word_embeddings": False, "use_conv_bias": False}),
+    "recurrent_gemma": ("recurrent_gemma", {**NEOX, "num_key_value_heads": 1, "num_hidden_layers": 4, "lru_width": 40,
+                                            "attention_window_size": 5}),
+    "jamba": ("jamba", {**BASE, "num_hidden_layers": 4, "num_experts": 1, "attn_layer_period": 3,
+                        "attn_layer_offset": 1, "mamba_d_state": 5, "mamba_dt_rank": 3, "mamba_proj_bias": True}),
 }  # fmt: skip
 
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
