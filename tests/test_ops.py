@@ -198,7 +198,8 @@ def test_gradients_accumulate(op: str) -> None:
         y.backward(case.gradient(y.shape).astype(numpy_dtype(y.dtype)))
     for name, gradient in once.items():
         # One chain per element starts from the first sum where a product accumulates: n roundings of its size, not one.
-        if op in ("matmul", "linear", "linear_cross_entropy", "rms_norm", "layer_norm", "embedding", "attention"):
+        if op in ("matmul", "linear", "linear_cross_entropy", "rms_norm", "layer_norm", "embedding", "attention",
+                  "grouped_linear"):  # fmt: skip
             want = run(case, inputs, "float64")[1][name] * 2
             dy = case.gradient(y.shape)
             bound = RULES[op].gradients(inputs, case.options, y.numpy().astype(np.float64), dy, U32)[name]

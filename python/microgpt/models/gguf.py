@@ -47,9 +47,12 @@ class FoundGguf:
     weights: Mapping[str, Stored]
 
 
-def family_of(arch: str) -> Family:
+def family_of(arch: str, metadata: Mapping[str, Any]) -> Family:
     """The family whose general.architecture this is. Raises ConfigError with the nearest names."""
-    known = {facts.arch: name for name, facts in reversed(list(GGUF.items()))}
+    known = {facts.arch: name for name, facts in reversed(list(GGUF.items())) if facts.marker is None}
+    for name, facts in GGUF.items():
+        if facts.arch == arch and facts.marker is not None and metadata.get(f"{arch}.{facts.marker}", 0):
+            return FAMILIES.get(name)
     if arch not in known:
         names = ", ".join(sorted(known))
         raise ConfigError(f"unknown architecture {arch!r} of a GGUF file{nearest(arch, known)}; known: {names}")
@@ -58,6 +61,10 @@ def family_of(arch: str) -> Family:
 
 def _less_one(stored: Stored) -> Stored:
     return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
+
+
+def _one_row(stored: Stored) -> Stored:
+    return replace(stored, shape=(1, *stored.shape), array=lambda: stored.array()[None], rows=None)
 
 
 def facts_of(config: ModelConfig) -> Gguf:
@@ -76,7 +83,7 @@ def open_model(path: Path | str) -> FoundGguf:
     if isinstance(parts, int) and parts > 1:
         raise ConfigError(f"{path}: one of {parts} parts of a model; llama-gguf-split --merge makes one file of them")
     try:
-        family = family_of(file.get("general.architecture", str))
+        family = family_of(file.get("general.architecture", str), file.metadata)
         config = family.read(config_json(file, GGUF.get(family.name)))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
@@ -86,6 +93,9 @@ def open_model(path: Path | str) -> FoundGguf:
     for name, count in heads.items():
         if name in weights:
             weights[name] = halved(weights[name], count, f"{path}: {name}")
+    for name, stored in weights.items():
+        if name.endswith("ffn_gate_inp_shexp.weight") and len(stored.shape) == 1:  # ours has a row
+            weights[name] = _one_row(stored)
     if facts_of(config).plus_one:
         for name, stored in weights.items():
             if name.endswith("norm.weight"):
@@ -190,6 +200,8 @@ def config_json(file: GgufFile, facts: Gguf) -> dict[str, Any]:
         turning = get("rope.dimension_count", int, head_dim)
         if 0 < turning < head_dim:
             rope["partial_rotary_factor"] = turning / head_dim
+        if rope["rope_type"] == "yarn":
+            rope |= facts.scaled
         values["rope_parameters"] = rope
     unread = [key for key in file.metadata if key.startswith(f"{facts.arch}.") and key.split(".", 1)[1] not in used]
     if unread:
@@ -244,13 +256,13 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
         made[f"{facts.arch}.rope.dimension_count"] = mixer.rope.dims or mixer.head_dim
         if f"{facts.arch}.attention.key_length" in made:
             made[f"{facts.arch}.attention.value_length"] = mixer.head_dim
-        rope, tensors = _write_rope(mixer.rope, mixer.head_dim, config.max_positions)
+        rope, tensors = _write_rope(mixer.rope, mixer.head_dim, config.max_positions, facts)
         made |= {f"{facts.arch}.{key}": value for key, value in rope.items()}
     return made, tensors
 
 
 def _write_rope(
-    rope: RopeSpec, head_dim: int, positions: int
+    rope: RopeSpec, head_dim: int, positions: int, facts: Gguf
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
     made: dict[str, Any] = {"rope.freq_base": float(rope.theta)}
     scaling = rope.scaling
@@ -265,7 +277,7 @@ def _write_rope(
             made |= {"rope.scaling.original_context_length": original,
                      "rope.scaling.yarn_beta_fast": float(scaling.beta_fast),
                      "rope.scaling.yarn_beta_slow": float(scaling.beta_slow)}  # fmt: skip
-        if not scaling.truncate or abs(attention - usual) > 1e-6 * usual:
+        if scaling.truncate != facts.scaled.get("truncate", True) or abs(attention - usual) > 1e-6 * usual:
             raise ConfigError(f"GGUF has no form for this {scaling.kind} scaling: its attention factor or truncation")
         return made, {}
     if scaling.kind == "llama3":
@@ -334,7 +346,8 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
 
 def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConfig) -> GgmlType:
-    if len(shape) < 2 or name.startswith("position_embd"):
+    # llama.cpp adds biases of experts as float32, and never quantizes what chooses them.
+    if len(shape) < 2 or name.startswith("position_embd") or name.endswith(".bias") or "ffn_gate_inp" in name:
         return NAMED["F32"]
     chosen = kind.upper()
     if chosen == "Q4_K" and name == ("token_embd.weight" if config.tie_embeddings else "output.weight"):

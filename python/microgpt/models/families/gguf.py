@@ -62,7 +62,8 @@ class Gguf:
     block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
     `plus_one`: norms store their weight plus the one that it is added to.
-    `rope`: rotary positions stand in the usual keys.
+    `rope`: rotary positions stand in the usual keys; `scaled`: what YaRN is like there beside them, in terms of
+    rope_parameters. `marker`: a metadata key that is above zero in this family's files alone, of those with its `arch`.
     """
 
     arch: str
@@ -75,6 +76,8 @@ class Gguf:
     interleaved: bool = False
     plus_one: bool = False
     rope: bool = True
+    scaled: Mapping[str, Any] = field(default_factory=dict)
+    marker: str | None = None
 
     def name(self, ours: str) -> str | None:
         """The tensor that a parameter of ours is in ("blocks.3.mixer.q.weight" -> "blk.3.attn_q.weight")."""
@@ -87,6 +90,9 @@ class Gguf:
         _, number, inner = module.split(".", 2)
         table = {**INSIDE, **self.names}
         table |= {part: theirs for parts, theirs in self.fused.items() for part in parts.split()}
+        whole = table.get(f"{inner}.{kind}")  # a parameter that is no weight or bias
+        if whole is not None:
+            return f"blk.{number}.{whole}"
         return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None
 
 
