@@ -374,3 +374,5 @@ template <class T> struct ReadArgs {
 };
 
 }  // namespace mg
+
+#include "core/args_ssd.h"

@@ -29,6 +29,8 @@
   X(softmax_backward, SoftmaxArgs)                     \
   X(attention, AttentionArgs)                          \
   X(attention_backward, AttentionBackwardArgs)         \
+  X(ssd, SsdArgs)                                      \
+  X(ssd_backward, SsdBackwardArgs)                     \
   X(cross_entropy, CrossEntropyArgs)                   \
   X(dropout, DropoutArgs)                              \
   X(unary, UnaryArgs)                                  \

@@ -10,6 +10,9 @@ namespace {
 #include "kernels/grouped.inl.h"
 #include "kernels/routing.inl.h"
 #include "kernels/attention.inl.h"
+#include "kernels/chunk_product.inl.h"
+#include "kernels/ssd.inl.h"
+#include "kernels/ssd_backward.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/read.inl.h"
 

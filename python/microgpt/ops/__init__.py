@@ -36,6 +36,7 @@ from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
 from .sinks import sink_attention
+from .ssd import ssd
 
 __all__ = [
     "OPS",
@@ -88,6 +89,7 @@ __all__ = [
     "sort_experts",
     "sqrt",
     "square",
+    "ssd",
     "sub",
     "sum",
     "tanh",

@@ -23,7 +23,10 @@ class OssRope(Rope):
     def read(self, get: Reader, draft: Draft) -> None:
         """See Part."""
         if not get.config.get("rope_parameters") and not get.config.get("rope_scaling"):
-            get.config = {**get.config, "rope_parameters": {**YARN, "rope_theta": get.config.get("rope_theta", 150000.0)}}
+            get.config = {
+                **get.config,
+                "rope_parameters": {**YARN, "rope_theta": get.config.get("rope_theta", 150000.0)},
+            }
         super().read(get, draft)
 
 
@@ -67,5 +70,5 @@ GGUF.add("gpt_oss", Gguf(
      "attention.sliding_window": "sliding_window"},
     fixed={"hidden_act": "silu", "attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 7.0},
     names={**GGUF_EXPERTS, "mixer.sinks": "attn_sinks.weight", "ffn_norm": "post_attention_norm"},
-    scaled={"truncate": False},
+    truncate=False,
 ))  # fmt: skip

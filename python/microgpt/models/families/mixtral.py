@@ -20,5 +20,5 @@ declare(
 GGUF.add("mixtral", Gguf(
     "llama", {**LLAMA_KEYS, **GGUF_KEYS, "expert_count": "num_local_experts"},
     fixed={"hidden_act": "silu", "sliding_window": None}, names=GGUF_EXPERTS, interleaved=True,
-    marker="expert_count",
+    told_by="expert_count",
 ))  # fmt: skip

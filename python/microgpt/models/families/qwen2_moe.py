@@ -9,7 +9,9 @@ from .gguf import GGUF, NO_WIDTH, Gguf
 from .llama import BODY, BUFFERS, EPS
 from .rope import LayerTypes, Rope
 
-WINDOWS = LayerTypes(lambda i, get: i % 2 == 0 and i < get.get("max_window_layers", int, 28), switch="use_sliding_window")
+WINDOWS = LayerTypes(
+    lambda i, get: i % 2 == 0 and i < get.get("max_window_layers", int, 28), switch="use_sliding_window"
+)
 SHARED = {
     "moe.shared.gate": "mlp.shared_expert.gate_proj", "moe.shared.up": "mlp.shared_expert.up_proj",
     "moe.shared.down": "mlp.shared_expert.down_proj", "moe.shared_gate": "mlp.shared_expert_gate",

@@ -112,7 +112,7 @@ class MoeSpec(LayerSpec):
             "shared": cls(5, 16, 3, "gelu", renormalize=False, shared=24, shared_gate=True),
             "sigmoid": cls(4, 16, 2, score="sigmoid", scale=2.5, eps=1e-6, shared=16, balance_bias=True,
                            balance_rate=1e-3),
-            "limit": cls(4, 16, 2, bias=True, router_bias=True, limit=0.7),
+            "limit": cls(4, 16, 2, bias=True, router_bias=True, limit=0.5),
             "one": cls(4, 16, 1, renormalize=False, balance_loss=0.01),
         }  # fmt: skip
 
@@ -201,7 +201,7 @@ class Moe(Module):
         if spec.balance_rate > 0.0:
             k.axpy(routing.load, self._load.data, 1.0, 1.0)
         if spec.balance_loss > 0.0:
-            scores: Tensor = ops.cast(logits, wide(logits.dtype))
+            scores: Tensor = ops.cast(logits, "float32")
             if spec.score == "softmax":
                 scores = ops.softmax(scores)
             else:
