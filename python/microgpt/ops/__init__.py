@@ -31,6 +31,7 @@ from .basic import (
     tanh,
 )
 from .custom import checkpoint, custom
+from .delta import gated_delta
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
@@ -55,6 +56,7 @@ __all__ = [
     "embedding",
     "erf",
     "exp",
+    "gated_delta",
     "glu",
     "layer_norm",
     "linear",

@@ -13,7 +13,7 @@ from .op import Cost, check, check_float, check_int32, check_wide, elements_byte
 
 Array = k.Array
 Needs = list[bool] | None
-CHUNK = 64  # kStateChunk in csrc/core/args_ssd.h
+CHUNK = 64  # kStateChunk in csrc/core/args_state.h
 HEADS = 4  # kSsdHeads
 
 
