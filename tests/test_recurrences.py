@@ -146,7 +146,9 @@ def test_packed_sequences_are_the_separate_ones(name: str, seed: int, rows: list
         for s, n in enumerate(rows):
             if n:
                 state = k.from_numpy(first.numpy()[s : s + 1].copy()) if with_state else None
-                alone = call(name, part(name, i, slice(at, at + n)), options, **({"state": state} if with_state else {}))
+                alone = call(
+                    name, part(name, i, slice(at, at + n)), options, **({"state": state} if with_state else {})
+                )
                 assert alone.tobytes() == together[at : at + n].tobytes()
                 if state is not None and states is not None:
                     assert state.numpy().tobytes() == states.numpy()[s : s + 1].tobytes()

@@ -16,6 +16,7 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_checks(m);
   mg::bindings::register_math(m);
   mg::bindings::register_layers(m);
+  mg::bindings::register_experts(m);
   mg::bindings::register_ssd(m);
   mg::bindings::register_delta(m);
   mg::bindings::register_training(m);

@@ -8,6 +8,15 @@
   X(gemm, GemmArgs)                                    \
   X(embedding, EmbeddingArgs)                          \
   X(embedding_backward, EmbeddingBackwardArgs)         \
+  X(route, RouteArgs)                                  \
+  X(route_weights, RouteWeightsArgs)                   \
+  X(route_weights_backward, RouteWeightsArgs)          \
+  X(gather_rows, GatherArgs)                           \
+  X(combine_rows, CombineArgs)                         \
+  X(combine_dot, CombineArgs)                          \
+  X(grouped_linear, GroupedArgs)                       \
+  X(grouped_weight, GroupedWeightArgs)                 \
+  X(grouped_sum, GroupedWeightArgs)                    \
   X(norm, NormArgs)                                    \
   X(norm_backward, NormBackwardArgs)                   \
   X(norm_backward_weight, NormBackwardArgs)            \
@@ -35,6 +44,7 @@
   X(peak, PeakArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
+  X(sort_experts, SortExpertsArgs)                     \
   X(count_targets, CountArgs)                          \
   X(sum_squares, SumSquaresArgs)                       \
   X(clip, ClipArgs)                                    \

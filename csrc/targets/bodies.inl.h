@@ -7,6 +7,8 @@ namespace {
 #include "kernels/token.inl.h"
 #include "kernels/optim.inl.h"
 #include "kernels/gemm.inl.h"
+#include "kernels/grouped.inl.h"
+#include "kernels/routing.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/chunk_product.inl.h"
 #include "kernels/ssd.inl.h"
@@ -18,6 +20,12 @@ namespace {
 
 static void gemm(const GemmArgs<float>& args, const Share& share) { gemm_of<FloatWords<float>>(args, share); }
 static void gemm(const GemmArgs<bf16>& args, const Share& share) { gemm_of<FloatWords<bf16>>(args, share); }
+template <class T> static void grouped_linear(const GroupedArgs<T>& args, const Share& share) {
+  grouped_rows(args, share, &gemm_part<FloatWords<T>>);
+}
+template <class T> static void grouped_weight(const GroupedWeightArgs<T>& args, const Share& share) {
+  grouped_columns(args, share, &gemm_part<FloatWords<T>>);
+}
 template <class T> static void attention(const AttentionArgs<T>& args, const Share& share) {
   attention_of<AttentionWords<T>>(args, share);
 }

@@ -18,7 +18,13 @@ EPS = 1e-6
 
 
 def memory(
-    rows: Sequence[int], heads: int, key_heads: int, width: int, value_width: int = 0, fast: float = 0.3, unit: bool = True
+    rows: Sequence[int],
+    heads: int,
+    key_heads: int,
+    width: int,
+    value_width: int = 0,
+    fast: float = 0.3,
+    unit: bool = True,
 ) -> Callable[[np.random.Generator], Inputs]:
     """Sequences of `rows` tokens; beta in (0, 1), decays between exp(-fast) and 1; keys no longer than 1 unless `unit`."""
 

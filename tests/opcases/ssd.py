@@ -126,7 +126,9 @@ def _gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> dict[str
     if "skip" in i:
         out["x"] += np.abs(i["skip"])[:, None] * g
         out["skip"] = (g * x).sum((0, 2))
-    out["b"], out["c"] = (each.reshape(*i["b"].shape[:2], heads // i["b"].shape[1], b.shape[2]).sum(2) for each in (db, dc))
+    out["b"], out["c"] = (
+        each.reshape(*i["b"].shape[:2], heads // i["b"].shape[1], b.shape[2]).sum(2) for each in (db, dc)
+    )
     tokens, _, width = x.shape
     rest = float(np.max(off / np.maximum(d, 1e-30), initial=0.0))
     relative = longest + rest + gamma(tokens + 200, v) + gamma(b.shape[2], v) + gamma(width, v)

@@ -32,6 +32,7 @@ from .basic import (
 )
 from .custom import checkpoint, custom
 from .delta import gated_delta
+from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped_linear, route, sort_experts
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
@@ -42,11 +43,13 @@ __all__ = [
     "OPS",
     "Cost",
     "Op",
+    "Routing",
     "activation",
     "add",
     "attention",
     "cast",
     "checkpoint",
+    "combine_rows",
     "concat",
     "cos",
     "cross_entropy",
@@ -56,8 +59,11 @@ __all__ = [
     "embedding",
     "erf",
     "exp",
+    "expert_weights",
+    "gather_rows",
     "gated_delta",
     "glu",
+    "grouped_linear",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
@@ -75,12 +81,14 @@ __all__ = [
     "reshape",
     "rms_norm",
     "rope",
+    "route",
     "rsqrt",
     "sigmoid",
     "sin",
     "sink_attention",
     "slice",
     "softmax",
+    "sort_experts",
     "sqrt",
     "square",
     "ssd",
