@@ -1,7 +1,8 @@
-"""Recurrences over random shapes: against step-by-step float64, whole and in pieces, packed and alone, with NaN ahead."""
+"""Recurrences over random shapes: against steps in float64, whole and in pieces, packed and alone, with NaN ahead."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ def ssd_steps(i: Inputs, o: Any) -> Numbers:
     d, heads = times(i, o, 0.0)[0], i["x"].shape[1]
     b, c = spread(i["b"], heads), spread(i["c"], heads)
     y = np.empty_like(i["x"])
-    for begin, end in zip(i["q_start"], i["q_start"][1:], strict=False):
+    for begin, end in itertools.pairwise(i["q_start"]):
         state = np.zeros((*i["x"].shape[1:], b.shape[2]))
         for t in range(begin, end):
             state = np.exp(d[t] * i["a"])[:, None, None] * state
@@ -45,7 +46,7 @@ def delta_steps(i: Inputs, o: Any) -> Numbers:
         q, keys = (x / np.sqrt((x * x).sum(2, keepdims=True) + 1e-6) for x in (q, keys))
     q, keys = (np.repeat(x, v.shape[1] // x.shape[1], 1) for x in (q / np.sqrt(q.shape[2]), keys))
     y = np.empty_like(v)
-    for begin, end in zip(i["q_start"], i["q_start"][1:], strict=False):
+    for begin, end in itertools.pairwise(i["q_start"]):
         state = np.zeros((v.shape[1], q.shape[2], v.shape[2]))
         for t in range(begin, end):
             state = np.exp(i["g"][t])[:, None, None] * state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ def memory(
     fast: float = 0.3,
     unit: bool = True,
 ) -> Callable[[np.random.Generator], Inputs]:
-    """Sequences of `rows` tokens; beta in (0, 1), decays between exp(-fast) and 1; keys no longer than 1 unless `unit`."""
+    """Sequences of `rows` tokens; beta in (0, 1), decays between exp(-fast) and 1; `unit`: keys no longer than 1."""
 
     def make(rng: np.random.Generator) -> Inputs:
         tokens = sum(rows)
@@ -77,9 +78,9 @@ def norm(x: Numbers) -> float:
 
 
 def walk(i: Inputs, o: Any, head: int, begin: int, end: int, u: float) -> list[Step]:
-    """The recurrence with its error. A step multiplies the error of S by e^g (I - beta k k^T), whose norm is at most 1 as
-    beta |k|^2 <= 2 and g <= 0, and adds the roundings of r = e^g S^T k (chains of K and of 64 rows in the chunked form),
-    of x = beta (v - r), of k x^T and of the sum. `size` is the sum of the norms of what S is the sum of.
+    """The recurrence with its error. A step multiplies the error of S by e^g (I - beta k k^T), whose norm is at most 1
+    as beta |k|^2 <= 2 and g <= 0, and adds the roundings of r = e^g S^T k (chains of K, and of 64 rows in the chunked
+    form), of x = beta (v - r), of k x^T and of the sum. `size` is the sum of the norms of what S is the sum of.
     """
     width, group = i["q"].shape[2], i["values"].shape[1] // i["q"].shape[1]
     scale = o.get("scale") or 1.0 / math.sqrt(width)
@@ -112,7 +113,7 @@ def walk(i: Inputs, o: Any, head: int, begin: int, end: int, u: float) -> list[S
 
 def _heads(i: Inputs) -> Iterator[tuple[int, int, int]]:
     edges = i["q_start"].tolist()
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         for head in range(i["values"].shape[1]):
             yield head, begin, end
 

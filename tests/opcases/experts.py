@@ -23,9 +23,7 @@ def _choice(tokens: int, experts: int, chosen: int) -> Callable[..., Inputs]:
     """Any experts, as a bias may choose them."""
     return lambda rng: {
         "logits": rng.standard_normal((tokens, experts)),
-        "ids": np.array([rng.permutation(experts)[:chosen] for _ in range(tokens)])
-        .reshape(tokens, chosen)
-        .astype("i4"),
+        "ids": np.array([rng.permutation(experts)[:chosen] for _ in range(tokens)]).reshape(tokens, chosen).astype("i4"),
     }
 
 
@@ -82,45 +80,19 @@ def _ids(*shape: int) -> Any:
     return array(shape, "int32")
 
 
-_refused(
-    "expert_weights",
-    "axes",
-    r"`logits` expected two axes .* got \(4,\)",
-    lambda: ops.expert_weights(array((4,)), _ids(4, 1)),
-)
-_refused(
-    "expert_weights",
-    "ids",
-    r"`ids` expected \(3, 1 to 2\), got \(3, 4\)",
-    lambda: ops.expert_weights(array((3, 2)), _ids(3, 4)),
-)
-_refused(
-    "expert_weights",
-    "tokens",
-    r"`ids` expected \(3, 1 to 2\), got \(2, 1\)",
-    lambda: ops.expert_weights(array((3, 2)), _ids(2, 1)),
-)
+_refused("expert_weights", "axes", r"`logits` expected two axes .* got \(4,\)",
+         lambda: ops.expert_weights(array((4,)), _ids(4, 1)))
+_refused("expert_weights", "ids", r"`ids` expected \(3, 1 to 2\), got \(3, 4\)",
+         lambda: ops.expert_weights(array((3, 2)), _ids(3, 4)))
+_refused("expert_weights", "tokens", r"`ids` expected \(3, 1 to 2\), got \(2, 1\)",
+         lambda: ops.expert_weights(array((3, 2)), _ids(2, 1)))
 _refused("expert_weights", "no-experts", r"`logits` .*\(3, 0\)", lambda: ops.expert_weights(array((3, 0)), _ids(3, 0)))
-_refused(
-    "expert_weights",
-    "int64",
-    r"`ids` expected int32, got int64",
-    lambda: ops.expert_weights(array((3, 2)), array((3, 1), "int64")),
-    DTypeError,
-)
-_refused(
-    "expert_weights",
-    "score",
-    r"unknown score 'sigmod'.*'sigmoid'",
-    lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), score="sigmod"),
-    ConfigError,
-)
-_refused(
-    "expert_weights",
-    "eps",
-    r"`eps` expected a finite number",
-    lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), eps=-1.0),
-)
+_refused("expert_weights", "int64", r"`ids` expected int32, got int64",
+         lambda: ops.expert_weights(array((3, 2)), array((3, 1), "int64")), DTypeError)
+_refused("expert_weights", "score", r"unknown score 'sigmod'.*'sigmoid'",
+         lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), score="sigmod"), ConfigError)
+_refused("expert_weights", "eps", r"`eps` expected a finite number",
+         lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), eps=-1.0))
 for _id in (2, -1, 2**31 - 1, -(2**31)):
     _refused("expert_weights", f"id{_id}", rf"`ids` must be in \[0, 2\), got {_id} at position 1",
              lambda n=_id: ops.expert_weights(array((1, 2)), int32_array(0, n).view((1, 2))))  # fmt: skip
@@ -179,62 +151,25 @@ def _place(*values: int) -> Any:
 
 
 _ORDER = (0, 1, 2, 3)
-_refused(
-    "gather_rows",
-    "tokens",
-    r"gather_rows: `x` expected \(2, width\), got \(3, 5\)",
-    lambda: ops.gather_rows(array((3, 5)), int32_array(*_ORDER), _place(*_ORDER)),
-)
-_refused(
-    "gather_rows",
-    "order",
-    r"`order` expected \(4,\), got \(3,\)",
-    lambda: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2), _place(*_ORDER)),
-)
-_refused(
-    "gather_rows",
-    "place",
-    r"`place` expected two axes",
-    lambda: ops.gather_rows(array((2, 5)), int32_array(*_ORDER), int32_array(*_ORDER)),
-)
-_refused(
-    "gather_rows",
-    "int64",
-    r"`order` expected int32",
-    lambda: ops.gather_rows(array((2, 5)), array((4,), "int64"), _place(*_ORDER)),
-    DTypeError,
-)
+_refused("gather_rows", "tokens", r"gather_rows: `x` expected \(2, width\), got \(3, 5\)",
+         lambda: ops.gather_rows(array((3, 5)), int32_array(*_ORDER), _place(*_ORDER)))
+_refused("gather_rows", "order", r"`order` expected \(4,\), got \(3,\)",
+         lambda: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2), _place(*_ORDER)))
+_refused("gather_rows", "place", r"`place` expected two axes",
+         lambda: ops.gather_rows(array((2, 5)), int32_array(*_ORDER), int32_array(*_ORDER)))
+_refused("gather_rows", "int64", r"`order` expected int32",
+         lambda: ops.gather_rows(array((2, 5)), array((4,), "int64"), _place(*_ORDER)), DTypeError)
 for _id in (4, -1, 2**31 - 1, -(2**31)):
-    _refused(
-        "gather_rows",
-        f"id{_id}",
-        rf"`order` must be in \[0, 4\), got {_id} at position 3",
-        lambda n=_id: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2, n), _place(*_ORDER)),
-    )
-    _refused(
-        "combine_rows",
-        f"id{_id}",
-        rf"`place` must be in \[0, 4\), got {_id} at position 3",
-        lambda n=_id: ops.combine_rows(array((4, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(0, 1, 2, n)),
-    )
-_refused(
-    "combine_rows",
-    "rows",
-    r"combine_rows: `x` expected \(4, width\), got \(3, 5\)",
-    lambda: ops.combine_rows(array((3, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(*_ORDER)),
-)
-_refused(
-    "combine_rows",
-    "weights",
-    r"`weights` expected \(2, 2\), got \(4, 1\)",
-    lambda: ops.combine_rows(array((4, 5)), array((4, 1)), None, int32_array(*_ORDER), _place(*_ORDER)),
-)
-_refused(
-    "combine_rows",
-    "residual",
-    r"`residual` expected \(2, 5\), got \(4, 5\)",
-    lambda: ops.combine_rows(array((4, 5)), array((2, 2)), array((4, 5)), int32_array(*_ORDER), _place(*_ORDER)),
-)
+    _refused("gather_rows", f"id{_id}", rf"`order` must be in \[0, 4\), got {_id} at position 3",
+             lambda n=_id: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2, n), _place(*_ORDER)))
+    _refused("combine_rows", f"id{_id}", rf"`place` must be in \[0, 4\), got {_id} at position 3",
+             lambda n=_id: ops.combine_rows(array((4, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(0, 1, 2, n)))
+_refused("combine_rows", "rows", r"combine_rows: `x` expected \(4, width\), got \(3, 5\)",
+         lambda: ops.combine_rows(array((3, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(*_ORDER)))
+_refused("combine_rows", "weights", r"`weights` expected \(2, 2\), got \(4, 1\)",
+         lambda: ops.combine_rows(array((4, 5)), array((4, 1)), None, int32_array(*_ORDER), _place(*_ORDER)))
+_refused("combine_rows", "residual", r"`residual` expected \(2, 5\), got \(4, 5\)",
+         lambda: ops.combine_rows(array((4, 5)), array((2, 2)), array((4, 5)), int32_array(*_ORDER), _place(*_ORDER)))
 _refused("combine_rows", "missing", r"missing argument `order`",
          lambda: ops.combine_rows(array((4, 5)), array((2, 2))), TypeError)  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -104,14 +105,14 @@ def _(q: Any, keys: Any, values: Any, g: Any, beta: Any, q_start: Any, scale: An
 @gated_delta.composed
 def _(q: Tensor, keys: Tensor, values: Tensor, g: Tensor, beta: Tensor, q_start: Any, scale: float | None = None,
       normalize: bool = False, state: Any = None) -> Tensor:  # fmt: skip
-    (tokens, key_heads, k_dim), (heads, v_dim) = q.shape, values.shape[1:]
+    key_heads, k_dim, heads, v_dim = *q.shape[1:], *values.shape[1:]
     if normalize:
         q, keys = (each / ((each * each).sum(2, keepdims=True) + EPS).sqrt() for each in (q, keys))
     q = q * (1.0 / math.sqrt(k_dim) if scale is None else scale)
     ones = full((1, heads // key_heads, 1), 1.0, q.dtype)
     edges = [int(at) for at in np.asarray(as_array(q_start).numpy())]
     rows = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         kept = full((heads, k_dim, v_dim), 0.0, q.dtype)
         for t in range(begin, end):
             of_q, of_k = ((each[t].reshape(key_heads, 1, k_dim) * ones).reshape(heads, k_dim, 1) for each in (q, keys))
