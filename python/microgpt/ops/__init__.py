@@ -36,6 +36,7 @@ from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .scan import causal_conv1d, linear_recurrence, selective_scan
 from .sinks import sink_attention
 from .ssd import ssd
 
@@ -48,6 +49,7 @@ __all__ = [
     "add",
     "attention",
     "cast",
+    "causal_conv1d",
     "checkpoint",
     "combine_rows",
     "concat",
@@ -67,6 +69,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_recurrence",
     "log",
     "matmul",
     "max",
@@ -83,6 +86,7 @@ __all__ = [
     "rope",
     "route",
     "rsqrt",
+    "selective_scan",
     "sigmoid",
     "sin",
     "sink_attention",
