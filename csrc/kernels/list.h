@@ -32,6 +32,8 @@
   X(attention_backward, AttentionBackwardArgs)         \
   X(ssd, SsdArgs)                                      \
   X(ssd_backward, SsdBackwardArgs)                     \
+  X(gated_delta, DeltaArgs)                            \
+  X(gated_delta_backward, DeltaBackwardArgs)           \
   X(cross_entropy, CrossEntropyArgs)                   \
   X(dropout, DropoutArgs)                              \
   X(unary, UnaryArgs)                                  \

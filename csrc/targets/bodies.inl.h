@@ -17,6 +17,8 @@ namespace {
 #include "kernels/chunk_product.inl.h"
 #include "kernels/ssd.inl.h"
 #include "kernels/ssd_backward.inl.h"
+#include "kernels/delta.inl.h"
+#include "kernels/delta_backward.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/read.inl.h"
 

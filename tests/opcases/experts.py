@@ -29,33 +29,35 @@ def _choice(tokens: int, experts: int, chosen: int) -> Callable[..., Inputs]:
     }
 
 
-def _weights(i: Inputs, o: Any) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Scores of the chosen, what divides them, the weights, and the scores of all (or zeros)."""
+def _weights(i: Inputs, o: Any) -> tuple[Numbers, Numbers, Numbers]:
+    """Scores of the chosen, the weights, and the softmax of all (zeros for sigmoid)."""
     x, ids = i["logits"], i["ids"]
     chosen = np.take_along_axis(x, ids, 1)
     if o.get("score", "softmax") == "sigmoid":
         s = sigmoid(chosen)
         total = s.sum(1, keepdims=True) + o.get("eps", 0.0) if o.get("renormalize") else 0 * s[:, :1] + 1.0
-        return s, total, s / total, np.zeros_like(x)
+        return s, s / total, np.zeros_like(x)
     s, everyone = np.exp(chosen), np.exp(x).sum(1, keepdims=True)
     total = s.sum(1, keepdims=True) if o.get("renormalize") else everyone
-    return s, total, s / total, np.zeros_like(x) if o.get("renormalize") else np.exp(x) / everyone
+    return s, s / total, np.exp(x) / everyone
 
 
-# Everything is computed in double; what rounds is what is stored, and a factor more where bfloat16 is.
+# Kernels compute in double: what rounds is what is stored, sums of double, and in the composed twin one more division.
 def _weights_forward(i: Inputs, o: Any, y: Numbers, u: float) -> Numbers:
-    return 2 * u * np.abs(y)
+    return (2 * u + gamma(i["logits"].shape[1] + i["ids"].shape[1] + 8, 2.0**-53)) * np.abs(y)
 
 
 def _weights_gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> dict[str, Numbers]:
-    s, total, p, everyone = _weights(i, o)
+    s, p, everyone = _weights(i, o)
     g = np.abs(dy) * abs(o.get("scale", 1.0))
     inner = (g * p).sum(1, keepdims=True)
-    size = everyone * inner
+    # The composed twin renormalizes the softmax of all, whose gradients of those not chosen cancel.
+    twin = everyone * inner * i["ids"].shape[1] * 2.0**-50
+    size = everyone * inner if not o.get("renormalize") else 0 * everyone
     slope = p * (1.0 - s) if o.get("score") == "sigmoid" else p
     np.put_along_axis(size, i["ids"], np.take_along_axis(size, i["ids"], 1) + slope * (g + inner), 1)
     # a gradient is stored, then read and added to: four roundings, and in double a few of each term
-    return {"logits": 4 * u * size + (gamma(s.shape[1] + everyone.shape[1] + 8, 2.0**-53) + 2.0**-50) * size}
+    return {"logits": 4 * u * size + (gamma(s.shape[1] + everyone.shape[1] + 8, 2.0**-53) + 2.0**-50) * size + twin}
 
 
 for _label, _options in {

@@ -31,6 +31,7 @@ from .basic import (
     tanh,
 )
 from .custom import checkpoint, custom
+from .delta import gated_delta
 from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped_linear, route, sort_experts
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
@@ -62,6 +63,7 @@ __all__ = [
     "exp",
     "expert_weights",
     "gather_rows",
+    "gated_delta",
     "glu",
     "grouped_linear",
     "layer_norm",
