@@ -168,7 +168,7 @@ def _with_mxfp4(weights: Mapping[str, Stored], where: str) -> Mapping[str, Store
         whole = len(shape) == 4 and shape[3] == 16 and scales.shape == shape[:3]
         if blocks.dtype != "uint8" or scales.dtype != "uint8" or not whole:
             raise FormatError(f"{where}: {name}: expected blocks (experts, out, groups, 16) and scales (experts, out, "
-                              f"groups) of uint8, got {blocks.dtype} {shape}, {scales.dtype} {scales.shape}")  # fmt: skip
+                              f"groups), uint8, got {blocks.dtype} {shape}, {scales.dtype} {scales.shape}")  # fmt: skip
         result[name] = _mxfp4(blocks, scales)
     return result
 

@@ -118,7 +118,7 @@ def expert_weights(
 def _(saved: Any, dy: Array, dlogits: Any) -> None:
     logits, ids, settings = saved
     array, add_to = dlogits.target(logits.dtype)
-    k.route_weights(logits, ids, *settings, dy=dy, dx=array, accumulate=add_to)
+    k.route_weights(logits, ids, *settings, None, dy, array, add_to)
     dlogits.settle(array)
 
 
