@@ -23,9 +23,11 @@ void register_math(py::module_& m);
 void register_layers(py::module_& m);
 void register_experts(py::module_& m);
 void register_ssd(py::module_& m);
+void register_delta(py::module_& m);
 void register_training(py::module_& m);
 void register_runtime(py::module_& m);
 void register_peaks(py::module_& m);
+void register_scan(py::module_& m);
 
 template <class T> T* pointer(const Array* array, int64_t size, const char* op, const char* name, bool required) {
   if (!array) {

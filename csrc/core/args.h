@@ -375,4 +375,4 @@ template <class T> struct ReadArgs {
 
 }  // namespace mg
 
-#include "core/args_ssd.h"
+#include "core/args_state.h"

@@ -91,3 +91,35 @@ template <class Body> static inline void each_turned(const float* src, int64_t r
       }
     }
 }
+
+// Sum of a[i] b[i].
+static inline double state_dot(const float* a, const float* b, int64_t n) {
+  return blocked_sum(n, [&](int64_t i, auto part) { return mul(get(a + i, part), get(b + i, part)); });
+}
+
+// Decays of a chunk for one head. Sums of logarithms are in double: a difference of two of them keeps its digits.
+struct ChunkDecays {
+  double sum[kStateChunk];
+  alignas(64) float grows[kStateChunk], fades[kStateChunk];  // exp(sum up to t), exp(sum after t)
+  float whole;                                               // exp(sum of all)
+};
+
+// exp(base - sum[i]) or, turned, exp(sum[i] - base) for whole vectors of [from, to).
+static inline void chunk_decays(const double* sum, double base, bool turned, int64_t from, int64_t to, float* out) {
+  for (int64_t i = from; i < to; i += kWidth) {
+    float x[kWidth];
+    for (int j = 0; j < kWidth; ++j) x[j] = (float)(turned ? sum[i + j] - base : base - sum[i + j]);
+    store(out + i, exp(load(x)));
+  }
+}
+
+template <class LogAt> static inline void sum_decays(ChunkDecays& decays, int64_t rows, const LogAt& log_at) {
+  double sum = 0.0;
+  for (int64_t i = 0; i < kStateChunk; ++i) {
+    if (i < rows) sum += log_at(i);
+    decays.sum[i] = sum;
+  }
+  chunk_decays(decays.sum, 0.0, true, 0, kStateChunk, decays.grows);
+  chunk_decays(decays.sum, sum, false, 0, kStateChunk, decays.fades);
+  decays.whole = decays.grows[kStateChunk - 1];
+}

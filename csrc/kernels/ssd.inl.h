@@ -1,12 +1,9 @@
 // Mamba-2's state-space duality, chunk by chunk. A share takes a sequence and a few heads of one group, which have B, C and
 // their products in common. Within a chunk time lies along lanes where it can: y^T = S C^T needs neither S nor B turned.
 
-// Decays of a chunk for one head. Sums of logarithms are in double: a difference of two of them keeps its digits.
-struct SsdTimes {
-  alignas(64) float dt[kStateChunk], grows[kStateChunk], fades[kStateChunk];  // d; exp(sum up to t); exp(sum after t)
-  alignas(64) float slope[kStateChunk];                                       // d d / d dt, for the backward
-  double sum[kStateChunk];
-  float whole;  // exp(sum of all)
+// A chunk's times for one head.
+struct SsdTimes : ChunkDecays {
+  alignas(64) float dt[kStateChunk], slope[kStateChunk];  // d, and d d / d dt for the backward
 };
 
 // log(1 + e^x), within 3 ulp: log(w) e / (w - 1) makes up for the rounding of w = 1 + e.
@@ -14,15 +11,6 @@ static inline Vec softplus(Vec x) {
   const Vec e = exp(negate(abs(x))), w = add(set1(1.0f), e);
   const Vec log1p = select(eq(w, set1(1.0f)), e, div(mul(log(w), e), sub(w, set1(1.0f))));
   return select(eq(x, x), add(max(x, zero()), log1p), x);
-}
-
-// exp(base - sum[i]) or, turned, exp(sum[i] - base) for whole vectors of [from, to).
-static inline void ssd_decays(const double* sum, double base, bool turned, int64_t from, int64_t to, float* out) {
-  for (int64_t i = from; i < to; i += kWidth) {
-    float x[kWidth];
-    for (int j = 0; j < kWidth; ++j) x[j] = (float)(turned ? sum[i + j] - base : base - sum[i + j]);
-    store(out + i, exp(load(x)));
-  }
 }
 
 template <class T>
@@ -37,15 +25,8 @@ static inline void ssd_times(const SsdArgs<T>& args, int64_t head, int64_t row, 
     store(times.dt + i, min(high, max(low, d)));  // keeps NaN
     store(times.slope + i, select(lt(d, low), zero(), select(lt(high, d), zero(), slope)));
   }
-  double sum = 0.0;
-  for (int64_t i = 0; i < kStateChunk; ++i) {
-    if (i < rows) sum += (double)times.dt[i] * (double)args.a[head];
-    else times.dt[i] = 0.0f;
-    times.sum[i] = sum;
-  }
-  ssd_decays(times.sum, 0.0, true, 0, kStateChunk, times.grows);
-  ssd_decays(times.sum, sum, false, 0, kStateChunk, times.fades);
-  times.whole = times.grows[kStateChunk - 1];
+  for (int64_t i = rows; i < kStateChunk; ++i) times.dt[i] = 0.0f;
+  sum_decays(times, rows, [&](int64_t i) { return (double)times.dt[i] * (double)args.a[head]; });
 }
 
 struct SsdScratch {
@@ -126,7 +107,7 @@ static inline void ssd_weights(const float* products, const SsdTimes& times, int
     float* to = weights + j * kStateChunk;
     const int64_t first = j / kWidth * kWidth;
     clear(to, first);
-    ssd_decays(times.sum, times.sum[j], true, first, padded(rows), to);
+    chunk_decays(times.sum, times.sum[j], true, first, padded(rows), to);
     const Vec dt = set1(times.dt[j]);
     for (int64_t i = first; i < padded(rows); i += kWidth) {
       const Vec w = mul(mul(load(products + j * kStateChunk + i), load(to + i)), dt);

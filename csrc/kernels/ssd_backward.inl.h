@@ -34,17 +34,12 @@ template <class T> static inline SsdBackwardScratch ssd_backward_scratch(const S
   return s;
 }
 
-// Sum of a[i] b[i] over whole vectors.
-static inline double ssd_dot(const float* a, const float* b, int64_t n) {
-  return blocked_sum(n, [&](int64_t i, auto part) { return mul(get(a + i, part), get(b + i, part)); });
-}
-
 // weights = products o L; pairs += dweights o L d; between[t] = the gradient of decay t within the chunk.
 static inline void ssd_pairs(const SsdTimes& times, int64_t rows, const SsdBackwardScratch& s, double* between) {
   alignas(64) float decays[kStateChunk], from[kStateChunk] = {};  // from[j]: sum over rows >= i of the pairs (row, j)
   for (int64_t i = rows - 1; i >= 0; --i) {
     const int64_t at = i * kStateChunk, last = i / kWidth * kWidth;
-    ssd_decays(times.sum, times.sum[i], false, 0, last + kWidth, decays);
+    chunk_decays(times.sum, times.sum[i], false, 0, last + kWidth, decays);
     Vec sum = zero();
     for (int64_t j = 0; j <= last; j += kWidth) {
       const Vec lane = add(set1((float)j), load(kLanes)), here = set1((float)i);
@@ -78,7 +73,7 @@ static void ssd_chunk_backward(const SsdBackwardArgs<T>& args, int64_t head, int
   pack_turned<FloatWords<T>>(fwd.x + at, stride, rows, width, s.x_turned);
   pack_along<FloatWords<T>>(args.dy + at, stride, rows, width, s.dy, wide);
   read_state(kept, width, n, s.state);
-  const double kept_whole = (double)times.whole * ssd_dot(s.state, dstate, width * step);
+  const double kept_whole = (double)times.whole * state_dot(s.state, dstate, width * step);
 
   multiply_some<false>({s.dy, wide, s.x_turned, kStateChunk, s.dweights, kStateChunk}, rows, cols, nullptr,
                        [&](int64_t, int64_t high, int64_t col, int64_t) { return Steps{0, col < high ? width : 0}; });
@@ -111,7 +106,7 @@ static void ssd_chunk_backward(const SsdBackwardArgs<T>& args, int64_t head, int
     const Vec x = fma(skip, load(s.dy + j * wide + p), mul(dx, set1(times.dt[j])));
     store_or_add(args.dx + at + j * stride + p, x, args.accumulate_dx, part);
   });
-  if (fwd.skip) sums.skip += ssd_dot(s.x, s.dy, rows * wide);
+  if (fwd.skip) sums.skip += state_dot(s.x, s.dy, rows * wide);
 
   // dB of the state at the end, then dC and dS of the state at the begin
   alignas(64) float by[kStateChunk];

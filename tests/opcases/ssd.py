@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,7 +61,7 @@ def spread(x: Numbers, heads: int) -> Numbers:
 
 def _ends(i: Inputs) -> list[tuple[int, int]]:
     edges = i["q_start"].tolist()
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _inner(u: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ from .op import Cost, check, check_float, check_int32, check_wide, elements_byte
 
 Array = k.Array
 Needs = list[bool] | None
-CHUNK = 64  # kStateChunk in csrc/core/args_ssd.h
+CHUNK = 64  # kStateChunk in csrc/core/args_state.h
 HEADS = 4  # kSsdHeads
 
 
@@ -161,7 +162,7 @@ def _(x: Any, dt: Any, a: Any, b: Any, c: Any, skip: Any = None, dt_bias: Any = 
 def _(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | None = None,
       dt_bias: Tensor | None = None, q_start: Any = None, softplus: bool = False,
       limits: tuple[float, float] = (0.0, math.inf), state: Any = None) -> Tensor:  # fmt: skip
-    (tokens, heads, width), (groups, inner) = x.shape, b.shape[1:]
+    heads, width, groups, inner = *x.shape[1:], *b.shape[1:]
     d = dt if dt_bias is None else dt + dt_bias
     if softplus:  # log(1 + e^d), of a number that stays small
         size = basic.maximum(d, -d)
@@ -172,7 +173,7 @@ def _(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, skip: Tensor | Non
     ones = full((1, heads // groups, 1), 1.0, x.dtype)
     edges = [int(at) for at in as_array(q_start).numpy()]
     rows = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in itertools.pairwise(edges):
         kept = full((heads, width, inner), 0.0, x.dtype)
         for t in range(begin, end):
             of_b, of_c = (((each[t].reshape(groups, 1, inner)) * ones).reshape(heads, 1, inner) for each in (b, c))

@@ -41,4 +41,32 @@ template <class T> struct SsdBackwardArgs {
   int32_t accumulate_dx, accumulate_ddt;
 };
 
+// The gated delta rule (Yang et al. 2024, arXiv:2412.06464), of value head h with key head h / (H / G):
+//   S = e^g_t S + k_t x_t^T  (K, V)  where  x_t = beta_t (v_t - e^g_t S^T k_t)        o_t = S^T q_t
+// q is first multiplied by `scale`; with `normalize` q and k are divided by sqrt(|q|^2 + 1e-6) before.
+// In chunks: (I + A) X = beta (V - e^sum K S), A the products of keys below the diagonal with their decays and beta, solved
+// row by row; then O = e^sum Q S + (Q K^T, masked and decayed) X. State and chunks are as in SsdArgs.
+constexpr double kDeltaEps = 1e-6;
+constexpr int64_t kDeltaSteps = 4;  // up to so many rows, where nothing is kept, go one by one
+template <class T> struct DeltaArgs {
+  const T *q, *k, *v;           // (T, G, K), (T, G, K), (T, H, V)
+  const Wide<T> *g, *beta;      // (T, H)
+  T* o;                         // (T, H, V)
+  Wide<T>* state;               // (S, H, K, V) or null
+  Wide<T>* chunks;              // (state_chunks, H, K, V) or null
+  const int32_t* q_start;       // (S + 1)
+  int64_t tokens, seqs, heads, key_heads, k_dim, v_dim;
+  double scale;
+  int32_t normalize;
+};
+
+// One share computes what one sequence and one key head give.
+template <class T> struct DeltaBackwardArgs {
+  DeltaArgs<T> fwd;  // with chunks as the forward left them; o and state are not read
+  const T* d_o;      // (T, H, V)
+  T *dq, *dk, *dv;
+  Wide<T> *dg, *dbeta;
+  int32_t accumulate_dq, accumulate_dk, accumulate_dv, accumulate_dg, accumulate_dbeta;
+};
+
 }  // namespace mg
