@@ -116,9 +116,9 @@ def expert_weights(
 
 @expert_weights.backward
 def _(saved: Any, dy: Array, dlogits: Any) -> None:
-    logits, ids, settings = saved
+    logits, ids, (experts, chosen, code, renormalize, scale, eps) = saved
     array, add_to = dlogits.target(logits.dtype)
-    k.route_weights(logits, ids, *settings, None, dy, array, add_to)
+    k.route_weights(logits, ids, experts, chosen, code, renormalize, scale, eps, dy=dy, dx=array, accumulate=add_to)
     dlogits.settle(array)
 
 
