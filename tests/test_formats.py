@@ -19,8 +19,8 @@ import microgpt
 from microgpt.errors import CheckpointError, ConfigError, FormatError
 from microgpt.io import safetensors
 from microgpt.models.decoder import Decoder
+from microgpt.models.presets import MODELS
 from microgpt.models.pretrained import copy, load_decoder, open_checkpoint, save_decoder
-from microgpt.models.zoo import MODELS
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import LLAMA, a_model, llama2c, mlx, same, sharded, theirs
 from tests.training_tools import python

@@ -15,8 +15,10 @@ from microgpt.engine.sampler import Sampling, draw
 from microgpt.errors import ConfigError, NonFiniteError, ShapeError, TokenizerError
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
+from microgpt.nn.ffn.mlp import GluSpec
+from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.nn.rope import RopeSpec
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
+from microgpt.nn.spec import BlockSpec, NormSpec
 from microgpt.tokenizers.char import CharTokenizer
 from tests.training_tools import SMALL
 

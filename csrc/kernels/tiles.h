@@ -5,6 +5,7 @@
 #include "core/args.h"
 
 #include "kernels/gemm_tiles.h"
+#include "kernels/grouped_tiles.h"
 
 namespace mg {
 

@@ -31,20 +31,27 @@ from .basic import (
     tanh,
 )
 from .custom import checkpoint, custom
+from .delta import gated_delta
+from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped_linear, route, sort_experts
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .scan import causal_conv1d, linear_recurrence, selective_scan
 from .sinks import sink_attention
+from .ssd import ssd
 
 __all__ = [
     "OPS",
     "Cost",
     "Op",
+    "Routing",
     "activation",
     "add",
     "attention",
     "cast",
+    "causal_conv1d",
     "checkpoint",
+    "combine_rows",
     "concat",
     "cos",
     "cross_entropy",
@@ -54,10 +61,15 @@ __all__ = [
     "embedding",
     "erf",
     "exp",
+    "expert_weights",
+    "gather_rows",
+    "gated_delta",
     "glu",
+    "grouped_linear",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_recurrence",
     "log",
     "matmul",
     "max",
@@ -72,14 +84,18 @@ __all__ = [
     "reshape",
     "rms_norm",
     "rope",
+    "route",
     "rsqrt",
+    "selective_scan",
     "sigmoid",
     "sin",
     "sink_attention",
     "slice",
     "softmax",
+    "sort_experts",
     "sqrt",
     "square",
+    "ssd",
     "sub",
     "sum",
     "tanh",
