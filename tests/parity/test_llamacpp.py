@@ -83,7 +83,7 @@ CASES = {
         },
     ),
     "mamba": ("mamba", SCAN),
-    "falcon_mamba": ("falcon_mamba", {**SCAN, "tie_word_embeddings": False, "mixer_rms_eps": 1e-6}),
+    "falcon_mamba": ("falcon_mamba", {**SCAN, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-6}),
     "jamba": (
         "jamba",
         {
