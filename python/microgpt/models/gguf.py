@@ -107,7 +107,7 @@ def rules_of(config: ModelConfig) -> list[Rule]:
     for theirs, parts in found.items():
         if len(parts) == 1:
             packing = facts.packings.get(parts[0].split(".", 2)[-1])
-            rules.append(Rule(parts if packing else parts[0], theirs, packing=packing))
+            rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
         inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
         group = next(group.split() for group in facts.fused if group.split()[0] in inner)
