@@ -9,7 +9,7 @@ from typing import Any
 from ...nn.rope import RopeSpec
 from ..config import ModelConfig
 from .common import Reader, read_rope, write_rope
-from .declare import FULL, SLIDING, Draft, Part
+from .declare import FULL, SLIDING, Draft, Part, look
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Rope(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        out.update(write_rope(next(iter(ropes(config).values())), config.blocks[0].mixer.head_dim))
+        out.update(write_rope(next(iter(ropes(config).values())), look(config, "mixer.head_dim")))
         if self.share != 1.0:
             out["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
 
@@ -76,7 +76,7 @@ def ropes(config: ModelConfig) -> dict[str, RopeSpec]:
     """The rotary positions of each layer type that has some."""
     found: dict[str, RopeSpec] = {}
     for block in config.blocks:
-        if block.mixer.rope is not None:
+        if getattr(block.mixer, "rope", None) is not None:
             found.setdefault(FULL if block.mixer.window is None else SLIDING, block.mixer.rope)
     if not found:
         raise TypeError("no rotary positions")
