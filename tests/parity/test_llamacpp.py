@@ -268,11 +268,13 @@ def test_every_family_is_tried():
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits(tmp_path: Path, name: str):
-    """float32 within 1e-4. llama.cpp's GELU is a table of float16 numbers, which alone puts logits up to 3e-3 from
-    exact ones (spread 1.3). With the same table here they are within 2e-4 in the mean (RMS) and 2e-3 at most:
-    where a last bit moves numbers to the other side of a step, each changes by 2^-11 of itself, times a weight of up to
-    0.3, and so in up to seven blocks. Its products with quantized weights quantize the other side too, to 8 bits: about a percent of the logits' spread at
-    each of some ten products, which a wrong layout of any type would exceed by far."""
+    """float32 within 1e-4.
+
+    llama.cpp's GELU is a table of float16 numbers, which alone puts logits up to 3e-3 from exact ones (spread 1.3).
+    With the same table here they are within 2e-4 in the mean (RMS) and 2e-3 at most: where a last bit moves numbers to
+    the other side of a step, each changes by 2^-11 of itself, times a weight of up to 0.3, and so in up to seven
+    blocks. Its products with quantized weights quantize the other side too, to 8 bits: about a percent of the logits'
+    spread at each of some ten products, which a wrong layout of any type would exceed by far."""
     family, settings = CASES[name]
     model = Decoder(FAMILIES.get(family).read(dict(settings)), seed=1)
     rng = np.random.default_rng(2)
