@@ -318,7 +318,7 @@ def test_experts_in_mxfp4_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         changed(blocks=arrays[f"{first}_blocks"][:, :62].copy(), scales=arrays[f"{first}_scales"][:, :62].copy())
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss"])
+@pytest.mark.parametrize("kind", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss", "lfm2_moe"])
 def test_counts_of_experts_that_cannot_be(kind: str) -> None:
     family = FAMILIES.get(kind)
     key = family.keys["ffn.experts"]

@@ -4,8 +4,6 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
-#include <numeric>
 #include <type_traits>
 #include <vector>
 
@@ -66,15 +64,18 @@ template <class T> std::vector<T> plain(const Target& target, GemmArgs<T> args, 
   return c;
 }
 
-template <class T> bool same(const T* a, const T* b, int64_t n) { return n == 0 || std::memcmp(a, b, (size_t)n * sizeof(T)) == 0; }
+template <class T> bool same(const T* a, const std::vector<T>& b) {
+  return b.empty() || std::memcmp(a, b.data(), b.size() * sizeof(T)) == 0;
+}
+template <class T> std::vector<T> halves(int64_t n) { return std::vector<T>((size_t)n, of<T>(0.5f)); }
 
 // Each group's rows are those of a product of their own, bit for bit, in whichever order shares run.
 template <class T> void check(const Target& target, std::vector<int64_t> counts, int64_t n, int64_t k) {
   const Problem<T> p(counts, n, k);
   for (const bool accumulate : {false, true}) {
     for (const bool backwards : {false, true}) {
-      std::vector<T> y((size_t)(p.rows * n), of<T>(0.5f)), dx((size_t)(p.rows * k), of<T>(0.5f));
-      std::vector<T> dw((size_t)(p.experts * n * k), of<T>(0.5f)), db((size_t)(p.experts * n), of<T>(0.5f));
+      std::vector<T> y = halves<T>(p.rows * n), dx = halves<T>(p.rows * k);
+      std::vector<T> dw = halves<T>(p.experts * n * k), db = halves<T>(p.experts * n);
       GroupedArgs<T> forward = {};
       forward.a = p.x.data(), forward.b = p.weight.data(), forward.c = y.data(), forward.offsets = p.offsets.data();
       forward.bias = accumulate ? nullptr : p.bias.data();
@@ -94,20 +95,24 @@ template <class T> void check(const Target& target, std::vector<int64_t> counts,
       for (int64_t e = 0; e < p.experts; ++e) {
         const int64_t first = p.offsets[(size_t)e], count = p.offsets[(size_t)e + 1] - first;
         GemmArgs<T> one = {};
-        one.a = p.x.data() + first * k, one.b = p.weight.data() + e * n * k, one.bias = forward.bias ? forward.bias + e * n : nullptr;
-        one.m = count, one.n = n, one.k = k, one.lda = one.ldb = k, one.ldc = n, one.trans_b = 1, one.accumulate = accumulate;
-        CHECK(same(y.data() + first * n, plain(target, one, std::vector<T>((size_t)(count * n), of<T>(0.5f))).data(), count * n));
+        one.a = p.x.data() + first * k, one.b = p.weight.data() + e * n * k;
+        one.bias = forward.bias ? forward.bias + e * n : nullptr;
+        one.m = count, one.n = n, one.k = k, one.lda = one.ldb = k, one.ldc = n, one.trans_b = 1;
+        one.accumulate = accumulate;
+        CHECK(same(y.data() + first * n, plain(target, one, halves<T>(count * n))));
         one.a = p.dy.data() + first * n, one.bias = nullptr;
         one.n = k, one.k = n, one.lda = n, one.ldb = one.ldc = k, one.trans_b = 0;
-        CHECK(same(dx.data() + first * k, plain(target, one, std::vector<T>((size_t)(count * k), of<T>(0.5f))).data(), count * k));
+        CHECK(same(dx.data() + first * k, plain(target, one, halves<T>(count * k))));
         one.b = p.x.data() + first * k, one.m = n, one.k = count, one.lda = n, one.trans_a = 1;
-        CHECK(same(dw.data() + e * n * k, plain(target, one, std::vector<T>((size_t)(n * k), of<T>(0.5f))).data(), n * k));
+        CHECK(same(dw.data() + e * n * k, plain(target, one, halves<T>(n * k))));
         for (int64_t i = 0; i < n; ++i) {
           double sum = accumulate ? 0.5 : 0.0, size = 0.5;
-          for (int64_t r = first; r < first + count; ++r)
-            sum += (double)value_of(p.dy[(size_t)(r * n + i)]), size += std::fabs((double)value_of(p.dy[(size_t)(r * n + i)]));
-          const double unit = sizeof(T) == 2 ? 1.0 / 256 : kU;
-          CHECK(std::fabs((double)value_of(db[(size_t)(e * n + i)]) - sum) <= (double)(count + 2) * kU * size + unit * std::fabs(sum));
+          for (int64_t r = first; r < first + count; ++r) {
+            const double each = value_of(p.dy[(size_t)(r * n + i)]);
+            sum += each, size += std::fabs(each);
+          }
+          const double unit = sizeof(T) == 2 ? 1.0 / 256 : kU, got = value_of(db[(size_t)(e * n + i)]);
+          CHECK(std::fabs(got - sum) <= (double)(count + 2) * kU * size + unit * std::fabs(sum));
         }
       }
     }
@@ -117,7 +122,8 @@ template <class T> void check(const Target& target, std::vector<int64_t> counts,
 }  // namespace
 
 TEST_CASE("groups of rows have the bits of products of their own") {
-  const std::vector<std::vector<int64_t>> splits = {{5, 0, 3}, {0, 0}, {1, 1, 1, 1, 1}, {0, 70, 0}, {300, 1, 259}, {13, 40, 0, 2}};
+  const std::vector<std::vector<int64_t>> splits = {{5, 0, 3},  {0, 0},        {1, 1, 1, 1, 1},
+                                                    {0, 70, 0}, {300, 1, 259}, {13, 40, 0, 2}};
   for (const Target& target : targets()) {
     if (!target.supported) continue;
     INFO(std::string(target.name));

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from ...io.names import Packing
 from ...nn.checks import require
 from ..config import ModelConfig
 from .common import Reader
@@ -60,12 +57,6 @@ class AdjustedWidth(Part):
         out["intermediate_size"], out["block_auto_adjust_ff_dim"] = config.blocks[0].ffn.width, False
 
 
-# A convolution's weight has an axis more in the file: (channels, 1, taps).
-TAPS = Packing(
-    lambda parts: parts[0][:, None],
-    lambda value: [np.squeeze(value, 1)],
-    lambda shapes: (shapes[0][0], 1, shapes[0][1]),
-)
 CONVOLUTION = [
     Key("conv_L_cache", "short_conv.taps", 3), Bool("conv_bias", "short_conv.bias"),
     Derived("short_conv.width", lambda draft: draft.get("width")),
@@ -76,10 +67,9 @@ NAMES = {
     **BODY, "norm": "model.embedding_norm", "mixer_norm": "operator_norm", "ffn_norm": "ffn_norm",
     "mixer.o": "self_attn.out_proj", "mixer.q_norm": "self_attn.q_layernorm", "mixer.k_norm": "self_attn.k_layernorm",
     "short_conv.gate_in short_conv.gate_out short_conv.inner": "conv.in_proj", "short_conv.out": "conv.out_proj",
-    "short_conv.conv": "conv.conv.weight", "short_conv.conv_bias": "conv.conv.bias",
+    "short_conv.conv": "conv.conv",
     "glu.gate": "feed_forward.w1", "glu.up": "feed_forward.w3", "glu.down": "feed_forward.w2",
 }  # fmt: skip
-PACKINGS = {"short_conv.conv": TAPS}
 OLDER = {"tie_embedding": "tie_word_embeddings"}
 
 
@@ -92,7 +82,7 @@ declare(
     "lfm2", "Lfm2ForCausalLM",
     [*shape(65536, 2560, 32, 32, 128000), *heads(8), AdjustedWidth(), *CONVOLUTION, EPS, Kinds(), Rope(1e6),
      *ends(True)],
-    NAMES, fixed=FIXED, packings=PACKINGS, older=OLDER,
+    NAMES, fixed=FIXED, older=OLDER,
     ignored="conv_dim conv_dim_out conv_use_xavier_init block_dim block_mlp_init_scale block_norm_eps block_use_swiglu "
     "block_out_init_scale block_use_xavier_init num_heads theta use_pos_enc",
     sized=lambda width, layers, heads: {"intermediate_size": -(-8 * width // 24) * 8, "layer_types": mixed(layers),

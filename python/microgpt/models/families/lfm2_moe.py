@@ -10,7 +10,7 @@ from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Float, Key, Part, declare, ends, heads, shape
 from .experts import IGNORED
-from .lfm2 import CONVOLUTION, EPS, FIXED, NAMES, OLDER, PACKINGS, Kinds, mixed
+from .lfm2 import CONVOLUTION, EPS, FIXED, NAMES, OLDER, Kinds, mixed
 from .rope import Rope
 
 
@@ -39,7 +39,7 @@ declare(
     {**NAMES, "moe.router": "feed_forward.gate", "moe.balance": "feed_forward.expert_bias",
      "moe.gate": "feed_forward.experts.*.w1", "moe.up": "feed_forward.experts.*.w3",
      "moe.down": "feed_forward.experts.*.w2"},
-    ffn=MoeSpec, fixed={**FIXED, "ffn.score": "sigmoid", "ffn.eps": 1e-6}, packings=PACKINGS, older=OLDER,
+    ffn=MoeSpec, fixed={**FIXED, "ffn.score": "sigmoid", "ffn.eps": 1e-6}, older=OLDER,
     ignored=IGNORED,
     sized=lambda width, layers, heads: {"layer_types": mixed(layers), "num_experts": 8, "num_experts_per_tok": 2,
                                         "num_dense_layers": min(2, layers - 1)},

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ... import ops
 from ...state.spec import RecurrentSpec
 from ...tensor import Tensor, wide
 from ..checks import whole
 from ..context import Ctx
+from ..conv import CONV_ERROR, Conv, conv
 from ..linear import Linear, project
-from ..module import Module, Parameter
+from ..module import Module
 from ..place import Place
 from ..spec import LayerSpec, Shapes, linear
 from . import mixer
@@ -22,6 +22,7 @@ class ShortConvSpec(LayerSpec):
     """(C * conv(B * x)) Wo; B, C and x are projections to `width` channels, each convolved with its own `taps`."""
 
     kind: ClassVar[str] = "short_conv"
+    piece_error: ClassVar[float] = CONV_ERROR
     width: int
     taps: int = 3
     bias: bool = False
@@ -35,10 +36,7 @@ class ShortConvSpec(LayerSpec):
         made: Shapes = {}
         for name in ("gate_in", "gate_out", "inner"):
             made |= linear(name, width, self.width, self.bias)
-        made["conv"] = (self.width, self.taps)
-        if self.bias:
-            made["conv_bias"] = (self.width,)
-        return made | linear("out", self.width, width, self.bias)
+        return made | conv("conv", self.width, self.taps, self.bias) | linear("out", self.width, width, self.bias)
 
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: three projections, what is convolved, what comes out, gated."""
@@ -67,8 +65,7 @@ class ShortConv(Module):
         self.gate_in = Linear(width, spec.width, spec.bias, std, dtype)
         self.gate_out = Linear(width, spec.width, spec.bias, std, dtype)
         self.inner = Linear(width, spec.width, spec.bias, std, dtype)
-        self.conv = Parameter((spec.width, spec.taps), dtype, std=spec.taps**-0.5)
-        self.conv_bias = Parameter((spec.width,), dtype) if spec.bias else None
+        self.conv = Conv(spec.width, spec.taps, spec.bias, dtype, act="none")
         self.out = Linear(spec.width, width, spec.bias, place.out_std, dtype)
 
     def state_spec(self) -> RecurrentSpec:
@@ -78,5 +75,5 @@ class ShortConv(Module):
     def __call__(self, x: Tensor, ctx: Ctx, residual: Tensor | None = None) -> Tensor:
         state = None if ctx.states is None else ctx.states.recurrent(self.slot)["last"]
         gate_in, gate_out, inner = project(x, ctx, [self.gate_in, self.gate_out, self.inner])
-        y = ops.causal_conv1d(gate_in * inner, self.conv, self.conv_bias, q_start=ctx.layout.q_start, state=state)
+        y = self.conv(gate_in * inner, ctx.layout.q_start, state)
         return self.out(gate_out * y, ctx, residual=residual)
