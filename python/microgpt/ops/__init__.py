@@ -36,7 +36,7 @@ from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
-from .scan import causal_conv1d, linear_recurrence, selective_scan
+from .scan import causal_conv1d, linear_recurrence, rg_lru, selective_scan
 from .sinks import sink_attention
 from .ssd import ssd
 
@@ -82,6 +82,7 @@ __all__ = [
     "permute",
     "reciprocal",
     "reshape",
+    "rg_lru",
     "rms_norm",
     "rope",
     "route",
