@@ -19,6 +19,7 @@ namespace py = pybind11;
 
 void register_arrays(py::module_& m);
 void register_checks(py::module_& m);
+void register_calls(py::module_& m);
 void register_math(py::module_& m);
 void register_layers(py::module_& m);
 void register_experts(py::module_& m);

@@ -14,6 +14,7 @@ PYBIND11_MODULE(_kernels, m) {
   });
   mg::bindings::register_arrays(m);
   mg::bindings::register_checks(m);
+  mg::bindings::register_calls(m);
   mg::bindings::register_math(m);
   mg::bindings::register_layers(m);
   mg::bindings::register_experts(m);
