@@ -19,4 +19,5 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_training(m);
   mg::bindings::register_runtime(m);
   mg::bindings::register_peaks(m);
+  mg::bindings::register_quantized(m);
 }

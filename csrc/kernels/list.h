@@ -28,7 +28,11 @@
   X(reduce, ReduceArgs)                                \
   X(fill, FillArgs)                                    \
   X(axpy, AxpyArgs)                                    \
-  X(peak, PeakArgs)
+  X(peak, PeakArgs)                                    \
+  X(qrows, QRowsArgs)                                  \
+  X(qgemm, QGemmArgs)                                  \
+  X(qdequantize, QDequantizeArgs)                      \
+  X(quantize, QuantizeArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
   X(count_targets, CountArgs)                          \

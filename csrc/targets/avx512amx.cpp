@@ -21,7 +21,7 @@ namespace {
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512::table_bf16();
+    KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_amx;
     all.peak = &peak_amx;
     return all;

@@ -33,7 +33,7 @@ void peak_pairs(const PeakArgs<bf16>& args, const Share& share) { args.y[share.i
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512::table_bf16();
+    KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_of<BfPairs>;
     all.act = &act<bf16>;
     all.act_backward = &act_backward<bf16>;

@@ -1,5 +1,6 @@
 // Included inside a target's namespace, after its vectors: every body once, then the table.
 namespace {
+#include "simd/dot.h"
 #include "simd/math.h"
 //
 #include "kernels/elementwise.inl.h"
@@ -7,6 +8,8 @@ namespace {
 #include "kernels/token.inl.h"
 #include "kernels/optim.inl.h"
 #include "kernels/gemm.inl.h"
+#include "kernels/qgemm.inl.h"
+#include "kernels/qrows.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/read.inl.h"

@@ -149,6 +149,12 @@ class GgufFile:
         raw = self.raw(name)[start * each : stop * each]
         return ggml.dequantize(raw, info.kind, (stop - start, *info.shape[1:]))
 
+    def raw_rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """The bytes of these rows of a tensor, (rows, bytes)."""
+        info = self.tensors[name]
+        each = info.bytes // info.shape[0]
+        return self.raw(name)[start * each : stop * each].reshape(stop - start, each)
+
     def weights(self) -> dict[str, Stored]:
         """Every tensor, to be read when its turn comes."""
 
@@ -156,7 +162,8 @@ class GgufFile:
             if info.kind.plain:
                 return Stored(info.shape, _plain_dtype(info.kind).name, lambda: self.array(name), self.file.release)
             rows = (lambda start, stop: self.rows(name, start, stop)) if len(info.shape) > 1 else None
-            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows)
+            blocks = (info.kind.name, lambda start, stop: self.raw_rows(name, start, stop)) if rows else None
+            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows, blocks)
 
         return {name: stored(name, info) for name, info in self.tensors.items()}
 

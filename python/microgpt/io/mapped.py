@@ -56,6 +56,9 @@ class Stored:
 
     `array()` is a read-only view of the map where the file holds plain numbers, else a new array; `rows(start, stop)`,
     where there is one, makes these rows alone. `release()` lets go of the pages behind them.
+
+    `blocks`: the GGUF type of a quantized matrix, and a function of start and stop that gives the bytes of these rows
+    (rows, bytes) as they are.
     """
 
     shape: tuple[int, ...]
@@ -63,6 +66,7 @@ class Stored:
     array: Callable[[], npt.NDArray[Any]]
     release: Callable[[], None] = lambda: None
     rows: Callable[[int, int], npt.NDArray[Any]] | None = None
+    blocks: tuple[str, Callable[[int, int], npt.NDArray[Any]]] | None = None
 
     @property
     def size(self) -> int:

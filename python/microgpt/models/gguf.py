@@ -57,7 +57,7 @@ def family_of(arch: str) -> Family:
 
 
 def _less_one(stored: Stored) -> Stored:
-    return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
+    return replace(stored, array=lambda: stored.array().astype(np.float32) - 1, blocks=None)
 
 
 def facts_of(config: ModelConfig) -> Gguf:
@@ -152,7 +152,12 @@ def halved(stored: Stored, heads: int, what: str) -> Stored:
     """A tensor whose rows are read in the order of halves. Raises ConfigError where its rows are no pairs."""
     if not stored.shape or stored.shape[0] % (2 * heads):
         raise ConfigError(f"{what}: expected rows in pairs for {heads} heads, got shape {stored.shape}")
-    return replace(stored, array=lambda: halve(stored.array(), heads), rows=None)
+    blocks = stored.blocks
+    if blocks is not None:
+        kind, rows = blocks
+        order = halve(np.arange(stored.shape[0]), heads)
+        blocks = kind, lambda start, stop: rows(0, stored.shape[0])[order[start:stop]]
+    return replace(stored, array=lambda: halve(stored.array(), heads), rows=None, blocks=blocks)
 
 
 # --- hyperparameters --------------------------------------------------------------------------------------------------

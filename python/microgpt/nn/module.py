@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -18,6 +19,20 @@ from ..tensor import Tensor, numpy_dtype, wide
 M = TypeVar("M", bound="Module")
 
 
+_filling = True  # whether new parameters are filled
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Inside, new parameters hold anything: their memory is not touched before a file's values are written."""
+    global _filling
+    before, _filling = _filling, False
+    try:
+        yield
+    finally:
+        _filling = before
+
+
 class Parameter(Tensor):
     """A tensor that training changes. `std` is the spread of its normal initial values, `fill` a constant instead.
 
@@ -32,7 +47,8 @@ class Parameter(Tensor):
         super().__init__(k.empty(shape, dtype), requires_grad=True)
         self.std = std
         self.fill = fill
-        k.fill(self.data, fill)
+        if _filling:
+            k.fill(self.data, fill)
 
     def freeze(self) -> None:
         """Take no gradient any more."""

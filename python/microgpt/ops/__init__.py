@@ -34,6 +34,7 @@ from .custom import checkpoint, custom
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .quantized import shared_rows
 from .sinks import sink_attention
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "rsqrt",
+    "shared_rows",
     "sigmoid",
     "sin",
     "sink_attention",
