@@ -13,9 +13,9 @@ __all__: list[str] = [
     "NORM_CHUNK",
     "PEAK_GRAIN",
     "Q_COLS",
-    "Q_GROUPS",
+    "Q_LEAST_GROUP",
+    "Q_MOST_GROUP",
     "Q_MOST_K",
-    "Q_TYPES",
     "READ_GRAIN",
     "VERSION",
     "Array",
@@ -68,6 +68,7 @@ __all__: list[str] = [
     "q_matmul",
     "q_pack",
     "q_rows",
+    "q_types",
     "quantize",
     "read",
     "recording",
@@ -466,6 +467,11 @@ def q_rows(x: Array, codes: Array, scales: Array, starts: Array, type: int, m: i
     Activations x (m, k) to int8, for products with such a weight.
     """
 
+def q_types() -> list[tuple[str, int, int, int, bool, int]]:
+    """
+    Name, bits, offset, bytes of a scale, whether that is a row's, and the step of groups: by number.
+    """
+
 def quantize(x: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:
     """
     Rows x of a weight, from row `first` on, to codes and scales in `data`.
@@ -520,8 +526,8 @@ def unary(x: Array, y: Array, op: int) -> None: ...
 NORM_CHUNK: int = 16384
 PEAK_GRAIN: int = 1572864
 Q_COLS: int = 32
-Q_GROUPS: tuple = (16, 256)
+Q_LEAST_GROUP: int = 16
+Q_MOST_GROUP: int = 256
 Q_MOST_K: int = 131072
-Q_TYPES: list = [("int8_channel", 8, 128, 4, True, 8), ("int8", 8, 128, 2, False, 8), ("int4", 4, 8, 2, False, 8)]
 READ_GRAIN: int = 65536
 VERSION: str

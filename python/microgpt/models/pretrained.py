@@ -209,7 +209,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     if codes is None:
         return Checkpoint(str(folder), config, weights, rules, family.optional(config))
     computes, found = quantized.from_config(codes, str(folder / "config.json"))
-    return Checkpoint(str(folder), config, weights, rules, family.optional(config), None, found, computes)
+    return Checkpoint(str(folder), config, weights, None, (), None, found, computes)
 
 
 def load_decoder(path: Path, dtype: str | None = None) -> Decoder:
@@ -260,9 +260,8 @@ def take(
         elif name not in found.codes and parameter.shape != stored.shape:
             wrong.append(f"{name} expected {parameter.shape}, got {stored.shape}")
         elif not wrong:
-            what = f"{found.where}: {name}"
             made = None if name not in spots else _codes(stored, found.codes.get(name), keep, scheme, spots[name][2],
-                                                         chosen, what, report)  # fmt: skip
+                                                         chosen, name, report, f"{found.where}: ")  # fmt: skip
             if made is None:
                 copy(stored, parameter.numpy())
             else:
@@ -283,18 +282,19 @@ def _codes(
     scheme: quantized.Scheme | None,
     table: bool,
     dtype: str,
-    what: str,
+    name: str,
     report: quantized.Report | None,
+    where: str,
 ) -> QTensor | None:
     """A matrix as codes and scales: as the file has it, or rounded; None where it stays numbers."""
     if row is not None:
-        return quantized.restored(row, stored, dtype, what)
+        return quantized.restored(row, stored, dtype, where + name)
     if keep and stored.blocks is not None and stored.blocks[0] in quantized.BLOCKS:
         return quantized.from_blocks(*stored.blocks, stored.shape, dtype)
     if scheme is None:
         return None
     kind = scheme.tables if table else scheme.layers
-    return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, what, report)
+    return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, name, report, where)
 
 
 def _pieces(stored: Stored) -> Callable[[int, int], npt.NDArray[Any]]:

@@ -66,10 +66,13 @@ class Report:
     """What quantizing did: numbers, bytes and squared error of the weights that were rounded, by name."""
 
     weights: dict[str, tuple[int, int, float, float]] = field(default_factory=dict)
+    say: Callable[[int, int], None] | None = None  # told how many weights and matrices are done
 
     def add(self, name: str, weight: QTensor, error: float, square: float) -> None:
         """A weight whose squares sum up to `square`, and those of what rounding took to `error`."""
         self.weights[name] = weight.size, weight.nbytes, error, square
+        if self.say is not None:
+            self.say(sum(row[0] for row in self.weights.values()), len(self.weights))
 
     @property
     def bits_per_weight(self) -> float:
@@ -108,12 +111,13 @@ def rounded(
     dtype: str,
     name: str,
     report: Report | None = None,
+    where: str = "",
 ) -> QTensor:
-    """A weight made of rows(start, stop), piece by piece. Raises NonFiniteError naming it."""
+    """A weight made of rows(start, stop), piece by piece. Raises NonFiniteError naming it and `where` it is."""
     if len(shape) != 2:
-        raise ConfigError(f"{name}: expected two axes, got {shape}")
+        raise ConfigError(f"{where}{name}: expected two axes, got {shape}")
     made = QTensor((shape[0], shape[1]), type, group, dtype)
-    made.fill(rows, name)
+    made.fill(rows, where + name)
     if report is not None:
         error = square = 0.0
         for start, stop in made.pieces():
