@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ def rules_of(config: ModelConfig) -> list[Rule]:
     for theirs, parts in found.items():
         if len(parts) == 1:
             packing = facts.packings.get(parts[0].split(".", 2)[-1])
-            rules.append(Rule(parts if packing else parts[0], theirs, packing=packing))
+            rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
         inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
         group = next(group.split() for group in facts.fused if group.split()[0] in inner)
@@ -146,7 +146,12 @@ def halved(stored: Stored, heads: int, what: str) -> Stored:
     """A tensor whose rows are read in the order of halves. Raises ConfigError where its rows are no pairs."""
     if not stored.shape or stored.shape[0] % (2 * heads):
         raise ConfigError(f"{what}: expected rows in pairs for {heads} heads, got shape {stored.shape}")
-    return stored.derived(lambda: halve(stored.array(), heads))
+    made = stored.derived(lambda: halve(stored.array(), heads))
+    if stored.blocks is None:
+        return made
+    kind, rows = stored.blocks
+    order = halve(np.arange(stored.shape[0]), heads)
+    return replace(made, blocks=(kind, lambda start, stop: rows(0, stored.shape[0])[order[start:stop]]))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
