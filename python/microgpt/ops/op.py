@@ -83,10 +83,11 @@ class Op:
         arrays, slots, needs = found
         if needs is not None and state.enabled:
             return self._taped(self.forward(*arrays, needs=needs, **options), slots)
-        out = self.forward(*arrays, **options)[0]
+        # An empty dictionary would be copied.
+        out = self.forward(*arrays, **options)[0] if options else self.forward(*arrays)[0]
         return result(out) if isinstance(out, Array) else tuple(map(result, out))
 
-    def _unpacked(self, args: tuple[Any, ...]) -> tuple[list[Any], list[Any], list[bool] | None]:
+    def _unpacked(self, args: tuple[Any, ...]) -> tuple[list[Any], list[Any] | None, list[bool] | None]:
         """What unpack_tensors gives, where some arguments are arrays, numbers or lists of tensors."""
         count = self._count
         arrays: list[Any] = []
