@@ -5,45 +5,101 @@
 
 #include "bindings/common.h"
 
+#include <structmember.h>
+
 namespace mg::bindings {
 namespace {
 
-PyObject* unpack_tensors(PyObject*, PyObject* const* given, Py_ssize_t number) {
-  static const py::handle data = PyUnicode_InternFromString("data"), slot = PyUnicode_InternFromString("slot");
-  if (number != 4 || !PyType_Check(given[0]) || !PyTuple_Check(given[1])) {
-    PyErr_SetString(PyExc_TypeError, "unpack_tensors: expected Tensor, args, count, required");
-    return nullptr;
+// Where a Tensor has its attributes: they are __slots__, so every object has them in the same place.
+struct TensorType {
+  PyTypeObject* type;
+  Py_ssize_t data, requires_grad, slot;
+};
+Py_ssize_t offset_of(PyObject* type, const char* name) {
+  const py::object member = py::reinterpret_borrow<py::object>(type).attr(name);
+  if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type) throw py::type_error(std::string("Tensor.") + name + " is no slot");
+  return reinterpret_cast<PyMemberDescrObject*>(member.ptr())->d_member->offset;
+}
+const TensorType& tensor_type(PyObject* type) {
+  static TensorType found = {nullptr, 0, 0, 0};
+  if (reinterpret_cast<PyObject*>(found.type) != type) {
+    if (!PyType_Check(type)) throw py::type_error("call_op: the first argument is Tensor");
+    found = {reinterpret_cast<PyTypeObject*>(type), offset_of(type, "data"), offset_of(type, "requires_grad"),
+             offset_of(type, "slot")};
+    Py_INCREF(type);
   }
-  PyTypeObject* const tensor = reinterpret_cast<PyTypeObject*>(given[0]);
-  PyObject* const args = given[1];
-  const Py_ssize_t size = PyTuple_GET_SIZE(args), count = PyLong_AsSsize_t(given[2]), required = PyLong_AsSsize_t(given[3]);
-  if (PyErr_Occurred()) return nullptr;
+  return found;
+}
+PyObject*& at(PyObject* tensor, Py_ssize_t offset) {
+  return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(tensor) + offset);
+}
+
+// A tensor of an array, without a slot; both references are the caller's.
+PyObject* untaped(const TensorType& tensor, PyObject* array) {
+  PyObject* const made = tensor.type->tp_alloc(tensor.type, 0);
+  if (!made) throw py::error_already_set();
+  Py_INCREF(array), Py_INCREF(Py_False), Py_INCREF(Py_None);
+  at(made, tensor.data) = array, at(made, tensor.requires_grad) = Py_False, at(made, tensor.slot) = Py_None;
+  return made;
+}
+
+constexpr Py_ssize_t kMostArguments = 32;
+
+// call_op(Tensor, forward, args, count, required, taping), see below.
+PyObject* call_op(PyObject*, PyObject* const* given, Py_ssize_t number) {
   try {
-    constexpr Py_ssize_t kMost = 16;
-    if (count > kMost) throw py::type_error("unpack_tensors: at most 16 tensors");
-    py::list arrays(size > count ? size : count);
-    py::object slots[kMost];
+    if (number != 6 || !PyTuple_Check(given[2]))
+      throw py::type_error("call_op: Tensor, forward, args, count, required, taping");
+    const TensorType& tensor = tensor_type(given[0]);
+    const Py_ssize_t size = PyTuple_GET_SIZE(given[2]), count = PyLong_AsSsize_t(given[3]);
+    const Py_ssize_t required = PyLong_AsSsize_t(given[4]), all = size > count ? size : count;
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (all > kMostArguments) Py_RETURN_NONE;
+    PyObject *arrays[kMostArguments + 1], *slots[kMostArguments];  // borrowed: the tuple holds the tensors
     bool wanted = false;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(arrays.ptr()); ++i) {
-      const py::handle value = i < size ? PyTuple_GET_ITEM(args, i) : Py_None;
-      py::object array = py::reinterpret_borrow<py::object>(value);
-      if (i < count && PyObject_TypeCheck(value.ptr(), tensor)) {
-        array = value.attr(data);
-        slots[i] = value.attr(slot);
-        wanted |= !slots[i].is_none();
-      } else if (i < count && !(value.is_none() && i >= required)) {
+    for (Py_ssize_t i = 0; i < all; ++i) {
+      PyObject* const value = i < size ? PyTuple_GET_ITEM(given[2], i) : Py_None;
+      arrays[i] = value, slots[i] = Py_None;
+      if (i >= count) continue;
+      if (PyObject_TypeCheck(value, tensor.type)) {
+        arrays[i] = at(value, tensor.data), slots[i] = at(value, tensor.slot);
+        if (!arrays[i] || !slots[i]) Py_RETURN_NONE;
+        wanted |= slots[i] != Py_None;
+      } else if (value != Py_None || i < required) {
         Py_RETURN_NONE;
       }
-      PyList_SET_ITEM(arrays.ptr(), i, array.release().ptr());
     }
-    if (!wanted) return PyTuple_Pack(3, arrays.ptr(), Py_None, Py_None);
-    py::list inputs(count), needs(count);
-    for (Py_ssize_t i = 0; i < count; ++i) {
-      const bool need = slots[i] && !slots[i].is_none();
-      PyList_SET_ITEM(needs.ptr(), i, py::bool_(need).release().ptr());
-      PyList_SET_ITEM(inputs.ptr(), i, (need ? std::move(slots[i]) : py::none()).release().ptr());
+    const auto list_of = [](PyObject* const* items, Py_ssize_t n) {
+      py::list list(n);
+      for (Py_ssize_t i = 0; i < n; ++i) Py_INCREF(items[i]), PyList_SET_ITEM(list.ptr(), i, items[i]);
+      return list;
+    };
+    const bool taped = wanted && given[5] == Py_True, call = given[1] != Py_None;
+    py::object needs, inputs;
+    if (taped || !call) {
+      PyObject* each[kMostArguments];
+      for (Py_ssize_t i = 0; i < count; ++i) each[i] = slots[i] == Py_None ? Py_False : Py_True;
+      needs = list_of(each, count);
+      inputs = list_of(slots, count);
     }
-    return PyTuple_Pack(3, arrays.ptr(), inputs.ptr(), needs.ptr());
+    if (!call) return PyTuple_Pack(3, list_of(arrays, all).ptr(), inputs.ptr(), needs.ptr());
+    static PyObject *const word = PyUnicode_InternFromString("needs"), *const names = PyTuple_Pack(1, word);
+    arrays[all] = needs.ptr();
+    const py::object made = py::reinterpret_steal<py::object>(
+        PyObject_Vectorcall(given[1], arrays, (size_t)all, taped ? names : nullptr));
+    if (!made) return nullptr;
+    if (!PyTuple_Check(made.ptr()) || PyTuple_GET_SIZE(made.ptr()) != 2)
+      throw py::type_error("call_op: a forward gives (output, saved)");
+    if (taped)
+      return PyTuple_Pack(3, PyTuple_GET_ITEM(made.ptr(), 0), PyTuple_GET_ITEM(made.ptr(), 1), inputs.ptr());
+    PyObject* const out = PyTuple_GET_ITEM(made.ptr(), 0);
+    if (unwrap(out)) return untaped(tensor, out);
+    if (!PyTuple_Check(out)) throw py::type_error("call_op: outputs are an Array or a tuple of them");
+    py::tuple tensors(PyTuple_GET_SIZE(out));
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(out); ++i)
+      PyTuple_SET_ITEM(tensors.ptr(), i, untaped(tensor, PyTuple_GET_ITEM(out, i)));
+    PyObject* const none = Py_None;
+    return PyTuple_Pack(2, tensors.ptr(), none);
   } catch (...) {
     set_python_error();
     return nullptr;
@@ -126,11 +182,13 @@ py::tuple normalize(const Array& x, const Array* weight, const Array* bias, doub
 
 void register_calls(py::module_& m) {
   static PyMethodDef methods[] = {
-      {"unpack_tensors", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&unpack_tensors)), METH_FASTCALL,
-       "unpack_tensors(tensor: type, args: tuple[typing.Any, ...], count: int, required: int) -> "
-       "tuple[list[typing.Any], list[typing.Any] | None, list[bool] | None] | None\n\n"
-       "Arrays of all arguments, and if any of the first `count` has a slot, their slots and which have one. Those from\n"
-       "`required` on may be None or missing. None unless the others are tensors."},
+      {"call_op", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_op)), METH_FASTCALL,
+       "call_op(tensor: type, forward: collections.abc.Callable[..., typing.Any] | None, args: tuple[typing.Any, ...], "
+       "count: int, required: int, taping: bool) -> typing.Any\n\n"
+       "Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be None or\n"
+       "missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and `taping`: (output,\n"
+       "saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots, whether each has one).\n"
+       "None, and nothing is called, if one of the first is neither a tensor nor None."},
       {},
   };
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();
