@@ -24,4 +24,5 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_runtime(m);
   mg::bindings::register_peaks(m);
   mg::bindings::register_scan(m);
+  mg::bindings::register_quantized(m);
 }

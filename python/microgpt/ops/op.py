@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 from .. import _kernels as k
 from ..autograd import Entry, Slot, state
 from ..errors import ShapeError
+from ..qtensor import QTensor
 from ..registry import Registry
 from ..tensor import Tensor, as_array, result
 
@@ -121,6 +122,8 @@ class Op:
         if isinstance(value, (list, tuple)):
             slots = [each.slot if isinstance(each, Tensor) else None for each in value]
             return [as_array(each) for each in value], None if all(slot is None for slot in slots) else slots
+        if isinstance(value, QTensor):  # the op looks at it
+            return value, None
         return as_array(value), None
 
     def _taped(self, out: Any, saved: Any, inputs: list[Any]) -> Any:
@@ -168,7 +171,7 @@ def check(condition: bool, name: str, argument: str, expected: object, got: obje
 
 def elements_bytes(*arrays: Any) -> int:
     """Bytes of the given arrays or tensors, None counting nothing."""
-    return sum(a.size * item_bytes(a.dtype) for a in arrays if a is not None)
+    return sum(a.nbytes if isinstance(a, QTensor) else a.size * item_bytes(a.dtype) for a in arrays if a is not None)
 
 
 def item_bytes(dtype: str) -> int:
