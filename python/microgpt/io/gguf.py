@@ -154,6 +154,12 @@ class GgufFile:
         data = self.file.read(info.start + start * each, (stop - start) * each)
         return ggml.dequantize(data, info.kind, (stop - start, *info.shape[1:]))
 
+    def raw_rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """The bytes of these rows of a tensor, (rows, bytes)."""
+        info = self.tensors[name]
+        each = info.bytes // info.shape[0]
+        return self.file.read(info.start + start * each, (stop - start) * each).reshape(stop - start, each)
+
     def weights(self) -> dict[str, Stored]:
         """Every tensor, to be read when its turn comes."""
 
@@ -161,7 +167,8 @@ class GgufFile:
             if info.kind.plain:
                 return self.file.stored(info.start, _plain_dtype(info.kind), info.shape)
             rows = (lambda start, stop: self.rows(name, start, stop)) if len(info.shape) > 1 else None
-            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows)
+            blocks = (info.kind.name, lambda start, stop: self.raw_rows(name, start, stop)) if rows else None
+            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows, blocks=blocks)
 
         return {name: stored(name, info) for name, info in self.tensors.items()}
 

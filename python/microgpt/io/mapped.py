@@ -107,6 +107,9 @@ class Stored:
     `array()` makes all of it; `rows(start, stop)`, where there is one, these rows alone, and `into(start, target)`,
     where the file holds plain numbers, fills a target of the same type with as many rows. `release()` lets go of pages
     that a view has touched.
+
+    `blocks`: the GGUF type of a quantized matrix, and a function of start and stop that gives the bytes of these rows
+    (rows, bytes) as they are.
     """
 
     shape: tuple[int, ...]
@@ -115,6 +118,7 @@ class Stored:
     release: Callable[[], None] = lambda: None
     rows: Callable[[int, int], npt.NDArray[Any]] | None = None
     into: Callable[[int, npt.NDArray[Any]], None] | None = None
+    blocks: tuple[str, Callable[[int, int], npt.NDArray[Any]]] | None = None
 
     def derived(self, array: Callable[[], npt.NDArray[Any]], shape: tuple[int, ...] | None = None) -> Stored:
         """Another tensor, that `array` makes of this one."""
