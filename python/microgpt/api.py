@@ -385,7 +385,10 @@ def quantize(
 
 
 def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:
-    """The tokenizer of a model that is one file: what its metadata holds, else one of ids."""
+    """The tokenizer of a model that is one file: what its metadata holds, else one of ids; llama2.c keeps it beside."""
+    beside = place.with_name("tokenizer.bin")
+    if found.gguf is None and beside.is_file():
+        return Tokenizer.load(beside)
     return embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
 
 
