@@ -11,8 +11,9 @@ from typing import Any
 from .. import _kernels as k
 from ..autograd import Slot
 from ..errors import ConfigError, nearest
+from ..qtensor import QTensor
 from ..tensor import Tensor, full, wide
-from . import basic, raw
+from . import basic, quantized, raw
 from .op import Cost, check_float, check_int32, check_wide, elements_bytes, item_bytes, op, refuse
 
 Array = k.Array
@@ -32,20 +33,25 @@ def act_code(name: str) -> int:
 @op("x", "weight", "bias", "residual")
 def linear(
     x: Array,
-    weight: Array,
+    weight: Array | QTensor,
     bias: Array | None = None,
     residual: Array | None = None,
     act: str = "none",
     wide_out: bool = False,
+    rows: quantized.Rows | None = None,
     needs: Needs = None,
 ) -> Any:
     """residual + act(x @ weight.T + bias) in one pass over the output.
 
     x (..., K), weight (N, K), bias (N), residual and result (..., N). `act`: none, gelu, gelu_tanh, relu, relu2, silu.
     `wide_out`: the result of bfloat16 is float32, as it was summed (for logits).
+    A weight may be a QTensor, which takes no gradient; `rows` are then x as shared_rows() made it once for several.
     """
     code = act_code(act)
-    y, pre = k.linear(x, weight, bias, residual, code, wide_out, bool(code and needs and any(needs[:3])))
+    if isinstance(weight, QTensor):
+        y, pre = quantized.linear(x, weight, bias, residual, code, wide_out, needs, rows)
+    else:
+        y, pre = k.linear(x, weight, bias, residual, code, wide_out, bool(code and needs and any(needs[:3])))
     return y, (x, weight, pre, code)
 
 
@@ -65,7 +71,9 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) 
     if code and (dx is not None or dweight is not None or dbias is not None):
         dz = dy if dresidual is None else k.empty_like(dy)  # dy may be overwritten unless the residual takes it
         k.act_backward(pre, dy, dz, code)
-    if dx is not None:
+    if dx is not None and isinstance(weight, QTensor):
+        quantized.give_inputs(dz, weight, rows, dx)
+    elif dx is not None:
         array, add_to = dx.target()  # products and sums write bfloat16 or float32, whichever the slot has
         k.gemm(dz, weight, array, rows, inner, n, accumulate=add_to)
     if dweight is not None:
@@ -79,7 +87,8 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) 
 
 
 @linear.cost
-def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "none", wide_out: bool = False) -> Cost:
+def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "none", wide_out: bool = False,
+      rows: Any = None) -> Cost:  # fmt: skip
     n, inner = weight.shape
     rows = y_rows(x.shape)
     width = item_bytes(wide(x.dtype) if wide_out else x.dtype)
@@ -94,6 +103,7 @@ def _(
     residual: Tensor | None = None,
     act: str = "none",
     wide_out: bool = False,
+    rows: quantized.Rows | None = None,
 ) -> Tensor:
     y = x.reshape(y_rows(x.shape), x.shape[-1]) @ weight.permute(1, 0)
     y = y.reshape(*x.shape[:-1], weight.shape[0])
@@ -105,10 +115,12 @@ def _(
 
 # -- embedding ---------------------------------------------------------------------------------------------------------
 @op("table")
-def embedding(table: Array, ids: Array, needs: Needs = None) -> Any:
-    """Rows of table (V, D) at ids (T) int32 -> (T, D)."""
-    check_float("embedding", table=table)
+def embedding(table: Array | QTensor, ids: Array, needs: Needs = None) -> Any:
+    """Rows of table (V, D) at ids (T) int32 -> (T, D). The table may be a QTensor."""
     check_int32("embedding", ids=ids)
+    if isinstance(table, QTensor):
+        return table.rows(ids), None
+    check_float("embedding", table=table)
     if table.ndim != 2:
         refuse("embedding", "table", "two axes (vocabulary, width)", table.shape)
     y = k.empty((*ids.shape, table.shape[1]), table.dtype)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 from .. import _kernels as k
 from ..autograd import Entry, Slot, state
 from ..errors import ShapeError
+from ..qtensor import QTensor
 from ..registry import Registry
 from ..tensor import Tensor, as_array, result
 
@@ -51,7 +52,6 @@ class Op:
         self.cost_fn: Callable[..., Cost] | None = None
         self.composed_fn: Callable[..., Any] | None = None
         self._count = len(self.tensors)
-        self._absent = [(None,) * (self._count - given) for given in range(self._count)]
         given = inspect.signature(forward).parameters
         self._required = sum(given[name].default is inspect.Parameter.empty for name in self.tensors)
         functools.update_wrapper(self, forward)
@@ -76,31 +76,34 @@ class Op:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Compute, and put the op on the tape where a gradient is wanted. Takes the forward's arguments."""
-        count = self._count
-        if len(args) < count:
-            args = self._completed(args, options) if options else args + self._absent[len(args)]
-        arrays: list[Any] = []
-        slots: list[Any] = []
-        wanted = False
-        for value in args[:count]:
-            if isinstance(value, Tensor):
-                arrays.append(value.data)
-                slot: Any = value.slot
-            elif value is None and len(arrays) >= self._required:
-                arrays.append(None)
-                slot = None
-            else:
-                array, slot = self._given(value, len(arrays))
-                arrays.append(array)
-            slots.append(slot)
-            if slot is not None:
-                wanted = True
-        if len(args) > count:
-            arrays += args[count:]
-        if wanted and state.enabled:
-            return self._taped(self.forward(*arrays, needs=[slot is not None for slot in slots], **options), slots)
+        if options and len(args) < self._count:
+            args = self._completed(args, options)
+        found = k.unpack_tensors(Tensor, args, self._count, self._required)
+        if found is None:
+            found = self._unpacked(args)
+        arrays, slots, needs = found
+        if needs is not None and state.enabled:
+            return self._taped(self.forward(*arrays, needs=needs, **options), slots)
         out = self.forward(*arrays, **options)[0]
         return result(out) if isinstance(out, Array) else tuple(map(result, out))
+
+    def _unpacked(self, args: tuple[Any, ...]) -> tuple[list[Any], list[Any], list[bool] | None]:
+        """What unpack_tensors gives, where some arguments are arrays, numbers or lists of tensors."""
+        count = self._count
+        arrays: list[Any] = []
+        slots: list[Any] = []
+        for value in args[:count] + (None,) * (count - len(args)):
+            if value is None and len(arrays) >= self._required:
+                array: Any = None
+                slot: Any = None
+            elif isinstance(value, Tensor):
+                array, slot = value.data, value.slot
+            else:
+                array, slot = self._given(value, len(arrays))
+            arrays.append(array)
+            slots.append(slot)
+        needs = [slot is not None for slot in slots]
+        return arrays + list(args[count:]), slots, needs if any(needs) else None
 
     def _completed(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
         """The tensor arguments in order: those given by name are taken out of `options`, the others are None."""
@@ -113,6 +116,8 @@ class Op:
         if isinstance(value, (list, tuple)):
             slots = [each.slot if isinstance(each, Tensor) else None for each in value]
             return [as_array(each) for each in value], None if all(slot is None for slot in slots) else slots
+        if isinstance(value, QTensor):  # the op looks at it
+            return value, None
         return as_array(value), None
 
     def _taped(self, made: tuple[Any, Any], inputs: list[Any]) -> Any:
@@ -195,7 +200,7 @@ def check(condition: bool, name: str, argument: str, expected: object, got: obje
 
 def elements_bytes(*arrays: Any) -> int:
     """Bytes of the given arrays or tensors, None counting nothing."""
-    return sum(a.size * item_bytes(a.dtype) for a in arrays if a is not None)
+    return sum(a.nbytes if isinstance(a, QTensor) else a.size * item_bytes(a.dtype) for a in arrays if a is not None)
 
 
 def item_bytes(dtype: str) -> int:
