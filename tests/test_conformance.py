@@ -5,6 +5,7 @@ A mixer, feed-forward, family or ready-made model that is registered and not in 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -29,6 +30,7 @@ from microgpt.nn.linear import Adapter, Linear
 from microgpt.nn.mixers import MIXERS
 from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.nn.module import edit
+from microgpt.program import Program
 from microgpt.state.contiguous import ContiguousStates
 from microgpt.tensor import Tensor
 from tests.variants import (
@@ -42,6 +44,7 @@ from tests.variants import (
     WIDTH,
     check_pieces,
     layers,
+    learned,
     logits,
     loss_of,
     make,
@@ -201,8 +204,7 @@ def test_gradients_are_those_of_the_loss(config: ModelConfig) -> None:
     model = make(config, "float64")
     loss_of(model, IDS).backward()
     rng, h = np.random.default_rng(11), 1e-5
-    named = dict(model.named_parameters())
-    for name, parameter in named.items():
+    for name, parameter in learned(model).items():
         gradient, values = parameter.grad, parameter.numpy()
         assert gradient is not None and np.isfinite(gradient).all(), name
         direction = rng.standard_normal(values.shape)  # all numbers of a parameter at once
@@ -224,7 +226,7 @@ def test_every_parameter_takes_part(config: ModelConfig) -> None:
     loss_of(model, IDS).backward()
     still = [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in learned(model).items()
         if parameter.grad is None or not np.isfinite(parameter.grad).all() or not parameter.grad.any()
     ]
     first = mixers(config)[0]
@@ -249,8 +251,65 @@ def test_recomputed_activations_give_the_same_bits(config: ModelConfig) -> None:
         value = loss_of(model, IDS, dropout=Dropout(1, step))
         value.backward()
         found.append([value.item(), *(p.grad.copy() for p in model.parameters() if p.grad is not None)])
-    assert len(found[0]) == 1 + len(model.parameters())
+    assert len(found[0]) == 1 + len(learned(model))
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@every_variant
+def test_replayed_steps_are_eager_steps(config: ModelConfig) -> None:
+    """Ten steps of gradient descent, each over other tokens and other boundaries."""
+    rows, found = 20, []
+    for way in (lambda step: step, Program):
+        model, layout = make(config), Layout(rows, 4)
+        tokens, targets = k.empty((rows,), "int32"), k.empty((rows,), "int32")
+
+        def step(model: Decoder = model, layout: Layout = layout, ids: Any = tokens, then: Any = targets) -> Tensor:
+            for parameter in learned(model).values():
+                parameter.zero_grad()
+            loss = model.loss(ids, then, Ctx(layout))
+            loss.backward()
+            for parameter in learned(model).values():
+                k.axpy(parameter.slot.array, parameter.data, -0.02, 1.0)
+            return loss
+
+        call, rng, losses = way(step), np.random.default_rng(4), []
+        for _ in range(10):
+            ids = rng.integers(0, VOCAB, rows + 1, dtype=np.int32)
+            starts = np.sort(rng.integers(0, rows + 1, 3)).astype(np.int32)
+            starts = np.concatenate([[0], starts, [rows]]).astype(np.int32)
+            positions = np.concatenate([np.arange(n, dtype=np.int32) for n in np.diff(starts)])
+            layout.feed(starts, positions)
+            tokens.copy_from(ids[:-1])
+            targets.copy_from(ids[1:])
+            losses.append(call().item())
+        assert len(set(losses)) == 10 and np.isfinite(losses).all()
+        found.append([*losses, *(parameter.numpy().copy() for parameter in model.parameters())])
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@every_variant
+def test_every_instruction_set_computes_the_same(config: ModelConfig) -> None:
+    """Beside float64. All of them make the same roundings but for the order of sums, so their errors are alike: none is
+    four times the least, or what a rounding of the largest logit in each of 16 sums would make."""
+    truth = logits(make(config, "float64"), IDS)
+    errors = {}
+    for isa in (name for name, supported in k.isas() if supported):
+        k.set_isa(isa)
+        errors[isa] = float(np.abs(logits(make(config), IDS) - truth).max())
+    assert len(errors) > 1
+    bound = max(4 * min(errors.values()), 16 * float(np.finfo(np.float32).eps) * float(np.abs(truth).max()))
+    assert max(errors.values()) <= bound, errors
+
+
+@every_variant
+def test_a_copy_is_a_model_of_its_own(config: ModelConfig) -> None:
+    model = make(config)
+    before, other = logits(model, IDS), copy.deepcopy(model)
+    assert np.array_equal(logits(other, IDS), before)
+    for parameter in other.parameters():
+        k.fill(parameter.data, 0.01)
+    assert np.array_equal(logits(model, IDS), before)
+    assert not np.array_equal(logits(other, IDS), before)
 
 
 # -- descriptions, files, weights -----------------------------------------------------------

@@ -60,6 +60,7 @@ class GgufFile:
 
     def __init__(self, path: Path | str) -> None:
         self.file = MappedFile(path)
+        self.path = self.file.path
         cursor = _Cursor(self.file)
         if cursor.take(4, "the magic").tobytes() != MAGIC:
             raise FormatError(f"{path}: not a GGUF file: it does not begin with {MAGIC.decode()}")

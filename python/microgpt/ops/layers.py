@@ -47,25 +47,11 @@ def linear(
     `wide_out`: the result of bfloat16 is float32, as it was summed (for logits).
     A weight may be a QTensor, which takes no gradient; `rows` are then x as shared_rows() made it once for several.
     """
-    check_float("linear", x=x, weight=None if isinstance(weight, QTensor) else weight, bias=bias, residual=residual)
-    if weight.ndim != 2:
-        refuse("linear", "weight", "two axes (out, in)", weight.shape)
-    n, inner = weight.shape
-    if x.shape[-1:] != (inner,):
-        refuse("linear", "x", f"(..., {inner})", x.shape)
-    if bias is not None and bias.shape != (n,):
-        refuse("linear", "bias", (n,), bias.shape)
-    shape = (*x.shape[:-1], n)
-    if residual is not None and residual.shape != shape:
-        refuse("linear", "residual", shape, residual.shape)
     code = act_code(act)
-    count = x.size // inner if inner else y_rows(shape)
-    y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
-    pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
     if isinstance(weight, QTensor):
-        quantized.product(x, weight, y, count, bias, residual, pre, code, bool(needs and any(needs)), rows)
+        y, pre = quantized.linear(x, weight, bias, residual, code, wide_out, needs, rows)
     else:
-        k.gemm(x, weight, y, count, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)
+        y, pre = k.linear(x, weight, bias, residual, code, wide_out, bool(code and needs and any(needs[:3])))
     return y, (x, weight, pre, code)
 
 

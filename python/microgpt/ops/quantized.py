@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from .. import _kernels as k
 from ..qtensor import QTensor
 from ..tensor import Tensor, wide
+from .op import check_float, refuse
 
 Array = k.Array
 
@@ -52,29 +53,37 @@ def rounds(x: Array, weight: QTensor, taped: bool) -> bool:
     return weight.activations == "int8" and not taped and x.dtype != "float64"
 
 
-def product(
+def linear(
     x: Array,
     weight: QTensor,
-    y: Array,
-    m: int,
     bias: Array | None,
     residual: Array | None,
-    pre: Array | None,
     act: int,
-    taped: bool,
+    wide_out: bool,
+    needs: list[bool] | None,
     rows: Rows | None,
-) -> None:
-    """y (m, N) = residual + act(x weight^T + bias)."""
+) -> tuple[Array, Array | None]:
+    """residual + act(x weight^T + bias), and what stood before act where the backward wants it."""
+    check_float("linear", x=x, bias=bias, residual=residual)
     number, n, inner, group = weight.sizes
+    if x.shape[-1:] != (inner,):
+        refuse("linear", "x", f"(..., {inner})", x.shape)
+    if bias is not None and bias.shape != (n,):
+        refuse("linear", "bias", (n,), bias.shape)
+    shape = (*x.shape[:-1], n)
+    if residual is not None and residual.shape != shape:
+        refuse("linear", "residual", shape, residual.shape)
+    m, taped = x.size // inner, bool(needs and any(needs))
+    y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
+    pre = k.empty(shape, x.dtype) if act and taped else None
+    options = {"bias": bias, "residual": residual, "pre": pre, "act": act}
     if not rounds(x, weight, taped):
-        k.q_matmul(x, weight.data, y, number, m, n, inner, group, bias=bias, residual=residual, pre=pre, act=act)
-        return
+        k.q_matmul(x, weight.data, y, number, m, n, inner, group, **options)
+        return y, pre
     if rows is None or rows.key != key_of(weight):
         rows = rows_of(x, weight)
-    k.q_gemm(
-        rows.codes, rows.scales, rows.starts, weight.data, y, number, m, n, inner, group,
-        bias=bias, residual=residual, pre=pre, act=act,
-    )  # fmt: skip
+    k.q_gemm(rows.codes, rows.scales, rows.starts, weight.data, y, number, m, n, inner, group, **options)
+    return y, pre
 
 
 def give_inputs(dz: Array, weight: QTensor, m: int, dx: Any) -> None:

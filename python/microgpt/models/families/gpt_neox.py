@@ -26,6 +26,7 @@ KEYS = {key: value for key, value in LAYER_KEYS.items() if "_kv" not in key}
 GGUF.add("gpt_neox", Gguf(
     "gptneox",
     {**KEYS, "use_parallel_residual": "use_parallel_residual"},
-    fixed={"hidden_act": "gelu"}, present={"attention_bias": "blk.0.attn_output.bias"},
+    fixed={"hidden_act": "gelu", "tie_word_embeddings": False}, present={"attention_bias": "blk.0.attn_output.bias"},
     fused={"mixer.q mixer.k mixer.v": "attn_qkv"},
+    partial=True,
 ))  # fmt: skip

@@ -16,6 +16,8 @@ declare(
     {**BODY, **MLP}, ffn=MlpSpec, norm=NormSpec("layer", plus_one=True), ignored="attention_dropout",
 )  # fmt: skip
 GGUF.add("nemotron", Gguf(
-    "nemotron", {**NO_WIDTH, "attention.layer_norm_epsilon": "norm_eps"}, fixed={"hidden_act": "relu2"}, plus_one=True,
+    "nemotron", {**NO_WIDTH, "attention.layer_norm_epsilon": "norm_eps"},
+    fixed={"hidden_act": "relu2", "tie_word_embeddings": False}, plus_one=True,
     present={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+    partial=True,
 ))  # fmt: skip

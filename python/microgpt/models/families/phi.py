@@ -23,4 +23,12 @@ declare(
     ffn=MlpSpec, norm=LAYER, fixed={"block.parallel": True, "block.shared_norm": True}, model={"head_bias": True},
     ignored="attention_dropout", buffers=BUFFERS,
 )  # fmt: skip
-GGUF.add("phi", Gguf("phi2", LAYER_KEYS, fixed={"hidden_act": "gelu_pytorch_tanh", "qk_layernorm": False}))
+GGUF.add(
+    "phi",
+    Gguf(
+        "phi2",
+        LAYER_KEYS,
+        fixed={"hidden_act": "gelu_pytorch_tanh", "qk_layernorm": False, "tie_word_embeddings": False},
+        partial=True,
+    ),
+)
