@@ -43,10 +43,6 @@
   X(fill, FillArgs)                                    \
   X(axpy, AxpyArgs)                                    \
   X(peak, PeakArgs)                                    \
-  X(qrows, QRowsArgs)                                  \
-  X(qgemm, QGemmArgs)                                  \
-  X(qdequantize, QDequantizeArgs)                      \
-  X(quantize, QuantizeArgs)                           \
   X(selective_scan, ScanArgs)                          \
   X(selective_scan_backward, ScanBackwardArgs)         \
   X(causal_conv1d, ConvArgs)                           \
@@ -54,7 +50,11 @@
   X(linear_recurrence, RecurrenceArgs)                 \
   X(linear_recurrence_backward, RecurrenceBackwardArgs)\
   X(rg_lru, RgLruArgs)                                 \
-  X(rg_lru_backward, RgLruBackwardArgs)
+  X(rg_lru_backward, RgLruBackwardArgs)               \
+  X(qrows, QRowsArgs)                                  \
+  X(qgemm, QGemmArgs)                                  \
+  X(qdequantize, QDequantizeArgs)                      \
+  X(quantize, QuantizeArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
   X(sort_experts, SortExpertsArgs)                     \

@@ -30,7 +30,7 @@ from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.gguf import save_gguf
 from .models.pooling import Pooling, read_pooling
-from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, take
+from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
 from .models.quantized import KEPT, Report, Scheme, quantize_decoder, weights_of
 from .nn.context import Ctx, Layout
 from .tokenizers import embedded
@@ -230,7 +230,8 @@ class LanguageModel:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the Hugging Face layout into `folder` (made if needed); transformers loads families it knows.
 
-        The files are written beside the folder's own and renamed over them. Raises StorageError.
+        The files are written beside the folder's own and renamed over them; what else belonged to a model that was
+        there (its shards, its chat template) is removed. Raises StorageError.
         """
         place = Path(folder)
         temp = files.temp_name(place / "saving")
@@ -246,10 +247,13 @@ class LanguageModel:
             self.tokenizer.save(temp)
             if self.pooling is not None:
                 self.pooling.save(temp)
-            for name in files.regular_files(temp):
+            names, other = files.regular_files(temp), (place / "config.json").exists()
+            for name in names:
                 files.fsync_file(temp / name)
                 (place / name).parent.mkdir(exist_ok=True)
                 files.rename(temp / name, place / name)
+            for path in stale(place, names) if other else ():
+                files.remove(path)
             files.fsync_dir(place)
             done = True
         except OSError as error:

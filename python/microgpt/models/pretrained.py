@@ -4,7 +4,7 @@ llama2.c files. A checkpoint is opened first, which reads names and shapes only,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,19 @@ def save_decoder(
     if family.rules is not None:
         arrays = to_file(family.rules(config), arrays)
     safetensors.save(folder / "model.safetensors", arrays, {"format": "pt"})
+
+
+# Names of files that a loader takes for parts of the model in a folder, whatever else lies there.
+PARTS = """model*.safetensors *.safetensors.index.json pytorch_model*.bin pytorch_model.bin.index.json config.json
+    generation_config.json tokenizer.json tokenizer_config.json tokenizer.model vocab.json merges.txt vocab.txt
+    *.tiktoken added_tokens.json special_tokens_map.json chat_template.json chat_template.jinja
+    additional_chat_templates/*.jinja modules.json sentence_bert_config.json 1_Pooling/config.json""".split()
+
+
+def stale(folder: Path, written: Collection[str]) -> list[Path]:
+    """Files of another model in a folder, that would be taken for parts of the one whose files are `written`."""
+    found = {path for pattern in PARTS for path in folder.glob(pattern) if path.is_file() or path.is_symlink()}
+    return sorted(path for path in found if path.relative_to(folder).as_posix() not in written)
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -340,7 +353,13 @@ def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
     if not stored.shape:
         target[...] = stored.array()
         return
-    rows = stored.rows
+    rows, into = stored.rows, stored.into
+    length = len(target)
+    step = max(1, PIECE * length // max(1, target.size))
+    if into is not None and target.dtype.name == stored.dtype and target.flags.c_contiguous:
+        for start in range(0, length, step):
+            into(start, target[start : start + step])
+        return
     if rows is None:
         value = stored.array()
         if value.ndim > 1 and value.flags.f_contiguous and not value.flags.c_contiguous:
@@ -349,8 +368,8 @@ def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
         def rows(start: int, stop: int) -> npt.NDArray[Any]:
             return value[start:stop]
 
-    length = len(target)
-    step = max(1, PIECE * length // max(1, target.size))
+        length = len(target)
+        step = max(1, PIECE * length // max(1, target.size))
     for start in range(0, length, step):
         np.copyto(target[start : start + step], rows(start, min(length, start + step)), casting="unsafe")
         stored.release()

@@ -52,7 +52,6 @@ class Op:
         self.cost_fn: Callable[..., Cost] | None = None
         self.composed_fn: Callable[..., Any] | None = None
         self._count = len(self.tensors)
-        self._absent = [(None,) * (self._count - given) for given in range(self._count)]
         given = inspect.signature(forward).parameters
         self._required = sum(given[name].default is inspect.Parameter.empty for name in self.tensors)
         functools.update_wrapper(self, forward)
@@ -77,31 +76,34 @@ class Op:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Compute, and put the op on the tape where a gradient is wanted. Takes the forward's arguments."""
-        count = self._count
-        if len(args) < count:
-            args = self._completed(args, options) if options else args + self._absent[len(args)]
-        arrays: list[Any] = []
-        slots: list[Any] = []
-        wanted = False
-        for value in args[:count]:
-            if isinstance(value, Tensor):
-                arrays.append(value.data)
-                slot: Any = value.slot
-            elif value is None and len(arrays) >= self._required:
-                arrays.append(None)
-                slot = None
-            else:
-                array, slot = self._given(value, len(arrays))
-                arrays.append(array)
-            slots.append(slot)
-            if slot is not None:
-                wanted = True
-        if len(args) > count:
-            arrays += args[count:]
-        if wanted and state.enabled:
-            return self._taped(self.forward(*arrays, needs=[slot is not None for slot in slots], **options), slots)
+        if options and len(args) < self._count:
+            args = self._completed(args, options)
+        found = k.unpack_tensors(Tensor, args, self._count, self._required)
+        if found is None:
+            found = self._unpacked(args)
+        arrays, slots, needs = found
+        if needs is not None and state.enabled:
+            return self._taped(self.forward(*arrays, needs=needs, **options), slots)
         out = self.forward(*arrays, **options)[0]
         return result(out) if isinstance(out, Array) else tuple(map(result, out))
+
+    def _unpacked(self, args: tuple[Any, ...]) -> tuple[list[Any], list[Any], list[bool] | None]:
+        """What unpack_tensors gives, where some arguments are arrays, numbers or lists of tensors."""
+        count = self._count
+        arrays: list[Any] = []
+        slots: list[Any] = []
+        for value in args[:count] + (None,) * (count - len(args)):
+            if value is None and len(arrays) >= self._required:
+                array: Any = None
+                slot: Any = None
+            elif isinstance(value, Tensor):
+                array, slot = value.data, value.slot
+            else:
+                array, slot = self._given(value, len(arrays))
+            arrays.append(array)
+            slots.append(slot)
+        needs = [slot is not None for slot in slots]
+        return arrays + list(args[count:]), slots, needs if any(needs) else None
 
     def _completed(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
         """The tensor arguments in order: those given by name are taken out of `options`, the others are None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ def linear(
     needs: list[bool] | None,
     rows: Rows | None,
 ) -> tuple[Array, Array | None]:
-    """residual + act(x weight^T + bias), and what stood before act where the backward wants it."""
+    """y = residual + act(x weight^T + bias), and what act was given where the backward will ask for it."""
     check_float("linear", x=x, bias=bias, residual=residual)
     number, n, inner, group = weight.sizes
     if x.shape[-1:] != (inner,):
@@ -73,16 +74,18 @@ def linear(
     shape = (*x.shape[:-1], n)
     if residual is not None and residual.shape != shape:
         refuse("linear", "residual", shape, residual.shape)
-    m, taped = x.size // inner, bool(needs and any(needs))
+    m = math.prod(shape[:-1])
     y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
-    pre = k.empty(shape, x.dtype) if act and taped else None
-    options = {"bias": bias, "residual": residual, "pre": pre, "act": act}
-    if not rounds(x, weight, taped):
-        k.q_matmul(x, weight.data, y, number, m, n, inner, group, **options)
+    pre = k.empty(shape, x.dtype) if act and needs and any(needs[:3]) else None
+    if not rounds(x, weight, bool(needs and any(needs))):
+        k.q_matmul(x, weight.data, y, number, m, n, inner, group, bias=bias, residual=residual, pre=pre, act=act)
         return y, pre
     if rows is None or rows.key != key_of(weight):
         rows = rows_of(x, weight)
-    k.q_gemm(rows.codes, rows.scales, rows.starts, weight.data, y, number, m, n, inner, group, **options)
+    k.q_gemm(
+        rows.codes, rows.scales, rows.starts, weight.data, y, number, m, n, inner, group,
+        bias=bias, residual=residual, pre=pre, act=act,
+    )  # fmt: skip
     return y, pre
 
 
