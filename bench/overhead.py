@@ -24,7 +24,7 @@ import numpy as np
 from microgpt import Tensor, no_grad, ops
 from microgpt import _kernels as k
 from microgpt.models.decoder import Decoder
-from microgpt.models.zoo import MODELS
+from microgpt.models.presets import MODELS
 from microgpt.nn import Ctx, Layout
 from microgpt.optim import AdamW, Optimizer, decay_groups
 from microgpt.program import Program

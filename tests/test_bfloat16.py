@@ -18,12 +18,14 @@ from microgpt.engine.sampler import Sampling
 from microgpt.errors import CheckpointError, ConfigError, DTypeError
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
+from microgpt.models.presets.plain import gpt
 from microgpt.models.pretrained import load_decoder, save_decoder
-from microgpt.models.zoo import gpt
 from microgpt.nn.context import Ctx, Layout
+from microgpt.nn.ffn.mlp import GluSpec
+from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.nn.module import Module, Parameter
 from microgpt.nn.rope import RopeSpec
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
+from microgpt.nn.spec import BlockSpec, NormSpec
 from microgpt.optim import AdamW, Optimizer, Sgd, UpdateRule, decay_groups
 from microgpt.program import Program
 from microgpt.tensor import Tensor, numpy_dtype
@@ -108,7 +110,7 @@ def test_decoding_token_by_token_has_the_bits_of_the_whole(isa: str) -> None:
         model.hidden(k.from_numpy(np.array(whole, np.int32)), Ctx(Layout.packed([len(whole)])))
     ).numpy()
     assert [int(row.argmax()) for row in logits[len(ids) - 1 : -1]] == [event.token for event in events]
-    assert [spec.bytes_per_token() for spec in model.state_specs()] == [2 * 2 * 8 * 2] * 3
+    assert [spec.bytes(1) for spec in model.state_specs()] == [2 * 2 * 8 * 2] * 3
 
 
 def test_initial_weights_are_those_of_float32_rounded() -> None:

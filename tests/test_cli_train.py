@@ -16,7 +16,7 @@ import pytest
 
 from microgpt.cli import cli
 from microgpt.cli.train import BY_FILE, SECTIONS, next_run
-from microgpt.models.zoo import MODELS
+from microgpt.models.presets import MODELS
 from microgpt.optim.rules import RULES
 from microgpt.optim.schedule import KINDS
 from microgpt.training.config import TrainConfig

@@ -21,8 +21,10 @@ from microgpt.engine.text import StopScanner, Writer
 from microgpt.errors import ConfigError, MicrogptError, ShapeError, TokenizerError
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
+from microgpt.nn.ffn.mlp import GluSpec
+from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.nn.rope import RopeSpec
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
+from microgpt.nn.spec import BlockSpec, NormSpec
 from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.char import CharTokenizer
 from tests.test_conformance import CONTEXT, every_variant, logits, make

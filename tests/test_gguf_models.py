@@ -15,12 +15,14 @@ from microgpt.io.ggml import NAMED
 from microgpt.io.gguf import GgufFile
 from microgpt.models import gguf
 from microgpt.models.decoder import Decoder
+from microgpt.models.families import FAMILIES
 from microgpt.models.gguf import FILE_TYPES, halve, interleave, save_gguf
+from microgpt.models.presets import MODELS
 from microgpt.models.pretrained import load_decoder
-from microgpt.models.zoo import MODELS
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import GPT2, LLAMA, a_model, same
+from tests.tiny_families import BASE, FOUR, TINY, VOCAB, WIDE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 12}  # fmt: skip
@@ -60,38 +62,127 @@ def test_a_model_comes_back_from_gguf(tmp_path: Path, name: str) -> None:
     assert ("output.weight" in found.tensors) != model.config.tie_embeddings
 
 
-OTHERS: dict[str, tuple[str, dict[str, Any]]] = {  # family -> general.architecture, settings
-    "mistral": ("llama", {"sliding_window": None}),
-    "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {"head_dim": 12}),
-    "granite": ("granite", {"embedding_multiplier": 12.0, "attention_multiplier": 0.1, "logits_scaling": 4.0}),
-    "olmo2": ("olmo2", {}),
-    "phi": ("phi2", {}),
-    "phi3": ("phi3", {"sliding_window": 8}),
-    "arcee": ("arcee", {}),
-    "stablelm": ("stablelm", {"use_qkv_bias": True}),
-    "nemotron": ("nemotron", {"attention_bias": True}),
-    "starcoder2": ("starcoder2", {"sliding_window": None}),
-    "gemma": ("gemma", {"head_dim": 8}),
-    "gpt_neox": ("gptneox", {"use_parallel_residual": False}),
+# Of tests/tiny_families.py, what llama.cpp cannot compute: a part of the message.
+REFUSED = {
+    "mistral": "sliding_window None, this model 5",
+    "qwen2": "use_sliding_window False, this model True",
+    "qwen3": "attention_bias False, this model True",
+    "gemma2": "scale",  # query_pre_attn_scalar is the width of a head
+    "gemma3": "scale",
+    "phi_qk": "qk_layernorm False, this model True",
+    "starcoder2": "sliding_window None, this model 6",
+    "falcon_rw": "bias False, this model True",
+    "cohere": "64 layers and more only",
+    "cohere2": "head_dim 8, it is 12",
+    "exaone4": "head_dim 8, it is 12",
+    "nemotron": "head_dim 8, it is 12",
+    "seed_oss": "attention_out_bias False, this model True",
+    "smollm3": "rope",  # each fourth layer is without positions, no other
+    "ernie4_5": "use_bias False, this model True",
+    "mixtral": "sliding_window None, this model 5",
+    "qwen2_moe": r"mlp_only_layers \[\], this model \[1\]",
+    "qwen3_moe": r"mlp_only_layers \[\], this model \[0, 2\]",
+    "olmoe": "num_key_value_heads: expected 4, got 2",
+    "gpt_oss": "swiglu_limit 7.0, this model 0.5",
+}
+# and with settings that it can
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: each for name, each in TINY.items() if each[0] in gguf.GGUF and name not in REFUSED},
+    "mistral": ("mistral", {**BASE, "sliding_window": None}),
+    "mistral_wide_window": ("mistral", {**BASE, "sliding_window": 32}),
+    "qwen2": ("qwen2", BASE),
+    "qwen3": ("qwen3", WIDE),
+    "gemma2": ("gemma2", {**TINY["gemma2"][1], "query_pre_attn_scalar": 12}),
+    "gemma3": (
+        "gemma3_text",
+        {
+            **TINY["gemma3"][1],
+            "query_pre_attn_scalar": 12,
+            "sliding_window_pattern": 6,
+            "num_hidden_layers": 7,
+            "rope_local_base_freq": 77.0,
+        },
+    ),
+    "starcoder2": ("starcoder2", {**BASE, "sliding_window": None}),
+    "cohere": ("cohere", {**BASE, "logit_scale": 0.3}),
+    "cohere_qk": ("cohere", {**BASE, "num_hidden_layers": 64, "use_qk_norm": True}),
+    "cohere2": ("cohere2", {**BASE, **FOUR}),
+    "exaone4": ("exaone4", {**BASE, "sliding_window": None}),
+    "exaone4_windows": ("exaone4", {**BASE, "num_hidden_layers": 64, "sliding_window": 5}),
+    "nemotron": ("nemotron", {**BASE, "attention_bias": True}),
+    "seed_oss": ("seed_oss", WIDE),
+    "smollm3": ("smollm3", {**WIDE, **FOUR, "sliding_window": None}),
+    "ernie4_5": ("ernie4_5", WIDE),
+    "mixtral": ("mixtral", {**BASE, "num_local_experts": 4}),
+    "qwen2_moe": ("qwen2_moe", {**TINY["qwen2_moe"][1], "mlp_only_layers": None}),
+    "qwen3_moe": ("qwen3_moe", {**TINY["qwen3_moe"][1], "decoder_sparse_step": 1}),
+    "olmoe": ("olmoe", {**TINY["olmoe"][1], "num_key_value_heads": 4}),
+    "gpt_oss": ("gpt_oss", {**TINY["gpt_oss"][1], "swiglu_limit": 7.0}),
+    "yarn": ("llama", {**BASE, "rope_parameters": {**YARN, "attention_factor": 1.25}}),
+    "minicpm": ("minicpm", {**BASE, "scale_emb": 6.0, "scale_depth": 1.4, "dim_model_base": 8}),
 }
 
 
+def tiny(name: str) -> Decoder:
+    """A model of OTHERS (or of TINY) with weights that differ from each other."""
+    family, settings = OTHERS[name] if name in OTHERS else TINY[name]
+    model = Decoder(FAMILIES.get(family).read(settings), seed=1)
+    rng = np.random.default_rng(2)
+    for parameter in model.parameters():
+        parameter.numpy()[...] += (0.1 * rng.standard_normal(parameter.shape)).astype(np.float32)
+    return model
+
+
 def test_every_family_of_the_table_is_tried() -> None:
-    assert {*OTHERS, "llama", "gpt2"} == set(gguf.GGUF)
+    assert {family for family, _ in OTHERS.values()} == set(gguf.GGUF)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
-    arch, settings = OTHERS[name]
-    model = a_model(name, **settings)
+    model = tiny(name)
     save_gguf(model, tmp_path / "m.gguf", "f32")
     back = load_decoder(tmp_path / "m.gguf")
-    assert GgufFile(tmp_path / "m.gguf").metadata["general.architecture"] == arch
-    assert back.config == model.config or (name, back.config.family) == ("mistral", "llama")
     # Norms of 1 + weight are stored with the one: a rounding of 2^-24, everything else has its bits.
     for key, value in model.arrays().items():
         assert np.abs(back.arrays()[key] - value).max() <= (2.0**-23 if "norm" in key else 0.0), key
+    logits = [microgpt.LanguageModel(each, IdsTokenizer(VOCAB)).logits(IDS) for each in (model, back)]
+    # Frequencies and scales are float32 in a file: a rounding of angles up to 24; logits are below 10.
+    assert np.abs(logits[0] - logits[1]).max() <= 24 * 2.0**-24 * 10
+    save_gguf(back, tmp_path / "again.gguf", "f32")
+    assert load_decoder(tmp_path / "again.gguf").config == back.config
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"GGUF's .*{REFUSED[name]}"):
+        save_gguf(tiny(name) if name not in OTHERS else Decoder(FAMILIES.get(TINY[name][0]).read(TINY[name][1])),
+                  tmp_path / "m.gguf", "f32")  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("apertus", {"xielu.alpha_p": np.ones(3, np.float32)}, "'xielu.alpha_p' expected 2 numbers, one a block"),
+        ("apertus", {"xielu.alpha_n": None}, "missing metadata key 'xielu.alpha_n'"),
+        ("apertus", {"xielu.alpha_n": "x"}, "'xielu.alpha_n' expected ndarray or float, got str"),
+        ("apertus", {"xielu.beta": 0.25}, "'xielu.beta': expected 0.5 for every block"),
+        ("mpt", {"mpt.attention.max_alibi_bias": 16.0}, "max_alibi_bias: expected 8, got 16"),
+        ("mpt", {"mpt.attention.max_alibi_bias": None}, "max_alibi_bias: expected 8, got 0"),
+        ("olmo", {"olmo.attention.layer_norm_epsilon": 1e-6}, "layer_norm_epsilon: expected 1e-05, got 1e-06"),
+        ("minicpm", {"minicpm.logit_scale": 0.0}, "impossible metadata for minicpm"),
+        ("falcon", {"falcon.attention.head_count_kv": 3}, "kv_heads: expected a divisor"),
+        ("gemma2", {"gemma2.attention.head_count": 0}, "impossible metadata for gemma2|heads"),
+        ("ministral3", {"mistral3.rope.scaling.factor": 0.0}, "rope.scaling.factor"),
+        ("qwen2", {"qwen2.rope.dimension_count": 4}, "partial rotary positions have no GGUF form"),
+    ],
+)  # fmt: skip
+def test_impossible_metadata_of_families(tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
+    save_gguf(tiny(name), tmp_path / "m.gguf", "f32")
+    rewritten(tmp_path / "m.gguf", change)
+    with pytest.raises((FormatError, ConfigError), match=message) as caught:
+        load_decoder(tmp_path / "m.gguf")
+    assert "m.gguf" in str(caught.value)
 
 
 def test_rows_of_q_and_k_lie_pair_by_pair(tmp_path: Path) -> None:
@@ -248,7 +339,7 @@ def test_what_gguf_cannot_hold(tmp_path: Path) -> None:
     cases = [
         (micro, "models of family 'microgpt' have no GGUF form; those of .*gpt2, .*llama.* do"),
         (a_model(hidden_act="gelu"), "GGUF's llama has hidden_act 'silu', this model 'gelu'"),
-        (a_model(rope_parameters={**YARN, "truncate": False}), "no form for this yarn scaling"),
+        (a_model(rope_parameters={**YARN, "truncate": False}), "no form for yarn scaling without truncation"),
         (a_model(rope_parameters={"rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial rotary"),
     ]
     for model, message in cases:
@@ -263,7 +354,6 @@ def test_what_gguf_cannot_hold(tmp_path: Path) -> None:
 
 def test_tables_of_families_name_real_keys() -> None:
     """Every key of config.json in a table is one that the family writes."""
-    from microgpt.models.families import FAMILIES
     from microgpt.models.families.gguf import GGUF
 
     for name, settings in (("llama", LLAMA), ("gpt2", GPT2)):

@@ -19,6 +19,10 @@ from .opcases.case import place
 ISAS = [name for name, supported in k.isas() if supported]
 THREADS = (1, 2, 3, 4, 8)
 
+# Gradients that are one chain started from what is added to, or whose terms are.
+CHAINS = {"matmul", "linear", "linear_cross_entropy", "rms_norm", "layer_norm", "embedding", "attention", "ssd",
+          "gated_delta", "grouped_linear"}  # fmt: skip
+
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -58,7 +62,7 @@ def test_float64_against_specification(case: Case) -> None:
     inputs = case.inputs()
     y, gradients = run(case, inputs, "float64")
     rule = RULES[case.op]
-    want = y if y.size == 0 and case.op == "attention" else specification(case, inputs)
+    want = y if y.size == 0 and case.op in ("attention", "ssd", "gated_delta") else specification(case, inputs)
     assert_close(str(case), y, want, 2 * rule.forward(inputs, case.options, want, U64))
     if rule.reference is not None or y.size == 0:
         return
@@ -198,7 +202,7 @@ def test_gradients_accumulate(op: str) -> None:
         y.backward(case.gradient(y.shape).astype(numpy_dtype(y.dtype)))
     for name, gradient in once.items():
         # One chain per element starts from the first sum where a product accumulates: n roundings of its size, not one.
-        if op in ("matmul", "linear", "linear_cross_entropy", "rms_norm", "layer_norm", "embedding", "attention"):
+        if op in CHAINS:
             want = run(case, inputs, "float64")[1][name] * 2
             dy = case.gradient(y.shape)
             bound = RULES[op].gradients(inputs, case.options, y.numpy().astype(np.float64), dy, U32)[name]

@@ -6,7 +6,7 @@ import pytest
 from microgpt import _kernels as k
 from microgpt import scalar
 from microgpt.models.decoder import Decoder
-from microgpt.models.zoo import MODELS
+from microgpt.models.presets import MODELS
 from microgpt.nn import Ctx, Layout
 from microgpt.optim import AdamW, Group, Optimizer
 

@@ -8,8 +8,8 @@ import pytest
 
 from microgpt.errors import ConfigError
 from microgpt.models.decoder import Decoder
+from microgpt.models.presets import MODELS
 from microgpt.models.sizes import GPT2, NAMED, Dimensions, count, dimensions, parse_size
-from microgpt.models.zoo import MODELS
 from microgpt.training.build import model_config
 from microgpt.training.config import TrainConfig
 from tests.test_conformance import VARIANTS

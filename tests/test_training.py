@@ -12,7 +12,7 @@ import pytest
 import microgpt
 from microgpt import _kernels as k
 from microgpt.errors import ConfigError
-from microgpt.models.zoo import MODELS
+from microgpt.models.presets import MODELS
 from microgpt.nn.context import Dropout
 from microgpt.optim.rules import RULES
 from microgpt.optim.schedule import KINDS, Schedule

@@ -40,11 +40,12 @@ def test_its_costs_are_stated(name: str) -> None:
     model = Decoder(config)
     assert {each: p.shape for each, p in model.named_parameters()} == config.shapes()
     assert model.num_parameters() == config.num_parameters()
-    assert model.state_bytes_per_token() == 4 * config.state_numbers()
+    assert model.state_bytes(7) == 4 * (7 * config.state_numbers() + config.fixed_state_numbers())
     weights = config.num_parameters() - 61 * 32 * (0 if config.tie_embeddings else 1)
     weights -= 32 * (24 * config.learned_positions + config.token_types)
-    mixers = sum(block.mixer.flops(10) for block in config.blocks)
-    assert config.flops_per_token(10) == 2 * weights + mixers
+    layers = [layer for block in config.blocks for layer in block.layers]
+    weights -= sum(layer.idle(32) for layer in layers)
+    assert config.flops_per_token(10) == 2 * weights + sum(layer.flops(10) for layer in layers)
 
 
 @every_language_model
@@ -61,7 +62,7 @@ def test_the_list_has_every_family() -> None:
     assert llama.state == 2 * 32 * 2 * 4096  # layers, keys and values, width, two bytes each
     text = run("zoo", "--list").stdout
     assert all(f"\n{each.name:18}{each.architecture}" in "\n" + text for each in found)
-    assert "llama             LlamaForCausalLM                  6.74G        13.2G        524KB" in text
+    assert "llama             LlamaForCausalLM                  6.74G        13.2G        524KB        -" in text
 
 
 def test_a_plan_is_printed_and_can_be_run() -> None:

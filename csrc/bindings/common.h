@@ -19,11 +19,17 @@ namespace py = pybind11;
 
 void register_arrays(py::module_& m);
 void register_checks(py::module_& m);
+void register_calls(py::module_& m);
 void register_math(py::module_& m);
 void register_layers(py::module_& m);
+void register_experts(py::module_& m);
+void register_ssd(py::module_& m);
+void register_delta(py::module_& m);
 void register_training(py::module_& m);
 void register_runtime(py::module_& m);
 void register_peaks(py::module_& m);
+void register_scan(py::module_& m);
+void register_quantized(py::module_& m);
 
 template <class T> T* pointer(const Array* array, int64_t size, const char* op, const char* name, bool required) {
   if (!array) {
@@ -88,8 +94,14 @@ void run_kernel(const char* name, void (*kernel)(const A&, const Share&), const 
   }
 }
 
+// Throws unless `array`, if there is one, is of a floating-point type, and of that of `first`, the first argument.
+void check_like(const Array* array, const char* op, const char* name, const Array& first, const char* first_name);
+
 // Throws unless every id is in [low, high).
 void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name);
+
+// Throws unless q_start (S + 1) runs from 0 to `rows` and never falls.
+void check_starts(const Array& q_start, int64_t rows, const char* op);
 
 }  // namespace mg::bindings
 

@@ -1,5 +1,6 @@
 // Kernels of layers: embedding, norms, activations, rotary positions, softmax, attention, cross-entropy, dropout.
 #include "bindings/common.h"
+#include "kernels/tiles.h"
 
 namespace mg::bindings {
 namespace {
@@ -217,9 +218,15 @@ void attention(const Array& q, const Array& k, const Array& v, const Array& o, c
                double scale, bool causal, int64_t window, double soft_cap, const Array* alibi, const Array* lse) {
   by_dtype(q, "attention", [&](auto t) {
     using T = decltype(t);
-    const auto args = attention_args<T>(q, k, v, o, lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim},
-                                        scale, causal, window, soft_cap, alibi);
-    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi);
+    auto args = attention_args<T>(q, k, v, o, lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim}, scale, causal,
+                                  window, soft_cap, alibi);
+    Array parts;
+    const int64_t shape[] = {sizeof(T) < sizeof(double) ? attention_parts(args) : 0, heads, part_floats(v_dim)};
+    if (shape[0] > 0) parts = make_array(dtype_of<Wide<T>>::value, shape, 3), args.parts = parts.as<Wide<T>>();
+    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts);
+    if (!args.parts) return;
+    args.merge = 1;
+    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts);
   });
 }
 

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "core/bf16.h"
+#include "core/qtensor.h"
 
 namespace mg {
 
@@ -40,6 +41,62 @@ template <class T> struct GemmArgs {
   Act act;
 };
 
+// Activations to int8 for a quantized product. scale = max |x| / 127 of each row and group, code = x * (127 / max) to
+// nearest even, start = -offset * (sum of the codes): what a product with unsigned weight codes starts from. A float's
+// arithmetic, also where x is double. Groups and K as in QWeight; codes beyond K are 0. Layout in core/qtensor.h.
+template <class T> struct QRowsArgs {
+  const T* x;       // (M, K)
+  int8_t* codes;    // (M, groups * group)
+  float* scales;    // (M, groups)
+  int32_t* starts;  // (M, groups)
+  int64_t m, k, group;
+  QType type;       // of the weight: says the offset and the height of tiles
+};
+
+// C = residual + act(X W^T + bias) with X as QRowsArgs made it.
+// Promise: an element is s = fma(float(sum of the group's products), weight scale * activation scale, s) over the groups in
+// order, from 0; the sums of products are exact integers. So its bits depend on its row and column alone.
+template <class T> struct QGemmArgs {
+  QWeight w;  // (N, K)
+  const int8_t* codes;
+  const float* scales;
+  const int32_t* starts;
+  T* c;               // or null: the result goes to wide_c
+  Wide<T>* wide_c;    // or null
+  const T* bias;      // (N) or null
+  const T* residual;  // (M, N) or null
+  T* pre;             // (M, N) or null
+  int64_t m;
+  Act act;
+};
+
+// Rows of a quantized weight as numbers, scale * (code - offset) rounded once to T: y[i] = W[ids ? ids[i] : first + i].
+template <class T> struct QDequantizeArgs {
+  QWeight w;
+  const int32_t* ids;  // (rows) or null
+  T* y;                // (rows, K)
+  int64_t rows, first;
+};
+
+// Numbers to a quantized weight. Groups of float16 scales: of several scales, each with the integers it rounds to and the
+// least-squares scale for these, the one with the least squared error; the integers are then chosen for its float16.
+// One scale a column: max |x| / 127. A column with NaN or infinity, or a scale beyond float16, gets scales NaN.
+template <class T> struct QuantizeArgs {
+  const T* x;     // (rows, K)
+  QWeight w;
+  uint8_t* data;  // w.data, to be written; rows first .. first + rows, first a multiple of kQCols
+  int64_t rows, first;
+};
+
+// Codes and scales of others into the layout of QWeight. Rows as above.
+struct QPackArgs {
+  const uint8_t* codes;  // (rows, K), each below 2^bits
+  const float* scales;   // (rows, groups); exact in the type's own
+  QWeight w;
+  uint8_t* data;
+  int64_t rows, first;
+};
+
 // y[t] (+)= table[ids[t]]; ids in [0, vocab) are checked by the caller.
 template <class T> struct EmbeddingArgs {
   const T* table;      // (V, D)
@@ -55,6 +112,88 @@ template <class T> struct EmbeddingBackwardArgs {
   const int32_t* ids;
   Wide<T>* dtable;
   int64_t tokens, width, vocab;
+  int32_t accumulate;
+};
+
+// Routing of tokens to experts, from logits (T, E). Scores are softmax or sigmoid of a token's logits. `route` chooses the
+// `chosen` experts of each token with the largest score + bias, the largest first, equal ones by number; NaN counts as
+// infinite, so that it is seen in the output. Needs chosen <= experts.
+enum class Score : int32_t { softmax, sigmoid };
+template <class T> struct RouteArgs {
+  const T* logits;       // (T, E)
+  const Wide<T>* bias;   // (E) or null: it changes the choice only
+  int32_t* ids;          // (T, chosen)
+  int64_t tokens, experts, chosen;
+  Score score;
+};
+
+// y[t, j] = scale * s[t, ids[t, j]], or with renormalize scale * s / (sum of the chosen s + eps); s is the score.
+// Backward: dx (T, E) (+)= the gradient of the logits, from dy.
+template <class T> struct RouteWeightsArgs {
+  const T* logits;     // (T, E)
+  const int32_t* ids;  // (T, chosen), different in a row
+  const T* dy;         // (T, chosen) in the backward
+  T *y, *dx;
+  int64_t tokens, experts, chosen;
+  double scale, eps;
+  Score score;
+  int32_t renormalize, accumulate;
+};
+
+// The places of the assignments in order of their experts (ids, n of them), equal ones in order: order[place[i]] = i;
+// expert e has the places offsets[e] .. offsets[e + 1] - 1. load[e] is their number.
+template <class T> struct SortExpertsArgs {
+  const int32_t* ids;
+  int32_t *order, *place;  // (n)
+  int32_t* offsets;        // (E + 1)
+  T* load;                 // (E) or null
+  int64_t n, experts;
+};
+
+// y[r] (+)= weights[order[r]] * x[order[r] / chosen]: the rows of tokens in the order of experts. weights null: 1.
+template <class T> struct GatherArgs {
+  const T* x;            // (T, D)
+  const int32_t* order;  // (T * chosen)
+  const T* weights;      // (T * chosen) or null
+  T* y;                  // (T * chosen, D)
+  int64_t rows, chosen, width;
+  int32_t accumulate;
+};
+
+// The way back: y[t] (+)= sum over j of weights[t, j] * x[place[t, j]], in order, then + residual[t].
+// `combine_dot`: dweights[t, j] (+)= dot(dy[t], x[place[t, j]]).
+template <class T> struct CombineArgs {
+  const T* x;            // (T * chosen, D)
+  const int32_t* place;  // (T, chosen)
+  const T* weights;      // (T, chosen) or null: 1
+  const T* residual;     // (T, D) or null
+  const T* dy;           // (T, D), for combine_dot
+  T *y, *dweights;
+  int64_t tokens, chosen, width;
+  int32_t accumulate;
+};
+
+// C[r] (+)= A[r] op(B[e]) + bias[e] for the rows r in offsets[e] .. offsets[e + 1] - 1 of expert e; A (R, K), C (R, N).
+// trans_b: B[e] is stored (N, K), else (K, N). The promise of GemmArgs: a row's bits are its own.
+template <class T> struct GroupedArgs {
+  const T *a, *b;
+  T* c;               // or null: the result goes to wide_c
+  Wide<T>* wide_c;    // or null
+  const T* bias;      // (E, N) or null
+  const int32_t* offsets;  // (E + 1), from 0 to R
+  int64_t rows, n, k, experts;
+  int32_t trans_b, accumulate;
+};
+
+// C[e] (M, N) (+)= the sum over expert e's rows r, in order, of a[r] (M) times b[r] (N): the gradient of its weight. In
+// `grouped_sum` b is null and N = 1: of its bias.
+template <class T> struct GroupedWeightArgs {
+  const T* a;         // (R, M)
+  const T* b;         // (R, N)
+  T* c;               // (E, M, N), or null: the result goes to wide_c
+  Wide<T>* wide_c;    // or null
+  const int32_t* offsets;
+  int64_t rows, m, n, experts;
   int32_t accumulate;
 };
 
@@ -129,7 +268,10 @@ template <class T> struct SoftmaxArgs {
 // a key is seen if (not causal or k_pos <= q_pos) and (window < 0 or |q_pos - k_pos| < window).
 // A row that sees no key gives zeros and lse = -inf. Head h reads key/value head h / (H / G).
 // Promise: a row's result depends on its own query and its keys only: key chunks start at multiples of kKeyChunk from
-// the sequence's first key and are merged in order. What avx512bf16 rounds and pairs is in docs/architecture.md.
+// the sequence's first key and are merged in order within stretches of kKeyStretch, and these in order again. What avx512bf16
+// rounds and pairs is in docs/architecture.md.
+// With `parts` the forward is two kernels: the first leaves the sums of each stretch there, the second (`merge`) makes the
+// output of them.
 template <class T> struct AttentionArgs {
   const T *q, *k, *v;      // (T, H, K), (keys, G, K), (keys, G, Kv) with row strides below
   T* o;                    // (T, H, Kv)
@@ -138,11 +280,12 @@ template <class T> struct AttentionArgs {
   const int32_t* k_start;  // (S)
   const int32_t* k_len;    // (S)
   const Wide<T>* alibi;    // (H) or null
+  Wide<T>* parts;          // (attention_parts(), H, part_floats()) or null
   int64_t q_rows, k_rows, seqs, heads, kv_heads, k_dim, v_dim;
   int64_t q_stride, k_stride, v_stride, o_stride;  // elements from one token to the next
   double scale, soft_cap;
   int64_t window;
-  int32_t causal;
+  int32_t causal, merge;
 };
 
 // Backward of the above: one share computes dq, dk, dv of one sequence and one key/value head (all its query heads).
@@ -292,3 +435,5 @@ template <class T> struct ReadArgs {
 };
 
 }  // namespace mg
+
+#include "core/args_state.h"

@@ -266,22 +266,27 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   }
 }
 
+// One block of C, by whichever way suits its rows.
+template <class P>
+static void gemm_part(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch, const GemmGrid& grid,
+                      void* scratch) {
+  const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
+  if (args.trans_b && !args.trans_a && rows <= gemm_vector_rows<P>()) {
+    gemm_vectors<P>(args, block, batch);
+    return;
+  }
+  if constexpr (!kNarrow<typename P::Element>) {  // narrow rows are widened once, by packing
+    if (!args.trans_b && gemm_is_wide(args, rows, cols)) {
+      gemm_wide(args, block, batch);
+      return;
+    }
+  }
+  gemm_block_product<P>(args, block, batch, grid, (float*)scratch);
+}
+
 template <class P> static void gemm_of(const GemmArgs<typename P::Element>& args, const Share& share) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
   const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
   const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
-  for (int64_t p = block.batch_begin; p < block.batch_end; ++p) {
-    const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-    if (args.trans_b && !args.trans_a && rows <= gemm_vector_rows<P>()) {
-      gemm_vectors<P>(args, block, p);
-      continue;
-    }
-    if constexpr (!kNarrow<typename P::Element>) {  // narrow rows are widened once, by packing
-      if (!args.trans_b && gemm_is_wide(args, rows, cols)) {
-        gemm_wide(args, block, p);
-        continue;
-      }
-    }
-    gemm_block_product<P>(args, block, p, grid, (float*)share.scratch);
-  }
+  for (int64_t p = block.batch_begin; p < block.batch_end; ++p) gemm_part<P>(args, block, p, grid, share.scratch);
 }

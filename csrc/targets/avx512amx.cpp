@@ -6,6 +6,7 @@
 #include "core/args.h"
 #include "core/rng.h"
 #include "kernels/list.h"
+#include "kernels/scan_tiles.h"
 #include "kernels/tiles.h"
 #include "targets/targets.h"
 
@@ -17,12 +18,26 @@ namespace {
 #include "kernels/loops.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/gemm_amx.inl.h"
+#include "kernels/grouped.inl.h"
+
+void grouped_linear(const GroupedArgs<bf16>& args, const Share& share) {
+  amx_begin();
+  grouped_rows(args, share, &amx_block);
+  _tile_release();
+}
+void grouped_weight(const GroupedWeightArgs<bf16>& args, const Share& share) {
+  amx_begin();
+  grouped_columns(args, share, &amx_block);
+  _tile_release();
+}
 }  // namespace
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512::table_bf16();
+    KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_amx;
+    all.grouped_linear = &grouped_linear;
+    all.grouped_weight = &grouped_weight;
     all.peak = &peak_amx;
     return all;
   }();

@@ -6,6 +6,7 @@
 #include "core/args.h"
 #include "core/rng.h"
 #include "kernels/list.h"
+#include "kernels/scan_tiles.h"
 #include "kernels/tiles.h"
 #include "targets/targets.h"
 
@@ -18,6 +19,13 @@ namespace {
 #include "kernels/elementwise.inl.h"
 #include "kernels/norm.inl.h"
 #include "kernels/gemm.inl.h"
+#include "kernels/grouped.inl.h"
+
+void grouped_linear(const GroupedArgs<bf16>& args, const Share& share) { grouped_rows(args, share, &gemm_part<BfPairs>); }
+void grouped_weight(const GroupedWeightArgs<bf16>& args, const Share& share) {
+  grouped_columns(args, share, &gemm_part<BfPairs>);
+}
+//
 #include "kernels/attention.inl.h"
 #include "kernels/attention_pairs.inl.h"
 #include "kernels/peak.inl.h"
@@ -33,8 +41,10 @@ void peak_pairs(const PeakArgs<bf16>& args, const Share& share) { args.y[share.i
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512::table_bf16();
+    KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_of<BfPairs>;
+    all.grouped_linear = &grouped_linear;
+    all.grouped_weight = &grouped_weight;
     all.act = &act<bf16>;
     all.act_backward = &act_backward<bf16>;
     all.glu = &glu<bf16>;

@@ -5,6 +5,7 @@ Arithmetic, slicing and reductions are the plain ops of :mod:`microgpt.ops`; the
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -17,6 +18,8 @@ from .errors import DTypeError, ShapeError, UsageError
 
 Array = k.Array
 Scalar: TypeAlias = int | float
+# Arrays, and so tensors and models, can be deep-copied and sent to other processes.
+copyreg.pickle(Array, lambda array: (k.from_numpy, (array.numpy(),)))
 
 
 def wide(dtype: str) -> str:

@@ -14,9 +14,11 @@ from microgpt.models.families.common import Reader, read_rope, write_rope
 from microgpt.models.families.declare import weight_rules
 from microgpt.models.families.llama import NAMES
 from microgpt.nn import Ctx, Layout
+from microgpt.nn.ffn.mlp import GluSpec
+from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.nn.positions import rope_frequencies
 from microgpt.nn.rope import RopeScaling, RopeSpec
-from microgpt.nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
+from microgpt.nn.spec import BlockSpec, NormSpec
 from tests.parity import tiny
 from tests.tiny_families import LENGTHS, VOCAB, rows, weight
 

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _kernels as k
 from ..models.config import ModelConfig
 from ..models.decoder import Decoder
-from ..models.zoo import MODELS
+from ..models.presets import MODELS
 from ..nn import Ctx, Layout
 from ..optim import AdamW, Optimizer, decay_groups
 from ..program import Program

@@ -24,11 +24,14 @@ def short(number: float) -> str:
 def _list() -> list[str]:
     from ..models.zoo import entries
 
-    lines = [f"{'model':18}{'architecture':28}{'parameters':>11}{'FLOPs/token':>13}{'cache/token':>13}"]
+    lines = [f"{'model':18}{'architecture':28}{'parameters':>11}{'FLOPs/token':>13}{'cache/token':>13}{'state':>9}"]
     for each in entries():
         lines.append(f"{each.name:18}{each.architecture:28}{short(each.parameters):>11}{short(each.flops):>13}"
-                     f"{short(each.state) + 'B':>13}")  # fmt: skip
-    lines.append("Sizes are those of each family's default configuration; the cache holds 16-bit numbers.")
+                     f"{short(each.state) + 'B':>13}{short(each.fixed) + 'B' if each.fixed else '-':>9}")  # fmt: skip
+    lines.append(
+        "Sizes are those of each family's default configuration; the cache holds 16-bit numbers, the state of a"
+    )
+    lines.append("sequence, which is the same at any length, 32-bit ones.")
     return lines
 
 
@@ -46,8 +49,9 @@ def _run(name: str | None, listing: bool, size: str, vocab_size: int, block_size
     advice = plan(count, block_size)
     click.echo(f"{name}: {shape.layers} layers, {shape.width} wide, {shape.heads} heads, context {block_size}, "
                f"vocabulary {vocab_size:,}")  # fmt: skip
+    fixed = f", {short(4 * config.fixed_state_numbers())}B of state a sequence" if config.fixed_state_numbers() else ""
     click.echo(f"{count:,} parameters, {short(config.flops_per_token(block_size))} FLOPs and "
-               f"{short(4 * config.state_numbers())}B of float32 cache a token")  # fmt: skip
+               f"{short(4 * config.state_numbers())}B of float32 cache a token{fixed}")  # fmt: skip
     click.echo(f"Chinchilla's 20 tokens a parameter: {short(advice.tokens)} tokens, "
                f"{short(3.0 * config.flops_per_token(block_size // 2) * advice.tokens)} FLOPs to train")  # fmt: skip
     rows = max(1, advice.batch_tokens // block_size)

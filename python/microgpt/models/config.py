@@ -84,7 +84,7 @@ class ModelConfig:
     @property
     def causal(self) -> bool:
         """Whether no token sees a later one: what a language model needs."""
-        return all(block.mixer.causal for block in self.blocks)
+        return all(layer.causal for block in self.blocks for layer in block.layers)
 
     def num_parameters(self) -> int:
         """Numbers in all parameters, without building the model."""
@@ -96,12 +96,17 @@ class ModelConfig:
         weights = self.num_parameters() - tables * self.width
         if not self.tie_embeddings:
             weights -= self.vocab_size * self.width  # the embedding is a look-up
-        flops: int = 2 * weights + sum(block.mixer.flops(context) for block in self.blocks)
-        return flops
+        layers = [layer for block in self.blocks for layer in block.layers]
+        weights -= sum(layer.idle(self.width) for layer in layers)
+        return 2 * weights + sum(layer.flops(context) for layer in layers)
 
     def state_numbers(self) -> int:
-        """Numbers of cached keys and values a token."""
-        return sum(block.mixer.state_numbers() for block in self.blocks)
+        """Numbers that a sequence keeps for each token: cached keys and values."""
+        return sum(layer.state_numbers() for block in self.blocks for layer in block.layers)
+
+    def fixed_state_numbers(self) -> int:
+        """Numbers that a sequence keeps whatever its length: recurrent states."""
+        return sum(layer.fixed_state_numbers() for block in self.blocks for layer in block.layers)
 
     def activations(self, remat: bool = False) -> int:
         """Numbers a token that training keeps for the backward; `remat` keeps the input of each block and one block."""

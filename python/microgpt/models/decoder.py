@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from .. import _kernels as k
 from .. import ops
@@ -12,7 +13,9 @@ from ..nn.context import Ctx
 from ..nn.linear import Embedding, Linear, drop
 from ..nn.module import Module, Parameter
 from ..nn.norm import Norm
-from ..state.spec import KVSpec
+from ..nn.place import Place
+from ..qtensor import QTensor
+from ..state.spec import StateSpec
 from ..tensor import Tensor
 from .config import ModelConfig
 
@@ -36,29 +39,37 @@ class Decoder(Module):
         self.positions = Embedding(config.max_positions, width, std, dtype) if config.learned_positions else None
         self.token_types = Embedding(config.token_types, width, std, dtype) if config.token_types else None
         self.embed_norm = Norm(config.embed_norm, width, dtype) if config.embed_norm else None
+        layers = len(config.blocks)
         self.blocks = [
-            Block(spec, width, i, std, out_std, dtype, config.max_positions) for i, spec in enumerate(config.blocks)
+            Block(spec, Place(width, i, layers, std, out_std, dtype, config.max_positions))
+            for i, spec in enumerate(config.blocks)
         ]
         for block in self.blocks:  # blocks whose keys and values later ones use
             source = getattr(block.spec.mixer, "kv_from", None)
             if source is not None:
                 self.blocks[source].mixer.shared = True
         self.norm = Norm(config.final_norm, width, dtype) if config.final_norm else None
-        self.head = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
+        self.head: Any = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
         self.pooler = Linear(width, width, True, std, dtype) if config.pooler else None
         self.head_bias = Parameter((config.vocab_size,), dtype) if config.head_bias else None
         self.remat = False  # recompute each block in the backward instead of keeping its activations
+        for slot, (_, module) in enumerate(self._remembering()):
+            module.slot = slot
         if seed is not None:
             self.initialize(seed)
 
+    def _remembering(self) -> list[tuple[str, Any]]:
+        """The modules that keep something of a sequence, in order."""
+        return [(name, module) for name, module in self.named_modules() if hasattr(module, "state_spec")]
+
     @property
-    def head_weight(self) -> Parameter:
+    def head_weight(self) -> Any:
         """(V, D) of the output projection: the embedding where they are tied."""
         return self.embed.weight if self.head is None else self.head
 
-    def state_specs(self) -> list[KVSpec]:
-        """What a sequence must remember, layer by layer."""
-        return [block.mixer.state_spec() for block in self.blocks]
+    def state_specs(self) -> list[StateSpec]:
+        """What a sequence must remember, slot by slot."""
+        return [module.state_spec() for _, module in self._remembering()]
 
     def hidden(self, tokens: Array, ctx: Ctx) -> Tensor:
         """tokens (T) int32 -> (T, D) after the final norm."""
@@ -75,7 +86,7 @@ class Decoder(Module):
         x = drop(x, ctx, self.config.embed_dropout, stream=0)
         for block in self.blocks:
             # What crosses from block to block besides the stream is out of a checkpoint's sight.
-            remat = self.remat and not getattr(block.mixer, "crosses", False)
+            remat = self.remat and not any(getattr(each, "crosses", False) for each in (block.mixer, block.ffn))
             x = ops.checkpoint(lambda y, block=block: block(y, ctx), x) if remat else block(x, ctx)
         return x if self.norm is None else self.norm(x)
 
@@ -102,7 +113,8 @@ class Decoder(Module):
         `options`: label_smoothing and z_loss of ops.cross_entropy.
         """
         hidden = self.hidden(tokens, ctx)
-        if self.head_bias is not None or self.config.logit_soft_cap is not None:
+        whole = self.head_bias is not None or self.config.logit_soft_cap is not None
+        if whole or isinstance(self.head_weight, QTensor):
             y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction, **options)
         else:
             y = ops.linear_cross_entropy(
@@ -114,6 +126,6 @@ class Decoder(Module):
         """See ModelConfig."""
         return self.config.flops_per_token(context)
 
-    def state_bytes_per_token(self) -> int:
-        """Cache memory of one token."""
-        return sum(spec.bytes_per_token() for spec in self.state_specs())
+    def state_bytes(self, tokens: int) -> int:
+        """Memory of what a sequence of so many tokens remembers."""
+        return sum(spec.bytes(tokens) for spec in self.state_specs())

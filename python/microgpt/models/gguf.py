@@ -1,9 +1,9 @@
-"""Models in GGUF files: hyperparameters, weight names and layouts, both ways, from the families' tables."""
+"""Models in GGUF files: weight names and layouts, both ways, from the families' tables."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,23 +17,16 @@ from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
 from ..io.mapped import Stored
 from ..io.names import Rule, to_file
-from ..nn.checks import whole
-from ..nn.positions import rope_frequencies
-from ..nn.rope import RopeSpec
-from ..nn.spec import BlockSpec
 from .config import ModelConfig
 from .decoder import Decoder
-from .families import FAMILIES, Family
-from .families.gguf import GGUF, Gguf
+from .families import FAMILIES
+from .families.gguf import GGUF
+from .gguf_config import FACTORS, config_json, facts_of, family_of, metadata_of
 
 # What llama.cpp calls the mixture of types in a file (general.file_type), by our name of it.
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
 # Where rows do not fill the blocks of a type, the nearest one that they fill; at last f16.
 FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q4_0": "F16", "Q5_0": "F16", "Q8_0": "F16"}
-FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-# Keys that change nothing of what is computed, or follow from others.
-QUIET = frozenset("vocab_size attention.value_length attention.key_length rope.scaling.finetuned tensor_data_layout "
-                  "rope.scaling.yarn_log_multiplier".split())  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,26 +40,12 @@ class FoundGguf:
     weights: Mapping[str, Stored]
 
 
-def family_of(arch: str) -> Family:
-    """The family whose general.architecture this is. Raises ConfigError with the nearest names."""
-    known = {facts.arch: name for name, facts in reversed(list(GGUF.items()))}
-    if arch not in known:
-        names = ", ".join(sorted(known))
-        raise ConfigError(f"unknown architecture {arch!r} of a GGUF file{nearest(arch, known)}; known: {names}")
-    return FAMILIES.get(known[arch])
-
-
 def _less_one(stored: Stored) -> Stored:
-    return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
+    return stored.derived(lambda: stored.array().astype(np.float32) - 1)
 
 
-def facts_of(config: ModelConfig) -> Gguf:
-    """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
-    if config.family not in GGUF:
-        raise ConfigError(
-            f"models of family {config.family!r} have no GGUF form; those of {', '.join(sorted(GGUF))} do"
-        )
-    return GGUF.get(config.family)
+def _one_row(stored: Stored) -> Stored:
+    return stored.derived(lambda: stored.array()[None], (1, *stored.shape))
 
 
 def open_model(path: Path | str) -> FoundGguf:
@@ -76,16 +55,18 @@ def open_model(path: Path | str) -> FoundGguf:
     if isinstance(parts, int) and parts > 1:
         raise ConfigError(f"{path}: one of {parts} parts of a model; llama-gguf-split --merge makes one file of them")
     try:
-        family = family_of(file.get("general.architecture", str))
+        family = family_of(file.get("general.architecture", str), file.metadata)
         config = family.read(config_json(file, GGUF.get(family.name)))
+        rules, heads = rules_of(config), _rotated_heads(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    rules = rules_of(config)
-    weights: dict[str, Stored] = dict(file.weights())
-    heads = _rotated_heads(config)
+    weights: dict[str, Stored] = {**file.weights(), **_numbers(file, config)}
     for name, count in heads.items():
         if name in weights:
             weights[name] = halved(weights[name], count, f"{path}: {name}")
+    for name, stored in weights.items():
+        if name.endswith("ffn_gate_inp_shexp.weight") and len(stored.shape) == 1:
+            weights[name] = _one_row(stored)
     if facts_of(config).plus_one:
         for name, stored in weights.items():
             if name.endswith("norm.weight"):
@@ -94,10 +75,28 @@ def open_model(path: Path | str) -> FoundGguf:
     return FoundGguf(file, config, rules, optional, weights)
 
 
+def _numbers(file: GgufFile, config: ModelConfig) -> dict[str, Stored]:
+    """Parameters that stand in the metadata, as tensors of one number."""
+    found: dict[str, Stored] = {}
+    facts, count = facts_of(config), len(config.blocks)
+    for key in [*facts.numbers.values(), *(key for key in facts.constants if key in file.metadata)]:
+        values = file.get(key, (np.ndarray, float))
+        values = np.full(count, values, np.float32) if isinstance(values, float) else values  # one for all
+        if values.shape != (count,) or values.dtype.kind != "f":
+            raise FormatError(f"{file.path}: metadata {key!r} expected {count} numbers, one a block")
+        wanted = facts.constants.get(key)
+        if wanted is not None and not np.array_equal(values, np.full(count, wanted, np.float32)):
+            raise ConfigError(f"{file.path}: metadata {key!r}: expected {wanted} for every block")
+        for i, value in enumerate(values.astype(np.float32) if wanted is None else ()):
+            found[f"{key}[{i}]"] = Stored((1,), "float32", lambda value=value: np.array([value]))  # type: ignore[misc]
+    return found
+
+
 def rules_of(config: ModelConfig) -> list[Rule]:
     """Our parameters <-> GGUF names. Raises ConfigError for a family or a part that GGUF files do not hold."""
     facts, family = facts_of(config), FAMILIES.get(config.family)
     assert family.rules is not None
+    shapes = config.shapes()
     found: dict[str, list[str]] = {}
     for ours in (part for rule in family.rules(config) for part in rule.parts()):
         theirs = facts.name(ours)
@@ -107,31 +106,26 @@ def rules_of(config: ModelConfig) -> list[Rule]:
     rules = []
     for theirs, parts in found.items():
         if len(parts) == 1:
-            rules.append(Rule(parts[0], theirs))
+            packing = facts.packings.get(parts[0].split(".", 2)[-1])
+            rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
         inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
         group = next(group.split() for group in facts.fused if group.split()[0] in inner)
-        block = config.blocks[int(parts[0].split(".")[1])]
-        sizes = tuple(_rows(block, part) for part in group)
+        sizes = tuple(shapes[inner[part]][0] for part in group)
         rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes))
     return rules
-
-
-def _rows(block: BlockSpec, part: str) -> int:
-    """Rows of a matrix that may be joined with others."""
-    if part.startswith("ffn."):
-        return int(block.ffn.width)
-    return int(block.mixer.head_dim * (block.mixer.heads if part == "mixer.q" else block.mixer.kv_heads))
 
 
 def _rotated_heads(config: ModelConfig) -> dict[str, int]:
     """Tensors whose rows lie pair by pair -> their number of heads."""
     facts, heads = facts_of(config), {}
+    for block in config.blocks:
+        rope = getattr(block.mixer, "rope", None)
+        if not facts.partial and rope is not None and rope.dims not in (0, block.mixer.head_dim):
+            raise ConfigError(f"{facts.arch}: partial rotary positions have no GGUF form")
     if not facts.interleaved:
         return {}
     for i, block in enumerate(config.blocks):
-        if block.mixer.rope is not None and block.mixer.rope.dims not in (0, block.mixer.head_dim):
-            raise ConfigError(f"{facts.arch}: partial rotary positions have no GGUF form")
         for part, count in (("q", block.mixer.heads), ("k", block.mixer.kv_heads)):
             for kind in ("weight", "bias"):
                 heads[f"{facts.name(f'blocks.{i}.mixer.{part}.{kind}')}"] = count
@@ -152,133 +146,12 @@ def halved(stored: Stored, heads: int, what: str) -> Stored:
     """A tensor whose rows are read in the order of halves. Raises ConfigError where its rows are no pairs."""
     if not stored.shape or stored.shape[0] % (2 * heads):
         raise ConfigError(f"{what}: expected rows in pairs for {heads} heads, got shape {stored.shape}")
-    return replace(stored, array=lambda: halve(stored.array(), heads), rows=None)
-
-
-# --- hyperparameters --------------------------------------------------------------------------------------------------
-
-
-def config_json(file: GgufFile, facts: Gguf) -> dict[str, Any]:
-    """The metadata as a config.json of the family. Warns of keys of the architecture that nothing here reads."""
-    used = {*QUIET, *facts.keys}
-
-    def get(key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        used.add(key)
-        value = file.get(f"{facts.arch}.{key}", kind, default)
-        # float32 in the file; the shortest decimal that gives it is what was meant.
-        return float(str(np.float32(value))) if isinstance(value, float) else value
-
-    values: dict[str, Any] = {**facts.assumed, **facts.fixed}
-    for key, theirs in facts.keys.items():
-        value = get(key, (int, float, str, bool))
-        if value is not None:
-            values[theirs] = value
-    table = file.tensors.get("token_embd.weight")
-    if table is None or len(table.shape) != 2:
-        raise FormatError(
-            f"{file.file.path}: no tensor 'token_embd.weight' of two axes: no weights of a language model"
-        )
-    values["vocab_size"] = table.shape[0]
-    values["tie_word_embeddings"] = "output.weight" not in file.tensors
-    for switch, tensor in facts.present.items():
-        values[switch] = tensor in file.tensors
-    whole("block_count", values.get(facts.keys["block_count"]), 1, 1024)  # before as many blocks are made
-    if facts.rope:
-        rope = _read_rope(file, get, get("context_length", int, 2048))
-        heads = max(1, get("attention.head_count", int, 1))
-        head_dim = get("attention.key_length", int, get("embedding_length", int, 0) // heads)
-        turning = get("rope.dimension_count", int, head_dim)
-        if 0 < turning < head_dim:
-            rope["partial_rotary_factor"] = turning / head_dim
-        values["rope_parameters"] = rope
-    unread = [key for key in file.metadata if key.startswith(f"{facts.arch}.") and key.split(".", 1)[1] not in used]
-    if unread:
-        warnings.warn(f"{file.file.path}: metadata not understood and ignored: {', '.join(unread)}", stacklevel=4)
-    return values
-
-
-def _read_rope(file: GgufFile, get: Callable[..., Any], context: int) -> dict[str, Any]:
-    """rope_parameters. Factors a pair (Llama 3's, LongRoPE's) stand in tensors."""
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": get("rope.freq_base", float, 10000.0)}
-    kind = get("rope.scaling.type", str, "none")
-    factor = get("rope.scaling.factor", float, 1.0)
-    original = get("rope.scaling.original_context_length", int, context)
-    attention = get("rope.scaling.attn_factor", float, 1.0)
-    fast, slow = get("rope.scaling.yarn_beta_fast", float, 32.0), get("rope.scaling.yarn_beta_slow", float, 1.0)
-    tables = [file.array(name).astype(np.float64).reshape(-1).tolist() for name in FACTORS if name in file.tensors]
-    if tables:
-        if "rope_freqs.weight" in file.tensors:  # divisors of the frequencies, whatever the length
-            tables = [tables[0], tables[0]]
-        elif len(tables) != 2:
-            raise FormatError(f"{file.file.path}: expected rope_factors_long and rope_factors_short, got one of them")
-        rope |= {"rope_type": "longrope", "long_factor": tables[0], "short_factor": tables[1], "factor": 1.0,
-                 "attention_factor": attention, "original_max_position_embeddings": original}  # fmt: skip
-    elif kind in ("linear", "yarn"):
-        rope |= {"rope_type": kind, "factor": factor}
-        if kind == "yarn":
-            rope |= {"original_max_position_embeddings": original, "beta_fast": fast, "beta_slow": slow}
-            if attention != 1.0:
-                rope["attention_factor"] = attention * (1.0 + 0.1 * float(np.log(max(factor, 1.0))))
-    elif kind != "none":
-        raise ConfigError(f"rope.scaling.type {kind!r}: known are none, linear, yarn")
-    return rope
-
-
-def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
-    """The inverse: metadata, and tensors of rotary factors. Raises ConfigError for what GGUF cannot say."""
-    facts = facts_of(config)
-    values = FAMILIES.get(config.family).write(config)
-    if (values.get("sliding_window") or 0) >= config.max_positions and facts.fixed.get("sliding_window", 0) is None:
-        values = {**values, "sliding_window": None}  # no key is ever outside it
-    for key, value in facts.fixed.items():
-        if values.get(key, value) != value:
-            raise ConfigError(f"GGUF's {facts.arch} has {key} {value!r}, this model {values[key]!r}")
-    made: dict[str, Any] = {"general.architecture": facts.arch}
-    for key, theirs in facts.keys.items():
-        if values.get(theirs) is not None:
-            made[f"{facts.arch}.{key}"] = values[theirs]
-    made[f"{facts.arch}.vocab_size"] = config.vocab_size
-    tensors: dict[str, npt.NDArray[np.float32]] = {}
-    if facts.rope:
-        mixer = config.blocks[0].mixer
-        made[f"{facts.arch}.rope.dimension_count"] = mixer.rope.dims or mixer.head_dim
-        if f"{facts.arch}.attention.key_length" in made:
-            made[f"{facts.arch}.attention.value_length"] = mixer.head_dim
-        rope, tensors = _write_rope(mixer.rope, mixer.head_dim, config.max_positions)
-        made |= {f"{facts.arch}.{key}": value for key, value in rope.items()}
-    return made, tensors
-
-
-def _write_rope(
-    rope: RopeSpec, head_dim: int, positions: int
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
-    made: dict[str, Any] = {"rope.freq_base": float(rope.theta)}
-    scaling = rope.scaling
-    if scaling is None or scaling.kind == "dynamic":  # dynamic begins beyond the context, which ends here
-        return made, {}
-    _, attention = rope_frequencies(rope, head_dim, positions)
-    original = scaling.original or positions
-    if scaling.kind in ("linear", "yarn"):
-        made |= {"rope.scaling.type": scaling.kind, "rope.scaling.factor": float(scaling.factor)}
-        usual = 1.0 + 0.1 * float(np.log(max(scaling.factor, 1.0))) if scaling.kind == "yarn" else 1.0
-        if scaling.kind == "yarn":
-            made |= {"rope.scaling.original_context_length": original,
-                     "rope.scaling.yarn_beta_fast": float(scaling.beta_fast),
-                     "rope.scaling.yarn_beta_slow": float(scaling.beta_slow)}  # fmt: skip
-        if not scaling.truncate or abs(attention - usual) > 1e-6 * usual:
-            raise ConfigError(f"GGUF has no form for this {scaling.kind} scaling: its attention factor or truncation")
-        return made, {}
-    if scaling.kind == "llama3":
-        plain, _ = rope_frequencies(replace(rope, scaling=None), head_dim, positions)
-        divisors = plain / rope_frequencies(rope, head_dim, positions)[0]
-        if attention != 1.0:
-            raise ConfigError("GGUF has no form for llama3 scaling with an attention factor")
-        return made, {"rope_freqs.weight": divisors.astype(np.float32)}
-    made |= {"rope.scaling.attn_factor": float(attention), "rope.scaling.original_context_length": original}
-    long, short = (np.array(each, np.float32) for each in (scaling.long_factor, scaling.short_factor))
-    if np.array_equal(long, short) and attention == 1.0:
-        return {"rope.freq_base": float(rope.theta)}, {"rope_freqs.weight": long}
-    return made, {"rope_factors_long.weight": long, "rope_factors_short.weight": short}
+    made = stored.derived(lambda: halve(stored.array(), heads))
+    if stored.blocks is None:
+        return made
+    kind, rows = stored.blocks
+    order = halve(np.arange(stored.shape[0]), heads)
+    return replace(made, blocks=(kind, lambda start, stop: rows(0, stored.shape[0])[order[start:stop]]))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -306,9 +179,18 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
     rules, heads = rules_of(config), _rotated_heads(config)
     arrays, plus_one = model.arrays(), facts_of(config).plus_one
 
+    rules, alone = [r for r in rules if not r.theirs.endswith("]")], [r for r in rules if r.theirs.endswith("]")]
+    for rule in alone:  # numbers that stand in the metadata, block after block
+        key = rule.theirs.partition("[")[0]
+        made[key] = np.append(made.get(key, np.zeros(0, np.float32)), arrays[rule.parts()[0]].astype(np.float32))
+
+    for key, value in facts_of(config).constants.items():
+        made[key] = np.full(len(config.blocks), value, np.float32)
+
     def planned(rule: Rule) -> gguf_writer.Planned:
         parts = {name: arrays[name] for name in rule.parts()}
-        shape = (sum(part.shape[0] for part in parts.values()), *next(iter(parts.values())).shape[1:])
+        shapes = [part.shape for part in parts.values()]
+        shape = rule.packing.shape(shapes) if rule.packing else (sum(each[0] for each in shapes), *shapes[0][1:])
 
         def values() -> npt.NDArray[Any]:
             value = to_file((rule,), parts)[rule.theirs]
@@ -334,7 +216,9 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
 
 def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConfig) -> GgmlType:
-    if len(shape) < 2 or name.startswith("position_embd"):
+    # llama.cpp adds biases of experts in float32, and never quantizes what chooses them.
+    plain = name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_conv1d.weight")) or "ffn_gate_inp" in name
+    if len(shape) < 2 or name.startswith("position_embd") or plain:
         return NAMED["F32"]
     chosen = kind.upper()
     if chosen == "Q4_K" and name == ("token_embd.weight" if config.tie_embeddings else "output.weight"):

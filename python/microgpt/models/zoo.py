@@ -1,83 +1,15 @@
-"""Ready-made configurations by name, for `microgpt train --model NAME`: three of our own, and every family's shape."""
+"""Ready-made configurations by name, for `microgpt train --model NAME`: presets, and every family's shape."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ConfigError, nearest
-from ..nn.rope import RopeSpec
-from ..nn.spec import AttentionSpec, BlockSpec, GluSpec, MlpSpec, NormSpec
-from ..registry import Registry
 from .config import ModelConfig
 from .families import FAMILIES
-
-MODELS: Registry[Callable[..., ModelConfig]] = Registry("model")
-
-
-def _head_dim(width: int, heads: int) -> int:
-    if heads < 1 or width % heads:
-        raise ConfigError(f"heads: expected a divisor of the width {width}, got {heads}")
-    return width // heads
-
-
-def gpt(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:
-    """GPT-2's architecture in any size: learned positions, LayerNorm, GELU, tied head. transformers loads it."""
-    block = BlockSpec(
-        AttentionSpec(heads, _head_dim(width, heads), heads), MlpSpec(4 * width), NormSpec("layer"), dropout=dropout
-    )
-    return ModelConfig(vocab_size, width, block_size, (block,) * layers, family="gpt2", embed_dropout=dropout)
-
-
-def micro(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:
-    """Karpathy's microgpt: RMSNorm without weights, ReLU, no biases, untied head, normal(0, 0.08) weights."""
-    norm = NormSpec("rms", 1e-5, weight=False, bias=False)
-    block = BlockSpec(
-        AttentionSpec(heads, _head_dim(width, heads), heads, bias=False, out_bias=False),
-        MlpSpec(4 * width, "relu", bias=False),
-        norm,
-        dropout=dropout,
-    )
-    return ModelConfig(
-        vocab_size,
-        width,
-        block_size,
-        (block,) * layers,
-        tie_embeddings=False,
-        final_norm=None,
-        embed_norm=norm,
-        embed_dropout=dropout,
-        init_std=0.08,
-        scale_residual_init=False,
-    )
-
-
-def llama(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:
-    """Llama's architecture in any size: rotary positions, grouped-query attention, RMSNorm, SwiGLU, no biases.
-
-    Four query heads share a key/value head from eight heads on, two below; the head is tied up to a width of 1,024.
-    """
-    group = 4 if heads >= 8 and heads % 4 == 0 else 2 if heads >= 4 and heads % 2 == 0 else 1
-    attention = AttentionSpec(heads, _head_dim(width, heads), heads // group, False, False, rope=RopeSpec())
-    norm = NormSpec("rms", 1e-5, bias=False)
-    hidden = -(-8 * width // (3 * 64)) * 64  # 8/3 of the width has an MLP's parameters; whole cache lines
-    return ModelConfig(
-        vocab_size,
-        width,
-        block_size,
-        (BlockSpec(attention, GluSpec(hidden), norm, dropout=dropout),) * layers,
-        family="llama",
-        learned_positions=False,
-        tie_embeddings=width <= 1024,
-        final_norm=norm,
-        embed_dropout=dropout,
-    )
-
-
-MODELS.add("gpt", gpt)
-MODELS.add("llama", llama)
-MODELS.add("micro", micro)
+from .presets import MODELS, head_dim
 
 
 def of_family(
@@ -87,21 +19,24 @@ def of_family(
     over the model's, query heads a key/value head. Scalings of rotary positions to longer contexts are left out."""
     family = FAMILIES.get(name)
     whole = family.read({})
-    mixer = whole.blocks[0].mixer
-    head_dim = _head_dim(width, heads)
-    group = min(heads, mixer.heads // mixer.kv_heads)
-    pairs = mixer.kind == "differential"  # whose key/value heads come in pairs
-    while heads % group or (pairs and heads // group % 2):
-        group -= 1
-        if group == 0:
-            raise ConfigError(f"heads: expected an even number for {name}, got {heads}")
-    hidden = max(8, round(width * whole.blocks[0].ffn.width / whole.width / 8) * 8)
-    wanted = {
-        "vocab_size": vocab_size, "width": width, "layers": layers, "mixer.heads": heads, "mixer.head_dim": head_dim,
-        "mixer.kv_heads": heads // group, "ffn.width": hidden, "max_positions": block_size, "block.dropout": dropout,
-        "embed_dropout": dropout,
-    }  # fmt: skip
-    return family.read({family.keys[place]: value for place, value in wanted.items() if place in family.keys})
+    wanted = {"vocab_size": vocab_size, "width": width, "layers": layers, "max_positions": block_size,
+              "block.dropout": dropout, "embed_dropout": dropout}  # fmt: skip
+    mixer: Any
+    ffn: Any
+    mixer, ffn = (next((each for block in whole.blocks if (each := getattr(block, half)) and each.kind == kind), None)
+                  for half, kind in zip(("mixer", "ffn"), family.kinds, strict=True))  # fmt: skip
+    if hasattr(mixer, "kv_heads"):
+        group = min(heads, mixer.heads // mixer.kv_heads)
+        pairs = mixer.kind == "differential"  # whose key/value heads come in pairs
+        while heads % group or (pairs and heads // group % 2):
+            group -= 1
+            if group == 0:
+                raise ConfigError(f"heads: expected an even number for {name}, got {heads}")
+        wanted |= {"mixer.heads": heads, "mixer.head_dim": head_dim(width, heads), "mixer.kv_heads": heads // group}
+    if hasattr(ffn, "width"):
+        wanted["ffn.width"] = max(8, round(width * ffn.width / whole.width / 8) * 8)
+    values = {family.keys[place]: value for place, value in wanted.items() if place in family.keys}
+    return family.read({**values, **(family.sized(width, layers, heads) if family.sized else {})})
 
 
 def maker(name: str) -> Callable[..., ModelConfig]:
@@ -124,6 +59,7 @@ class Entry(NamedTuple):
     parameters: int
     flops: int  # of a token, forward, at an empty context
     state: int  # bytes of keys and values a token, float16 or bfloat16
+    fixed: int  # bytes of recurrent states a sequence, float32
 
 
 def entries() -> list[Entry]:
@@ -133,7 +69,7 @@ def entries() -> list[Entry]:
         if family.keys:
             config = family.read({})
             found.append(Entry(name, family.architecture, config.num_parameters(), config.flops_per_token(1),
-                               2 * config.state_numbers()))  # fmt: skip
+                               2 * config.state_numbers(), 4 * config.fixed_state_numbers()))  # fmt: skip
     return found
 
 

@@ -2,11 +2,14 @@
 
 from .block import Block
 from .context import Ctx, Dropout, Layout
+from .ffn.mlp import GluSpec, MlpSpec
 from .linear import Adapter, Embedding, Linear
+from .mixers.attention import AttentionSpec
 from .module import Module, Parameter, edit
 from .norm import Norm
+from .place import Place
 from .rope import RopeSpec
-from .spec import AttentionSpec, BlockSpec, GluSpec, Mask, MlpSpec, NormSpec
+from .spec import BlockSpec, LayerSpec, Mask, NormSpec
 
 __all__ = [
     "Adapter",
@@ -17,6 +20,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "GluSpec",
+    "LayerSpec",
     "Layout",
     "Linear",
     "Mask",
@@ -25,6 +29,7 @@ __all__ = [
     "Norm",
     "NormSpec",
     "Parameter",
+    "Place",
     "RopeSpec",
     "edit",
 ]

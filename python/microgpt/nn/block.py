@@ -11,6 +11,7 @@ from .linear import drop
 from .mixers import MIXERS
 from .module import Module
 from .norm import Norm
+from .place import Place
 from .spec import BlockSpec
 
 
@@ -21,20 +22,17 @@ class Block(Module):
     parallel: x + mixer(norm(x)) + ffn(norm(x)).
     """
 
-    def __init__(
-        self, spec: BlockSpec, width: int, index: int, std: float, out_std: float, dtype: str, max_positions: int
-    ) -> None:
+    def __init__(self, spec: BlockSpec, place: Place) -> None:
         self.spec = spec
-        self.index = index
-        mixer: Any = MIXERS.get(spec.mixer.kind)
-        ffn: Any = FFNS.get(spec.ffn.kind)
-        self.mixer_norm = None if spec.bare_mixer else Norm(spec.norm, width, dtype)
-        self.mixer = mixer(spec.mixer, width, index, std, out_std, dtype, max_positions)
-        self.ffn_norm = None if spec.shared_norm else Norm(spec.norm, width, dtype)
-        self.ffn = ffn(spec.ffn, width, std, out_std, dtype)
-        if spec.placement == "sandwich":
-            self.mixer_post_norm = Norm(spec.norm, width, dtype)
-            self.ffn_post_norm = Norm(spec.norm, width, dtype)
+        self.index = place.index
+        norms = {name: Norm(spec.norm, place.width, place.dtype) for name in spec.norms}
+        mixer: Any = None if spec.mixer is None else MIXERS.get(spec.mixer.kind)
+        ffn: Any = None if spec.ffn is None else FFNS.get(spec.ffn.kind)
+        self.mixer_norm = norms.get("mixer_norm")
+        self.mixer = None if mixer is None else mixer(spec.mixer, place)
+        self.ffn_norm = norms.get("ffn_norm")
+        self.ffn = None if ffn is None else ffn(spec.ffn, place)
+        self.mixer_post_norm, self.ffn_post_norm = (norms.get(f"{half}_post_norm") for half in ("mixer", "ffn"))
 
     def __call__(self, x: Tensor, ctx: Ctx) -> Tensor:
         if self.spec.parallel:
@@ -42,8 +40,9 @@ class Block(Module):
             first = self.mixer_norm(x)
             second = first if self.ffn_norm is None else self.ffn_norm(x)
             return self._add(self._add(x, self.mixer, first, None, ctx, 0), self.ffn, second, None, ctx, 1)
-        x = self._half(x, self.mixer, self.mixer_norm, getattr(self, "mixer_post_norm", None), ctx, 0)
-        return self._half(x, self.ffn, self.ffn_norm, getattr(self, "ffn_post_norm", None), ctx, 1)
+        if self.mixer is not None:
+            x = self._half(x, self.mixer, self.mixer_norm, self.mixer_post_norm, ctx, 0)
+        return x if self.ffn is None else self._half(x, self.ffn, self.ffn_norm, self.ffn_post_norm, ctx, 1)
 
     def _half(self, x: Tensor, layer: Any, norm: Norm | None, post_norm: Norm | None, ctx: Ctx, half: int) -> Tensor:
         placement = self.spec.placement

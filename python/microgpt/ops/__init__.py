@@ -31,20 +31,28 @@ from .basic import (
     tanh,
 )
 from .custom import checkpoint, custom
+from .delta import gated_delta
+from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped_linear, route, sort_experts
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .quantized import shared_rows
+from .scan import causal_conv1d, linear_recurrence, rg_lru, selective_scan
 from .sinks import sink_attention
+from .ssd import ssd
 
 __all__ = [
     "OPS",
     "Cost",
     "Op",
+    "Routing",
     "activation",
     "add",
     "attention",
     "cast",
+    "causal_conv1d",
     "checkpoint",
+    "combine_rows",
     "concat",
     "cos",
     "cross_entropy",
@@ -54,10 +62,15 @@ __all__ = [
     "embedding",
     "erf",
     "exp",
+    "expert_weights",
+    "gated_delta",
+    "gather_rows",
     "glu",
+    "grouped_linear",
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_recurrence",
     "log",
     "matmul",
     "max",
@@ -70,16 +83,22 @@ __all__ = [
     "permute",
     "reciprocal",
     "reshape",
+    "rg_lru",
     "rms_norm",
     "rope",
+    "route",
     "rsqrt",
+    "selective_scan",
+    "shared_rows",
     "sigmoid",
     "sin",
     "sink_attention",
     "slice",
     "softmax",
+    "sort_experts",
     "sqrt",
     "square",
+    "ssd",
     "sub",
     "sum",
     "tanh",

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels as k
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
+from ..nn.linear import Adapter
 from ..nn.module import Module
+from ..qtensor import QTensor
 from ..tensor import Tensor
 from .arena import Arenas, Group
 from .rules import UpdateRule
@@ -23,10 +25,12 @@ class Optimizer:
 
     A step is: feed(step, lr), the loss and its backward, launch(loss). launch() only launches kernels, so it can be
     recorded. When the loss or the gradient norm is not finite nothing is updated; finite() tells. Parameters of
-    bfloat16 have float32 masters (see Arenas), which are part of the state.
+    bfloat16 have float32 masters (see Arenas), which are part of the state. Raises UsageError for quantized weights
+    without an adapter.
     """
 
     def __init__(self, model: Module, rule: UpdateRule, groups: Sequence[Group], max_norm: float = 0.0) -> None:
+        _check_trainable(model)
         self.arenas = Arenas(model, groups)
         self.rule = rule
         self.max_norm = max_norm
@@ -38,6 +42,7 @@ class Optimizer:
         self._control = k.empty((3,), dtype)
         self._lr = np.zeros(1, dtype)
         self._number = np.zeros(1, np.int64)
+        self._rules = [each for _, module in model.named_modules() if (each := getattr(module, "after_step", None))]
 
     def feed(self, step: int, lr: float) -> None:
         """Tell the next launch its number (from 1) and learning rate."""
@@ -57,6 +62,8 @@ class Optimizer:
             state = {name: array.view((size,), start) for name, array in self.state.items()}
             rounded = None if arenas.rounded is None else arenas.rounded.view((size,), start)
             self.rule.apply(param, grad, state, segment.group, self._hyper, self.step, self._control, rounded)
+        for rule in self._rules:  # of layers that change something themselves
+            rule(self._control.view((1,), 2))
         arenas.forget_gradients()
 
     def finite(self) -> bool:
@@ -88,3 +95,11 @@ class Optimizer:
             view[...] = arrays[name]
         if self.arenas.rounded is not None:
             k.cast(self.arenas.params, self.arenas.rounded)
+
+
+def _check_trainable(model: Module) -> None:
+    modules = list(model.named_modules())
+    codes = [name for name, module in modules if any(isinstance(value, QTensor) for value in vars(module).values())]
+    if codes and not any(isinstance(module, Adapter) for _, module in modules):
+        raise UsageError(f"{codes[0]} and {len(codes) - 1} more have quantized weights, which cannot be trained: put "
+                         "adapters (LoRA) on them and train those, or load the original")  # fmt: skip

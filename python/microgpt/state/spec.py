@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+ITEM = {"float64": 8, "float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -14,6 +17,20 @@ class KVSpec:
     v_dim: int
     dtype: str
 
-    def bytes_per_token(self) -> int:
-        """Memory of one token."""
-        return self.kv_heads * (self.k_dim + self.v_dim) * {"float64": 8, "float32": 4, "bfloat16": 2}[self.dtype]
+    def bytes(self, tokens: int) -> int:
+        """Memory of a sequence."""
+        return tokens * self.kv_heads * (self.k_dim + self.v_dim) * ITEM[self.dtype]
+
+
+@dataclass(frozen=True)
+class RecurrentSpec:
+    """Arrays that have the same size at any length: (name, shape, dtype) each. They begin as zeros."""
+
+    arrays: tuple[tuple[str, tuple[int, ...], str], ...]
+
+    def bytes(self, tokens: int) -> int:
+        """Memory of a sequence, whatever its length."""
+        return sum(math.prod(shape) * ITEM[dtype] for _, shape, dtype in self.arrays)
+
+
+StateSpec = KVSpec | RecurrentSpec

@@ -16,7 +16,8 @@ from ..config import ModelConfig
 @dataclass(frozen=True)
 class Family:
     """`read`: config.json -> ModelConfig. `write`: the inverse. `rules`: names of all weights;
-    None: our own. `optional`: names of weights that a file may hold and that are not needed.
+    None: our own. `optional`: names of weights that a file may hold and that are not needed. `kinds`: of the mixers and
+    feed-forwards that places "mixer" and "ffn" speak of. `sized`: see declare().
     """
 
     name: str
@@ -26,6 +27,8 @@ class Family:
     rules: Callable[[ModelConfig], Sequence[Rule]] | None
     optional: Callable[[ModelConfig], Sequence[str]]
     keys: Mapping[str, str] = field(default_factory=dict)  # place in a ModelConfig -> config.json's key
+    kinds: tuple[str | None, str | None] = (None, None)
+    sized: Callable[[int, int, int], Mapping[str, Any]] | None = None
 
 
 FAMILIES: Registry[Family] = Registry("model family")

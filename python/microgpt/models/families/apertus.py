@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ...nn.spec import XieluSpec
+from ...nn.ffn.xielu import XieluSpec
 from .declare import ATTENTION_BIAS, RMS, Float, Key, Only, declare, ends, heads, shape
+from .gguf import GGUF, NO_WIDTH, Gguf
 from .llama import BODY, MLP, QK_NORM
 from .rope import Rope
 
@@ -17,3 +18,9 @@ declare(
     ffn=XieluSpec, fixed={"mixer.qk_norm": RMS}, ignored="attention_dropout mlp_bias",
     constants={"mlp.act_fn.beta": 0.5, "mlp.act_fn.eps": -1e-6},
 )  # fmt: skip
+GGUF.add("apertus", Gguf(
+    "apertus", NO_WIDTH, fixed={"hidden_act": "xielu", "tie_word_embeddings": False},
+    present={"attention_bias": "blk.0.attn_q.bias"},
+    numbers={"ffn.alpha_p": "xielu.alpha_p", "ffn.alpha_n": "xielu.alpha_n"},
+    constants={"xielu.beta": 0.5, "xielu.eps": -1e-6},
+))  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec
+from ...nn.ffn.mlp import MlpSpec
 from .declare import Float, declare, ends, ffn, heads, shape
 from .gguf import GGUF, NO_WIDTH, Gguf
 from .llama import BIAS, BODY, MLP

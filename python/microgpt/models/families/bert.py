@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import Derived, Float, Key, Only, all_heads, declare, ends, ffn, head_width, shape
 
 declare(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec, NormSpec
+from typing import Any
+
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import Derived, Float, Only, all_heads, declare, ends, head_width, shape
+from .gguf import GGUF, Gguf
 
 declare(
     "bloom", "BloomForCausalLM",
@@ -22,3 +26,17 @@ declare(
     ignored="""attention_dropout pretraining_tp slow_but_exact attention_softmax_in_fp32 bias_dropout_fusion
         masked_softmax_fusion n_inner offset_alibi skip_bias_add skip_bias_add_qkv unk_token_id""",
 )  # fmt: skip
+
+
+def inner(values: dict[str, Any]) -> None:
+    """GGUF says the hidden units; config.json has no key of them."""
+    values["n_inner"] = 4 * values["hidden_size"]
+
+
+GGUF.add("bloom", Gguf(
+    "bloom",
+    {"context_length": "seq_length", "embedding_length": "hidden_size", "block_count": "n_layer",
+     "feed_forward_length": "n_inner", "attention.head_count": "n_head",
+     "attention.layer_norm_epsilon": "layer_norm_epsilon"},
+    fused={"mixer.q mixer.k mixer.v": "attn_qkv"}, rope=False, write=inner,
+))  # fmt: skip

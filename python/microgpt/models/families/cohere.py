@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ...errors import ConfigError
 from ...nn.spec import NormSpec
 from .declare import ATTENTION_BIAS, Bool, Float, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LAYER_KEYS, Gguf
 from .llama import BUFFERS, NAMES, QK_NORM
 from .rope import Rope
 
@@ -19,3 +23,16 @@ declare(
     fixed={"block.parallel": True, "block.shared_norm": True, "mixer.qk_norm_over": "heads"},
     ignored="attention_dropout", buffers=BUFFERS,
 )  # fmt: skip
+
+
+def enough_layers(values: dict[str, Any]) -> None:
+    """llama.cpp looks for the norms of queries and keys in models of at least 64 layers only."""
+    if values["use_qk_norm"] and values["num_hidden_layers"] < 64:
+        raise ConfigError("GGUF's command-r has norms of queries and keys in models of 64 layers and more only")
+
+
+GGUF.add("cohere", Gguf(
+    "command-r", {**LAYER_KEYS, "logit_scale": "logit_scale"}, present={"use_qk_norm": "blk.0.attn_q_norm.weight"},
+    fixed={"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True},
+    write=enough_layers, partial=True,
+))  # fmt: skip

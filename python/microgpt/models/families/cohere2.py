@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...nn.spec import NormSpec
 from .declare import ATTENTION_BIAS, Float, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LAYER_KEYS, WINDOW, Gguf
 from .llama import NAMES
 from .rope import LayerTypes, Rope, every, full_layers_without_positions
 
@@ -18,3 +19,8 @@ declare(
     ignored="attention_dropout sliding_window_pattern _sliding_window_pattern cache_implementation use_qk_norm",
     finish=full_layers_without_positions,
 )  # fmt: skip
+GGUF.add("cohere2", Gguf(
+    "cohere2", {**LAYER_KEYS, **WINDOW, "logit_scale": "logit_scale"},
+    fixed={"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": True},
+    partial=True,
+))  # fmt: skip

@@ -4,6 +4,9 @@ A `Part` is a piece of config.json: it puts what it reads into a `Draft` and wri
 is one value; families add parts of their own for what is more than that. Places in a draft are dotted: "width" is a
 field of ModelConfig, "layers" the number of blocks, "mixer.heads", "ffn.width", "norm.eps" or "block.dropout" a field
 of every block, "mixer.qk_norm.eps" a field of a spec within it.
+
+Blocks may be of several kinds. "mixer" and "ffn" are then those of the declared kind; "mamba.width" is a field of every
+layer of kind mamba, and "mixer.type" and "ffn.type" say of which kind a block's layer is (None: it has none).
 """
 
 from __future__ import annotations
@@ -14,16 +17,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ConfigError
-from ...io.names import Rule
+from ...io.names import Packing, Rule
 from ...nn.checks import require
-from ...nn.spec import AttentionSpec, BlockSpec, GluSpec, NormSpec
+from ...nn.ffn.mlp import GluSpec
+from ...nn.mixers.attention import AttentionSpec
+from ...nn.spec import SPECS, BlockSpec, LayerSpec, NormSpec
 from ..config import ModelConfig
 from . import FAMILIES, Family
 from .common import Reader
 
 SLIDING, FULL = "sliding_attention", "full_attention"
-IN_BLOCK = ("mixer", "ffn", "norm", "block")
 RMS = NormSpec("rms", 1e-6, bias=False)
+
+
+def in_block(place: str) -> bool:
+    """Whether a place is a field of every block."""
+    first = place.split(".")[0]
+    return first in ("mixer", "ffn", "norm", "block") or first in SPECS
 
 
 class Draft:
@@ -42,7 +52,7 @@ class Draft:
             self.blocks = [{} for _ in range(value)]
             for name, constant in self.fixed.items():
                 self.set(name, constant)
-        elif place.split(".")[0] in IN_BLOCK:
+        elif in_block(place):
             for block in self.blocks:
                 block[place] = value
         else:
@@ -50,7 +60,7 @@ class Draft:
 
     def get(self, place: str) -> Any:
         """What was set; of the first block where it is a block's."""
-        return self.blocks[0][place] if place.split(".")[0] in IN_BLOCK else self.model[place]
+        return self.blocks[0][place] if in_block(place) else self.model[place]
 
     def check_types(self, get: Reader) -> None:
         """Raises ConfigError unless there is a layer type that is known for each block."""
@@ -75,13 +85,32 @@ def under(prefix: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name[len(prefix) + 1 :]: value for name, value in fields.items() if name.startswith(prefix + ".")}
 
 
+def layer(block: BlockSpec, name: str, mains: tuple[str | None, str | None]) -> Any:
+    """What a block has under the first name of a place: itself, its norm, or the layer of that kind, if it has one."""
+    if name in ("block", "norm"):
+        return block if name == "block" else block.norm
+    kind = {"mixer": mains[0], "ffn": mains[1]}.get(name, name)
+    found = [each for each in ((block.mixer, block.ffn) if name not in ("mixer", "ffn") else (getattr(block, name),))
+             if each is not None and each.kind == kind]  # fmt: skip
+    return found[0] if found else None
+
+
 def look(config: ModelConfig, place: str) -> Any:
-    """What a configuration has at a place; of the first block where it is a block's. AttributeError if it has not."""
+    """What a configuration has at a place; of the first block that has it where it is a block's. LookupError if none
+    does, AttributeError if there is no such field."""
     if place == "layers":
         return len(config.blocks)
     first, *rest = place.split(".")
-    value: Any = config.blocks[0] if first in IN_BLOCK else config
-    for name in rest if first == "block" else [first, *rest]:
+    value: Any = config
+    if in_block(place):
+        mains = FAMILIES.get(config.family).kinds
+        found = (layer(block, first, mains) for block in config.blocks)
+        value = next((each for each in found if each is not None), None)
+        if value is None:
+            raise LookupError(f"no block has a {first}")
+    else:
+        rest = [first, *rest]
+    for name in rest:
         value = getattr(value, name)
     return value
 
@@ -134,7 +163,10 @@ class Key(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        value = look(config, self.ours.split()[0])
+        try:
+            value = look(config, self.ours.split()[0])
+        except LookupError:  # no block has such a layer: nothing to say of it
+            return
         if self.quiet and value == self.default:
             return
         if self.values is not None:
@@ -172,9 +204,9 @@ ACTS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "g
         "gelu_fast": "gelu_tanh", "relu": "relu", "relu2": "relu2"}  # fmt: skip
 
 
-def Act(theirs: str, default: str, acts: Mapping[str, str] = ACTS) -> Key:
+def Act(theirs: str, default: str, acts: Mapping[str, str] = ACTS, ours: str = "ffn.act") -> Key:
     """The activation's name."""
-    return Key(theirs, "ffn.act", default, str, acts)
+    return Key(theirs, ours, default, str, acts)
 
 
 @dataclass(frozen=True)
@@ -249,28 +281,47 @@ def ends(tied: bool, init: float = 0.02, block: str = "resid_pdrop", embed: str 
 Names = Mapping[str, str] | Callable[[ModelConfig], Mapping[str, str]]
 
 
-def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool, groups: int) -> list[Rule]:
+def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool, groups: int,
+                 packings: Mapping[str, Packing]) -> list[Rule]:  # fmt: skip
     """Rules for every parameter of the model.
 
-    `names` maps the name of a module (or parameter) to theirs; in blocks it is relative to "blocks". Several modules
+    `names` maps the name of a module (or parameter) to theirs; in blocks it is relative to "blocks". "mamba.x" there is
+    x of the layers of kind mamba, "mixer.x" and "ffn.x" are those of all kinds. Several modules
     of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups. A "*" in
-    their name is the number of a row that is stored alone.
+    their name is the number of a row that is stored alone. `packings`: how the arrays of some keys lie in the file.
     """
     shapes = config.shapes()
     rules: list[Rule] = []
     prefix = names["blocks"]
-    places = [("", "")] + [(f"blocks.{i}.", f"{prefix}.{i}.") for i in range(len(config.blocks))]
-    inner = {each for each in names if each.split(".")[0] in ("mixer", "ffn", "mixer_norm", "ffn_norm",
-             "mixer_post_norm", "ffn_post_norm")}  # fmt: skip
-    for ours, theirs in places:
+    places: list[tuple[str, str, BlockSpec | None]] = [("", "", None)]
+    places += [(f"blocks.{i}.", f"{prefix}.{i}.", block) for i, block in enumerate(config.blocks)]
+    halves = {"mixer", "ffn", "mixer_norm", "ffn_norm", "mixer_post_norm", "ffn_post_norm"}
+    inner = {each for each in names if (first := each.split(".")[0]) in halves or first in SPECS}
+    for ours, theirs, block in places:
         for key, name in names.items():
             if key == "blocks" or (key in inner) != bool(ours):
                 continue
+            modules = key.split() if block is None else [_of_kind(part, block) for part in key.split()]
             for kind in (".weight", ".bias", ""):
-                parts = [f"{ours}{part}{kind}" for part in key.split()]
-                if all(part in shapes for part in parts):
+                parts = [f"{ours}{part}{kind}" for part in modules]
+                if not all(part in shapes for part in parts):
+                    continue
+                if key in packings:
+                    shape = packings[key].shape([shapes[part] for part in parts])
+                    rules.append(Rule(tuple(parts), theirs + name + kind, shape=shape, packing=packings[key]))
+                else:
                     rules.append(_rule(parts, theirs + name + kind, shapes, transposed and kind == ".weight", groups))
     return rules
+
+
+def _of_kind(module: str, block: BlockSpec) -> str:
+    """ "mamba.conv" -> "mixer.conv" where the block's mixer is a mamba; what no parameter is called where it is not."""
+    first, _, rest = module.partition(".")
+    if first in SPECS:
+        for half in ("mixer", "ffn"):
+            if getattr(getattr(block, half), "kind", None) == first:
+                return f"{half}.{rest}"
+    return module
 
 
 def _rule(parts: list[str], name: str, shapes: Mapping[str, tuple[int, ...]], transposed: bool, groups: int) -> Rule:
@@ -291,8 +342,8 @@ def declare(
     keys: Sequence[Part],
     names: Names,
     *,
-    mixer: type = AttentionSpec,
-    ffn: type = GluSpec,
+    mixer: type[LayerSpec] | None = AttentionSpec,
+    ffn: type[LayerSpec] | None = GluSpec,
     norm: NormSpec = RMS,
     fixed: Mapping[str, Any] | None = None,
     model: Mapping[str, Any] | None = None,
@@ -304,6 +355,8 @@ def declare(
     constants: Mapping[str, float] | None = None,
     older: Mapping[str, str] | None = None,
     finish: Callable[[Draft], None] | None = None,
+    sized: Callable[[int, int, int], Mapping[str, Any]] | None = None,
+    packings: Mapping[str, Packing] | None = None,
 ) -> Family:
     """Register a family.
 
@@ -311,7 +364,8 @@ def declare(
     have ("embed_norm": True is the blocks' norm). `transposed`: matrices in blocks are stored (in, out). `groups`: in
     how many groups fused q, k, v are interleaved. `ignored`: keys of config.json that change nothing. `buffers`: names
     in a block that files may hold, `loose` those outside; `constants`: numbers there that files must hold. `older`:
-    names that keys once had, and theirs now. `finish` gets the complete draft.
+    names that keys once had, and theirs now. `finish` gets the complete draft. `sized(width, layers, heads)`: what else
+    config.json must say for a model of another size. `packings`: how arrays of some keys of `names` lie in the file.
     """
     settings = {"norm": norm, **(fixed or {})}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names
@@ -343,7 +397,7 @@ def declare(
     def write(config: ModelConfig) -> dict[str, Any]:
         values: dict[str, Any] = {"pad_token_id": None}  # transformers' default may lie beyond the vocabulary
         wrong = ConfigError(f"this model is not a {name}: save it as family 'microgpt'")
-        if type(config.blocks[0].mixer) is not mixer or type(config.blocks[0].ffn) is not ffn:
+        if config.family != name:
             raise wrong
         try:
             for key in keys:
@@ -360,7 +414,9 @@ def declare(
 
     def rules(config: ModelConfig) -> list[Rule]:
         found, prefix = table(config), table(config)["blocks"]
-        rules = weight_rules(config, found, transposed, groups(config.blocks[0].mixer))
+        mixers = (block.mixer for block in config.blocks)
+        first = next((each for each in mixers if type(each) is mixer), None)
+        rules = weight_rules(config, found, transposed, 1 if first is None else groups(first), packings or {})
         for i in range(len(config.blocks)):
             rules += [Rule((), f"{prefix}.{i}.{each}", constant=value) for each, value in (constants or {}).items()]
         return rules
@@ -372,11 +428,22 @@ def declare(
         return [*found, "lm_head.weight"] if config.tie_embeddings else found
 
     places = {key.ours.split()[0]: key.theirs for key in keys if isinstance(key, Key)}
-    return FAMILIES.add(name, Family(name, architecture, read, write, rules, optional, places))
+    kinds = (mixer.kind if mixer else None, ffn.kind if ffn else None)
+    return FAMILIES.add(name, Family(name, architecture, read, write, rules, optional, places, kinds, sized))
 
 
-def _block(fields: Mapping[str, Any], mixer: type, ffn: type) -> BlockSpec:
-    parts = {"mixer": made(mixer, under("mixer", fields)), "ffn": made(ffn, under("ffn", fields))}
+def _block(fields: Mapping[str, Any], mixer: type[LayerSpec] | None, ffn: type[LayerSpec] | None) -> BlockSpec:
+    parts = {"mixer": _layer("mixer", fields, mixer), "ffn": _layer("ffn", fields, ffn)}
     norm = {name: value for name, value in fields.items() if name.split(".")[0] == "norm"}
     block: BlockSpec = made(BlockSpec, {**parts, **under("block", fields), **norm})
     return block
+
+
+def _layer(half: str, fields: Mapping[str, Any], main: type[LayerSpec] | None) -> Any:
+    """A block's mixer or feed-forward: of the declared kind unless "mixer.type" or "ffn.type" says another or None."""
+    usual = main and main.kind
+    kind = fields.get(f"{half}.type", usual)
+    if kind is None:
+        return None
+    values = under(half if kind == usual else kind, fields)
+    return made(SPECS.get(kind), {name: value for name, value in values.items() if name != "type"})

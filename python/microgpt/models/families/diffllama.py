@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...nn.spec import DifferentialSpec
+from ...nn.mixers.differential import DifferentialSpec
 from .declare import ATTENTION_BIAS, Float, declare, ends, ffn, heads, shape
 from .llama import NAMES
 from .rope import Rope

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .declare import Bool, Float, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LLAMA_KEYS, Gguf
 from .llama import NAMES
 from .rope import Rope
 
@@ -12,3 +13,6 @@ declare(
      Bool("use_bias", "mixer.bias mixer.out_bias ffn.bias"), Rope(500000.0, interleaved=True), *ends(True)],
     NAMES, ignored="attention_dropout",
 )  # fmt: skip
+GGUF.add("ernie4_5", Gguf(
+    "ernie4_5", LLAMA_KEYS, fixed={"hidden_act": "silu", "use_bias": False},
+))  # fmt: skip

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Act, Bool, Derived, Draft, Float, Key, Part, declare, ends, head_width, shape
+from .gguf import GGUF, LAYER_KEYS, Gguf
 from .rope import Rope
 
 
@@ -76,3 +78,21 @@ declare(
     older={"n_head": "num_attention_heads", "n_layer": "num_hidden_layers", "n_head_kv": "num_kv_heads"},
     ignored="attention_dropout num_key_value_heads intermediate_size num_kv_heads multi_query",
 )  # fmt: skip
+
+
+def read(values: dict[str, Any]) -> None:
+    """Which of the three it is: two norms side by side have two tensors."""
+    two, kv = values.pop("two_norms"), values.get("num_kv_heads", 1)
+    values["new_decoder_architecture"] = two or kv not in (1, values["num_attention_heads"])
+    values["multi_query"], values["num_ln_in_parallel_attn"] = kv == 1, 2 if two else 1
+
+
+TWO = {"mixer_norm": "attn_norm_2", "ffn_norm": "attn_norm"}
+KEYS = {"attention.head_count_kv": "num_kv_heads", "feed_forward_length": "ffn_hidden_size",
+        "attention.layer_norm_epsilon": "layer_norm_epsilon"}  # fmt: skip
+GGUF.add("falcon", Gguf(
+    "falcon", {**LAYER_KEYS, **KEYS},
+    fixed={"activation": "gelu", "bias": False, "alibi": False, "parallel_attn": True},
+    present={"two_norms": "blk.0.attn_norm_2.weight"}, fused={"mixer.q mixer.k mixer.v": "attn_qkv"}, read=read,
+    variant=lambda config: {} if config.blocks[0].shared_norm else TWO,
+))  # fmt: skip

@@ -26,5 +26,8 @@ declare(
     NAMES, norm=NORM, ignored="attention_dropout hidden_activation", buffers=BUFFERS, finish=scale_embeddings,
 )  # fmt: skip
 GGUF.add("gemma", Gguf(
-    "gemma", LLAMA_KEYS, fixed={"hidden_act": "gelu_pytorch_tanh", "attention_bias": False}, plus_one=True,
+    "gemma", LLAMA_KEYS,
+    fixed={"hidden_act": "gelu_pytorch_tanh", "attention_bias": False, "tie_word_embeddings": True},
+    plus_one=True,
+    partial=True,
 ))  # fmt: skip

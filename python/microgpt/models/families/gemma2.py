@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .declare import ATTENTION_BIAS, Act, Float, Key, declare, ends, heads, shape
 from .gemma import ACTS, CAUSAL, NORM, scale_embeddings
+from .gguf import GGUF, LLAMA_KEYS, WINDOW, Gguf
 from .llama import EPS, NAMES
 from .rope import LayerTypes, Rope, every
 
@@ -28,3 +31,23 @@ declare(
     SANDWICH, norm=NORM, fixed={"block.placement": "sandwich"},
     ignored="attention_dropout hidden_act cache_implementation", finish=scale_embeddings,
 )  # fmt: skip
+
+
+def scale_of(layers: int) -> Any:
+    """What of GGUF follows from the number of layers: only the 27B models scale scores by the width of a head that
+    would share the model's width, all others by their heads' own."""
+
+    def read(values: dict[str, Any]) -> None:
+        large = values["num_hidden_layers"] == layers
+        own = values.get("head_dim", values["hidden_size"] // values["num_attention_heads"])
+        values["query_pre_attn_scalar"] = values["hidden_size"] // values["num_attention_heads"] if large else own
+
+    return read
+
+
+CAPS = {name: name for name in ("attn_logit_softcapping", "final_logit_softcapping")}
+GGUF.add("gemma2", Gguf(
+    "gemma2", {**LLAMA_KEYS, **WINDOW, **CAPS}, read=scale_of(46), plus_one=True,
+    fixed={"hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "tie_word_embeddings": True},
+    partial=True,
+))  # fmt: skip

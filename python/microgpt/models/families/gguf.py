@@ -5,11 +5,13 @@ Hyperparameters are translated to and from the keys of config.json, so a family'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...io.names import Packing
 from ...registry import Registry
+from ..config import ModelConfig
 
 # Our module <-> its name in GGUF, outside and inside of blocks.
 OUTSIDE = {
@@ -49,6 +51,8 @@ LLAMA_KEYS = {
 NO_WIDTH = {key: value for key, value in LLAMA_KEYS.items() if value != "head_dim"}  # where heads share the width
 LAYER_KEYS = {key: value for key, value in NO_WIDTH.items() if "rms" not in key}
 LAYER_KEYS["attention.layer_norm_epsilon"] = "layer_norm_eps"
+WINDOW = {"attention.sliding_window": "sliding_window"}
+QK_AFTER = {"mixer_norm": "post_attention_norm", "ffn_norm": "post_ffw_norm"}  # norms on what is added
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,13 @@ class Gguf:
     block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
     `plus_one`: norms store their weight plus the one that it is added to.
-    `rope`: rotary positions stand in the usual keys.
+    `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part. `truncate`: YaRN's, which has
+    no key.
+    `told_by`: where several families share an `arch`, the metadata key (without "ARCH.") of this one's files alone.
+    `variant`: more departures from the usual names, that depend on the model. `numbers`: parameters of a block of one
+    number each -> the metadata key (whole) that holds those of all blocks; `constants`: keys of the same kind whose
+    numbers are always these. `packings`: how parameters of a block lie in the file, by their names.
+    `read` changes what the tables made of a file into keys of config.json, in place; `write` does the opposite.
     """
 
     arch: str
@@ -75,6 +85,15 @@ class Gguf:
     interleaved: bool = False
     plus_one: bool = False
     rope: bool = True
+    partial: bool = False
+    truncate: bool = True
+    told_by: str = ""
+    variant: Callable[[ModelConfig], Mapping[str, str]] = lambda config: {}
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    packings: Mapping[str, Packing] = field(default_factory=dict)
+    constants: Mapping[str, float] = field(default_factory=dict)
+    read: Callable[[dict[str, Any]], None] = lambda values: None
+    write: Callable[[dict[str, Any]], None] = lambda values: None
 
     def name(self, ours: str) -> str | None:
         """The tensor that a parameter of ours is in ("blocks.3.mixer.q.weight" -> "blk.3.attn_q.weight")."""
@@ -85,8 +104,14 @@ class Gguf:
             table = {**OUTSIDE, **self.names}
             return f"{table[module]}.{kind}" if module in table else None
         _, number, inner = module.split(".", 2)
+        if f"{inner}.{kind}" in self.numbers:
+            return f"{self.numbers[f'{inner}.{kind}']}[{number}]"
         table = {**INSIDE, **self.names}
         table |= {part: theirs for parts, theirs in self.fused.items() for part in parts.split()}
+        if f"{inner}.{kind}" in table:  # a parameter that is no weight or bias
+            return f"blk.{number}.{table[f'{inner}.{kind}']}"
+        if f"{inner}.{kind}" in table:  # a parameter that is no weight or bias
+            return f"blk.{number}.{table[f'{inner}.{kind}']}"
         return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None
 
 

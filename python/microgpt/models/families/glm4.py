@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .declare import Bool, Float, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LLAMA_KEYS, Gguf
 from .llama import BODY, FUSED_GLU
 from .rope import Rope
 
@@ -14,3 +15,8 @@ declare(
     {**BODY, **FUSED_GLU, "mixer_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
     fixed={"mixer.out_bias": False, "block.placement": "sandwich"}, ignored="attention_dropout",
 )  # fmt: skip
+GGUF.add("glm4", Gguf(
+    "glm4", LLAMA_KEYS, fixed={"hidden_act": "silu"}, present={"attention_bias": "blk.0.attn_q.bias"},
+    fused={"ffn.gate ffn.up": "ffn_up"},
+    partial=True,
+))  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import Bool, Derived, Float, all_heads, declare, ends, ffn, head_width, shape
 from .gguf import GGUF, LAYER_KEYS, Gguf
 from .rope import Rope
@@ -25,6 +26,7 @@ KEYS = {key: value for key, value in LAYER_KEYS.items() if "_kv" not in key}
 GGUF.add("gpt_neox", Gguf(
     "gptneox",
     {**KEYS, "use_parallel_residual": "use_parallel_residual"},
-    fixed={"hidden_act": "gelu"}, present={"attention_bias": "blk.0.attn_output.bias"},
+    fixed={"hidden_act": "gelu", "tie_word_embeddings": False}, present={"attention_bias": "blk.0.attn_output.bias"},
     fused={"mixer.q mixer.k mixer.v": "attn_qkv"},
+    partial=True,
 ))  # fmt: skip

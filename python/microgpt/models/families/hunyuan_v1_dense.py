@@ -9,6 +9,7 @@ from ...nn.rope import RopeScaling
 from ..config import ModelConfig
 from .common import Reader, write_rope
 from .declare import ATTENTION_BIAS, RMS, Draft, Float, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LLAMA_KEYS, Gguf
 from .llama import NAMES
 from .rope import Rope
 
@@ -41,3 +42,6 @@ declare(
     {**NAMES, "mixer.q_norm": "self_attn.query_layernorm", "mixer.k_norm": "self_attn.key_layernorm"},
     fixed={"mixer.qk_norm": RMS, "mixer.qk_norm_last": True}, ignored="attention_dropout pretraining_tp eod_token_id",
 )  # fmt: skip
+GGUF.add("hunyuan_v1_dense", Gguf(
+    "hunyuan-dense", LLAMA_KEYS, fixed={"hidden_act": "silu", "attention_bias": False},
+))  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Draft, Float, Part, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LLAMA_KEYS, Gguf
 from .llama import BIAS, EPS, NAMES
 from .rope import Rope
 
@@ -34,3 +35,25 @@ declare(
      EPS, *BIAS, Float("scale_emb", "embed_scale", 1.0), Depth(), Rope(), *ends(True)],
     NAMES, ignored="attention_dropout pretraining_tp auto_map",
 )  # fmt: skip
+
+
+def read(values: dict[str, Any]) -> None:
+    """The two scales, which config.json derives from others."""
+    depth = math.sqrt(values["num_hidden_layers"])
+    values["scale_depth"] = round(values.pop("residual_scale", 1.4 / depth) * depth, 6)  # the file has float32
+    values["dim_model_base"] = values["hidden_size"] / values.pop("logit_scale", values["hidden_size"] / 256)
+    values.setdefault("scale_emb", 12.0)
+
+
+def write(values: dict[str, Any]) -> None:
+    """The inverse."""
+    values["residual_scale"] = values["scale_depth"] / math.sqrt(values["num_hidden_layers"])
+    values["logit_scale"] = values["hidden_size"] / values["dim_model_base"]
+
+
+GGUF.add("minicpm", Gguf(
+    "minicpm",
+    {**LLAMA_KEYS, "embedding_scale": "scale_emb", "residual_scale": "residual_scale", "logit_scale": "logit_scale"},
+    fixed={"hidden_act": "silu"}, interleaved=True, read=read, write=write,
+    present={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_gate.bias"},
+))  # fmt: skip

@@ -8,6 +8,7 @@ from ...errors import ConfigError
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Draft, Float, Part, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LLAMA_KEYS, Gguf
 from .llama import BUFFERS, NAMES, NO_BIAS
 from .rope import Rope, Window
 
@@ -40,3 +41,21 @@ declare(
      Temperature(), *ends(False)],
     NAMES, fixed=NO_BIAS, ignored="attention_dropout", buffers=BUFFERS,
 )  # fmt: skip
+
+
+def read(values: dict[str, Any]) -> None:
+    """The growth of queries, which config.json has among the rotary parameters."""
+    beta = values.pop("temperature", None)
+    if beta:
+        values["rope_parameters"][BETA] = beta
+
+
+def write(values: dict[str, Any]) -> None:
+    """The inverse."""
+    values["temperature"] = values["rope_parameters"].get(BETA)
+
+
+GGUF.add("ministral3", Gguf(
+    "mistral3", {**LLAMA_KEYS, "attention.temperature_scale": "temperature"},
+    fixed={"hidden_act": "silu", "sliding_window": None}, interleaved=True, read=read, write=write,
+))  # fmt: skip

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ...nn.checks import require
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Derived, Draft, Float, Only, Part, all_heads, declare, ends, head_width, shape
+from .gguf import GGUF, Gguf
 from .llama import NO_BIAS
 
 
@@ -48,3 +50,26 @@ declare(
     ignored="""expansion_ratio resid_pdrop learned_pos_emb init_device logit_scale embedding_fraction norm_type verbose
         use_cache""",
 )  # fmt: skip
+
+
+def read(values: dict[str, Any]) -> None:
+    """attn_config, which GGUF has key by key."""
+    bias = values.pop("max_alibi_bias", 0)
+    values.pop("d_inner", None)
+    require(bias == 8, "mpt.attention.max_alibi_bias", 8, bias)
+    values["attn_config"] = {"clip_qkv": values.pop("clip_qkv", 0.0) or None}
+
+
+def write(values: dict[str, Any]) -> None:
+    """The inverse; hidden units have no key of their own."""
+    values |= {"clip_qkv": values["attn_config"]["clip_qkv"], "max_alibi_bias": 8.0, "d_inner": 4 * values["d_model"]}
+
+
+GGUF.add("mpt", Gguf(
+    "mpt",
+    {"context_length": "max_seq_len", "embedding_length": "d_model", "block_count": "n_layers",
+     "feed_forward_length": "d_inner", "attention.head_count": "n_heads",
+     "attention.layer_norm_epsilon": "layer_norm_epsilon", "attention.clamp_kqv": "clip_qkv",
+     "attention.max_alibi_bias": "max_alibi_bias"},
+    fused={"mixer.q mixer.k mixer.v": "attn_qkv"}, rope=False, read=read, write=write,
+))  # fmt: skip

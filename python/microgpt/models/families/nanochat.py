@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import ATTENTION_BIAS, Float, declare, ends, ffn, heads, shape
 from .llama import BODY
 from .rope import Rope

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import Float, declare, ends, ffn, heads, shape
 from .gguf import GGUF, NO_WIDTH, Gguf
 from .llama import BIAS, BODY, MLP
@@ -15,6 +16,8 @@ declare(
     {**BODY, **MLP}, ffn=MlpSpec, norm=NormSpec("layer", plus_one=True), ignored="attention_dropout",
 )  # fmt: skip
 GGUF.add("nemotron", Gguf(
-    "nemotron", {**NO_WIDTH, "attention.layer_norm_epsilon": "norm_eps"}, fixed={"hidden_act": "relu2"}, plus_one=True,
+    "nemotron", {**NO_WIDTH, "attention.layer_norm_epsilon": "norm_eps"},
+    fixed={"hidden_act": "relu2", "tie_word_embeddings": False}, plus_one=True,
     present={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+    partial=True,
 ))  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .declare import ATTENTION_BIAS, RMS, Float, declare, ends, ffn, heads, shape
-from .gguf import GGUF, NO_WIDTH, Gguf
+from .gguf import GGUF, NO_WIDTH, QK_AFTER, Gguf
 from .llama import NAMES, QK_NORM
 from .rope import Rope
 
@@ -18,6 +18,6 @@ declare(
     AFTER, fixed=FIXED, ignored="attention_dropout",
 )  # fmt: skip
 GGUF.add("olmo2", Gguf(
-    "olmo2", NO_WIDTH, fixed={"hidden_act": "silu", "attention_bias": False},
-    names={"mixer_norm": "post_attention_norm", "ffn_norm": "post_ffw_norm"},
+    "olmo2", NO_WIDTH, fixed={"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": False},
+    names=QK_AFTER,
 ))  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .declare import ATTENTION_BIAS, declare, ends, ffn, heads, shape
+from .gguf import GGUF, NO_WIDTH, QK_AFTER, WINDOW, Gguf
 from .olmo2 import AFTER, EPS, FIXED
 from .rope import LayeredRope, LayerTypes, every
 
@@ -13,3 +14,9 @@ declare(
      LayeredRope(500000.0, 500000.0, "rope_theta"), *ends(False)],
     AFTER, fixed=FIXED, ignored="attention_dropout",
 )  # fmt: skip
+GGUF.add("olmo3", Gguf(
+    "olmo2", {**NO_WIDTH, **WINDOW},
+    fixed={"hidden_act": "silu", "attention_bias": False, "tie_word_embeddings": False},
+    names=QK_AFTER,
+    told_by="attention.sliding_window",
+))  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import Bool, Float, declare, ends, ffn, heads, shape
 from .gguf import GGUF, LAYER_KEYS, Gguf
 from .llama import BODY, BUFFERS
@@ -22,4 +23,12 @@ declare(
     ffn=MlpSpec, norm=LAYER, fixed={"block.parallel": True, "block.shared_norm": True}, model={"head_bias": True},
     ignored="attention_dropout", buffers=BUFFERS,
 )  # fmt: skip
-GGUF.add("phi", Gguf("phi2", LAYER_KEYS, fixed={"hidden_act": "gelu_pytorch_tanh", "qk_layernorm": False}))
+GGUF.add(
+    "phi",
+    Gguf(
+        "phi2",
+        LAYER_KEYS,
+        fixed={"hidden_act": "gelu_pytorch_tanh", "qk_layernorm": False, "tie_word_embeddings": False},
+        partial=True,
+    ),
+)

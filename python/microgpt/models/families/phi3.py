@@ -34,4 +34,5 @@ declare(
 GGUF.add("phi3", Gguf(
     "phi3", {**NO_WIDTH, "attention.sliding_window": "sliding_window"}, fixed={"hidden_act": "silu"},
     fused={"mixer.q mixer.k mixer.v": "attn_qkv", "ffn.gate ffn.up": "ffn_up"},
+    partial=True,
 ))  # fmt: skip

@@ -8,6 +8,7 @@ from ...nn.checks import require
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Draft, Part, declare, ends, ffn, heads, shape
+from .gguf import GGUF, LLAMA_KEYS, Gguf
 from .llama import BIAS, EPS, NAMES
 from .rope import LayerTypes, Rope
 
@@ -38,3 +39,7 @@ declare(
      Rope(2000000.0), RopeLayers(), *ends(True)],
     NAMES, ignored="attention_dropout no_rope_layer_interval max_window_layers",
 )  # fmt: skip
+GGUF.add("smollm3", Gguf(
+    "smollm3", LLAMA_KEYS, interleaved=True,
+    fixed={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
+))  # fmt: skip

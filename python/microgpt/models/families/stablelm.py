@@ -23,6 +23,7 @@ declare(
 )  # fmt: skip
 GGUF.add("stablelm", Gguf(
     "stablelm", {**LAYER_KEYS, "use_parallel_residual": "use_parallel_residual"},
-    fixed={"hidden_act": "silu", "qk_layernorm": False, "use_parallel_residual": False},
-    present={"use_qkv_bias": "blk.0.attn_q.bias"},
+    fixed={"hidden_act": "silu", "tie_word_embeddings": False},
+    present={"use_qkv_bias": "blk.0.attn_q.bias", "qk_layernorm": "blk.0.attn_q_norm.weight"},
+    partial=True,
 ))  # fmt: skip

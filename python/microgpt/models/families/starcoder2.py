@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...nn.spec import MlpSpec, NormSpec
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
 from .declare import Bool, Float, declare, ends, ffn, heads, shape
 from .gguf import GGUF, LAYER_KEYS, Gguf
 from .llama import BODY, BUFFERS

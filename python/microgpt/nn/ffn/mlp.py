@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from ... import ops
+from ...ops.layers import act_code
 from ...tensor import Tensor
+from ..checks import whole
 from ..context import Ctx
 from ..linear import Linear, project
 from ..module import Module
-from ..spec import GluSpec, MlpSpec
-from . import FFNS
+from ..place import Place
+from ..spec import LayerSpec, Shapes, linear
+from . import feed_forward
 
 
+@dataclass(frozen=True)
+class MlpSpec(LayerSpec):
+    """act(x W1) W2 with `width` hidden units."""
+
+    kind: ClassVar[str] = "mlp"
+    width: int
+    act: str = "gelu_tanh"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        whole("mlp width", self.width)
+        act_code(self.act)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        return linear("up", width, self.width, self.bias) | linear("down", self.width, width, self.bias)
+
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: before and after the activation."""
+        return 2 * self.width
+
+
+@feed_forward(MlpSpec)
 class Mlp(Module):
     """act(x W1 + b1) W2 + b2."""
 
-    def __init__(self, spec: MlpSpec, width: int, std: float, out_std: float, dtype: str) -> None:
+    def __init__(self, spec: MlpSpec, place: Place) -> None:
+        width, std, out_std, dtype = place.width, place.std, place.out_std, place.dtype
         self.spec = spec
         self.up = Linear(width, spec.width, spec.bias, std, dtype)
         self.down = Linear(spec.width, width, spec.bias, out_std, dtype)
@@ -23,10 +53,35 @@ class Mlp(Module):
         return self.down(self.up(x, ctx, act=self.spec.act), ctx, residual=residual)
 
 
+@dataclass(frozen=True)
+class GluSpec(LayerSpec):
+    """(act(x Wg) * x Wu) Wd with `width` hidden units: SwiGLU for silu, GeGLU for gelu."""
+
+    kind: ClassVar[str] = "glu"
+    width: int
+    act: str = "silu"
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        whole("glu width", self.width)
+        act_code(self.act)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        gate, up = (linear(name, width, self.width, self.bias) for name in ("gate", "up"))
+        return gate | up | linear("down", self.width, width, self.bias)
+
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: gate, up and their product."""
+        return 3 * self.width
+
+
+@feed_forward(GluSpec)
 class Glu(Module):
     """(act(x Wg) * x Wu) Wd."""
 
-    def __init__(self, spec: GluSpec, width: int, std: float, out_std: float, dtype: str) -> None:
+    def __init__(self, spec: GluSpec, place: Place) -> None:
+        width, std, out_std, dtype = place.width, place.std, place.out_std, place.dtype
         self.spec = spec
         self.gate = Linear(width, spec.width, spec.bias, std, dtype)
         self.up = Linear(width, spec.width, spec.bias, std, dtype)
@@ -35,7 +90,3 @@ class Glu(Module):
     def __call__(self, x: Tensor, ctx: Ctx, residual: Tensor | None = None) -> Tensor:
         gate, up = project(x, ctx, [self.gate, self.up])
         return self.down(ops.glu(gate, up, act=self.spec.act), ctx, residual=residual)
-
-
-FFNS.add(MlpSpec.kind, Mlp)
-FFNS.add(GluSpec.kind, Glu)

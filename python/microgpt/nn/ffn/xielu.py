@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 from ... import ops
 from ...tensor import Tensor, full
+from ..checks import number, whole
 from ..context import Ctx
 from ..linear import Linear
 from ..module import Module, Parameter
-from ..spec import XieluSpec
-from . import FFNS
+from ..place import Place
+from ..spec import LayerSpec, Shapes, linear
+from . import feed_forward
 
 
+@dataclass(frozen=True)
+class XieluSpec(LayerSpec):
+    """xielu(x W1) W2, whose activation has two learned numbers (Huang & Schlag 2024, arXiv:2411.13010)."""
+
+    kind: ClassVar[str] = "xielu"
+    width: int
+    bias: bool = False
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        whole("xielu width", self.width)
+        number("xielu beta", self.beta, 0.0)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        made = linear("up", width, self.width, self.bias) | linear("down", self.width, width, self.bias)
+        return made | {"alpha_p": (1,), "alpha_n": (1,)}
+
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: the steps of the activation."""
+        return 8 * self.width
+
+
+@feed_forward(XieluSpec)
 class XieluMlp(Module):
     """xielu(x W1 + b1) W2 + b2, with a_p = softplus(alpha_p) and a_n = beta + softplus(alpha_n):
 
     a_p x^2 + beta x for x > 0, a_n (e^x - 1 - x) + beta x elsewhere. Composed of plain ops.
     """
 
-    def __init__(self, spec: XieluSpec, width: int, std: float, out_std: float, dtype: str) -> None:
+    def __init__(self, spec: XieluSpec, place: Place) -> None:
+        width, std, out_std, dtype = place.width, place.std, place.out_std, place.dtype
         self.spec = spec
         self.up = Linear(width, spec.width, spec.bias, std, dtype)
         self.down = Linear(spec.width, width, spec.bias, out_std, dtype)
@@ -36,6 +65,3 @@ class XieluMlp(Module):
         a_p, a_n = (ops.log(ops.exp(each) + 1.0) for each in (self.alpha_p, self.alpha_n))
         y: Tensor = ops.square(above) * a_p + (ops.exp(below) - 1.0 - below) * (a_n + self.spec.beta)
         return y + x * self.spec.beta
-
-
-FFNS.add(XieluSpec.kind, XieluMlp)

@@ -2,27 +2,135 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from ... import ops
 from ...state.spec import KVSpec
 from ...tensor import Tensor, full, wide
+from ..checks import number, require, whole
 from ..context import Ctx
 from ..linear import Linear, project
 from ..module import Module, Parameter
 from ..norm import HeadNorm, Norm
+from ..place import Place
 from ..positions import alibi_array, rope_tables, temperature_table
-from ..spec import AttentionSpec
-from . import MIXERS
+from ..rope import RopeSpec
+from ..spec import LayerSpec, Mask, NormSpec, Shapes, below, linear
+from . import mixer
 
 
+@dataclass(frozen=True)
+class AttentionSpec(LayerSpec):
+    """Softmax attention: `kv_heads` = heads is MHA, fewer GQA, 1 MQA. `scale` None is 1/sqrt(head_dim).
+
+    `alibi`: distances times `alibi_scale` and the slopes of their paper. `clip` bounds q, k and v. `qk_norm` normalizes
+    queries and keys, before rotary positions or after (`qk_norm_last`): "head" with one weight vector for all heads,
+    "heads" with one each, "width" over all heads together. `sinks`: one learned score a head that takes part in the
+    softmax and has no value (gpt-oss). `gate` multiplies the output by sigmoid(x W) before its projection.
+    `kv_from`: the number of an earlier block whose keys and values are used instead of own ones (arXiv:2405.12981).
+    `temperature` (beta, n) multiplies queries at position p by 1 + beta * log(1 + floor(p / n)) (Llama 4).
+    """
+
+    kind: ClassVar[str] = "attention"
+    heads: int
+    head_dim: int
+    kv_heads: int
+    bias: bool = True
+    out_bias: bool = True
+    causal: bool = True
+    window: int | None = None
+    rope: RopeSpec | None = None
+    alibi: bool = False
+    soft_cap: float | None = None
+    scale: float | None = None
+    alibi_scale: float = 1.0
+    clip: float | None = None
+    qk_norm: NormSpec | None = None
+    qk_norm_over: str = "head"
+    qk_norm_last: bool = False
+    sinks: bool = False
+    gate: bool = False
+    temperature: tuple[float, int] | None = None
+    kv_from: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("attention heads", self.heads, 1, 2**16)
+        whole("attention head_dim", self.head_dim, 1, 2**16)
+        whole("attention kv_heads", self.kv_heads, 1, self.heads)
+        require(
+            self.heads % self.kv_heads == 0, "attention kv_heads", f"a divisor of the {self.heads} heads", self.kv_heads
+        )
+        if self.window is not None:
+            whole("attention window", self.window)
+        for name in ("soft_cap", "clip", "scale"):
+            if getattr(self, name) is not None:
+                number(f"attention {name}", getattr(self, name), 1e-6)
+        number("attention alibi_scale", self.alibi_scale, 1e-6)
+        places = ("head", "heads", "width")
+        require(self.qk_norm_over in places, "attention qk_norm_over", "head, heads or width", self.qk_norm_over)
+        if self.kv_from is not None:
+            whole("attention kv_from", self.kv_from, 0, 1023)
+        if self.temperature is not None:
+            require(len(self.temperature) == 2, "attention temperature", "two numbers", self.temperature)
+            number("attention temperature", self.temperature[0], 0.0)
+            whole("attention temperature", self.temperature[1])
+            object.__setattr__(self, "temperature", tuple(self.temperature))
+        if self.rope is not None:
+            self.rope.check(self.head_dim)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        own = self.kv_from is None
+        made = linear("q", width, q, self.bias)
+        if own:
+            made |= linear("k", width, kv, self.bias) | linear("v", width, kv, self.bias)
+        if self.gate:
+            made |= linear("gate", width, q, False)
+        made |= linear("o", q, width, self.out_bias)
+        if self.qk_norm is not None:
+            for name, heads in (("q_norm", self.heads), *([("k_norm", self.kv_heads)] if own else [])):
+                if self.qk_norm_over == "heads":
+                    made |= {
+                        f"{name}.{each}": (heads, *shape) for each, shape in self.qk_norm.shapes(self.head_dim).items()
+                    }
+                else:
+                    made |= below(
+                        name, self.qk_norm.shapes(self.head_dim * (heads if self.qk_norm_over == "width" else 1))
+                    )
+        return made | ({"sinks": (self.heads,)} if self.sinks else {})
+
+    def activations(self, width: int) -> int:
+        """Numbers a token that the backward needs: q, k, v, their norms, the two that turned, what attention gave."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return (2 + 2 * self.gate) * q + 2 * kv + (q + kv) * ((self.rope is not None) + (self.qk_norm is not None))
+
+    def flops(self, context: int) -> int:
+        """FLOPs of a token that sees `context` others, beyond its weights."""
+        return 4 * self.heads * self.head_dim * min(context, self.window or context)
+
+    def state_numbers(self) -> int:
+        """Numbers of cached keys and values a token."""
+        return 2 * self.kv_heads * self.head_dim if self.kv_from is None else 0
+
+    @property
+    def mask(self) -> Mask:
+        """The layer's own mask."""
+        return Mask(self.causal, self.window)
+
+
+@mixer(AttentionSpec)
 class Attention(Module):
     """q, k, v projections, positions, attention over the packed sequences of ctx.layout, output projection."""
 
-    def __init__(
-        self, spec: AttentionSpec, width: int, index: int, std: float, out_std: float, dtype: str, max_positions: int
-    ) -> None:
+    slot = 0  # its number among the layers that remember something
+
+    def __init__(self, spec: AttentionSpec, place: Place) -> None:
+        width, std, out_std, dtype = place.width, place.std, place.out_std, place.dtype
         self.spec = spec
-        self.index = index
-        self.max_positions = max_positions
+        self.index = place.index
+        self.max_positions = place.max_positions
         q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
         self.q = Linear(width, q_width, spec.bias, std, dtype)
         own = spec.kv_from is None
@@ -62,7 +170,7 @@ class Attention(Module):
             k, v = (self._heads(each, spec.kv_heads) for each in (k, v))
             k = self._place(k, self.k_norm if spec.qk_norm else None, ctx)
             if ctx.states is not None:
-                k, v = ctx.states.update(self.index, k, v)
+                k, v = ctx.states.update(self.slot, k, v)
             if self.shared:
                 ctx.extra[f"kv{self.index}"] = k, v
         q = self._place(self._heads(q, spec.heads), self.q_norm if spec.qk_norm else None, ctx)
@@ -112,6 +220,3 @@ class Attention(Module):
 def _clip(x: Tensor, bound: float) -> Tensor:
     y: Tensor = ops.maximum(ops.minimum(x, full((), bound, x.dtype)), full((), -bound, x.dtype))
     return y
-
-
-MIXERS.add(AttentionSpec.kind, Attention)

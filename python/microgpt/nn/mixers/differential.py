@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 from ... import ops
 from ...tensor import Tensor
+from ..checks import number, require
 from ..context import Ctx
 from ..module import Parameter
-from ..spec import DifferentialSpec
-from . import MIXERS
-from .attention import Attention
+from ..place import Place
+from ..spec import Shapes
+from . import mixer
+from .attention import Attention, AttentionSpec
 
 
+@dataclass(frozen=True)
+class DifferentialSpec(AttentionSpec):
+    """Differential attention (Ye et al. 2024, arXiv:2410.05258) in DiffLlama's layout: the heads' second half is
+    subtracted from the first, times a learned lambda; both see values twice as wide. `eps` of the norm that follows."""
+
+    kind: ClassVar[str] = "differential"
+    eps: float = 1e-5
+    lambda_std: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.kv_heads % 2 == 0, "differential kv_heads", "an even number", self.kv_heads)
+        number("differential eps", self.eps, 0.0)
+        number("differential lambda_std", self.lambda_std, 0.0)
+
+    def shapes(self, width: int) -> Shapes:
+        """Its parameters over a stream of `width`."""
+        return super().shapes(width) | {f"lambda_{x}": (self.head_dim,) for x in ("q1", "k1", "q2", "k2")}
+
+    def flops(self, context: int) -> int:
+        """FLOPs of a token that sees `context` others, beyond its weights."""
+        return 6 * self.heads * self.head_dim * min(context, self.window or context)
+
+
+@mixer(DifferentialSpec)
 class Differential(Attention):
     """Heads h and h + H/2 are a pair; both read values that are twice a head wide, two key/value heads' side by side.
 
@@ -21,14 +50,12 @@ class Differential(Attention):
 
     spec: DifferentialSpec
 
-    def __init__(
-        self, spec: DifferentialSpec, width: int, index: int, std: float, out_std: float, dtype: str, max_positions: int
-    ) -> None:
-        super().__init__(spec, width, index, std, out_std, dtype, max_positions)
+    def __init__(self, spec: DifferentialSpec, place: Place) -> None:
+        super().__init__(spec, place)
         self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2 = (
-            Parameter((spec.head_dim,), dtype, std=spec.lambda_std) for _ in range(4)
+            Parameter((spec.head_dim,), place.dtype, std=spec.lambda_std) for _ in range(4)
         )
-        self.start = 0.8 - 0.6 * math.exp(-0.3 * index)  # section 2.1
+        self.start = 0.8 - 0.6 * math.exp(-0.3 * place.index)  # section 2.1
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: Ctx) -> Tensor:
         """q (T, H, K), all keys and values (rows, G, K) -> (T, H/2, 2K)."""
@@ -39,6 +66,3 @@ class Differential(Attention):
                                                         (self.lambda_q2, self.lambda_k2)))  # fmt: skip
         z: Tensor = ops.rms_norm(y[:, :pairs] - y[:, pairs:] * (one - two + self.start), eps=self.spec.eps)
         return z * (1.0 - self.start)
-
-
-MIXERS.add(DifferentialSpec.kind, Differential)

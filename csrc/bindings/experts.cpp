@@ -1,0 +1,180 @@
+// Kernels of experts: routing, the rows of tokens in the order of experts, products over groups of rows.
+#include "bindings/common.h"
+
+namespace mg::bindings {
+namespace {
+
+void route(const Array& logits, const Array& ids, int64_t experts, int64_t chosen, int score, const Array* bias) {
+  by_dtype(logits, "route", [&](auto t) {
+    using T = decltype(t);
+    if (experts < 1 || chosen < 1 || chosen > experts) throw shape_error("route: needs 1 <= chosen <= experts");
+    const int64_t tokens = logits.size / experts;
+    RouteArgs<T> args{in<T>(&logits, tokens * experts, "route", "logits"), in_opt<Wide<T>>(bias, experts, "route", "bias"),
+                      out<int32_t>(&ids, checked_mul(tokens, chosen), "route", "ids"), tokens, experts, chosen, (Score)score};
+    MG_RUN(route, T, args, &logits, bias, &ids);
+  });
+}
+
+// y of the forward, or dy and dx of the backward.
+void route_weights(const Array& logits, const Array& ids, int64_t experts, int64_t chosen, int score, bool renormalize,
+                   double scale, double eps, const Array* y, const Array* dy, const Array* dx, bool accumulate) {
+  by_dtype(logits, "route_weights", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "route_weights";
+    if (experts < 1 || chosen < 1 || chosen > experts) throw shape_error("route_weights: needs 1 <= chosen <= experts");
+    const int64_t tokens = logits.size / experts, weights = checked_mul(tokens, chosen);
+    check_ids(ids, 0, experts, op, "ids");
+    RouteWeightsArgs<T> args{};
+    args.logits = in<T>(&logits, tokens * experts, op, "logits");
+    args.ids = in<int32_t>(&ids, weights, op, "ids");
+    args.tokens = tokens, args.experts = experts, args.chosen = chosen;
+    args.scale = scale, args.eps = eps, args.score = (Score)score, args.renormalize = renormalize;
+    args.accumulate = accumulate;
+    if (dx) {
+      args.dy = in<T>(dy, weights, op, "dy");
+      args.dx = out<T>(dx, tokens * experts, op, "dx");
+      MG_RUN(route_weights_backward, T, args, &logits, &ids, dy, dx);
+    } else {
+      args.y = out<T>(y, weights, op, "y");
+      MG_RUN(route_weights, T, args, &logits, &ids, y);
+    }
+  });
+}
+
+void sort_experts(const Array& ids, const Array& order, const Array& place, const Array& offsets, const Array& load) {
+  by_wide_dtype(load, "sort_experts", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "sort_experts";
+    check_ids(ids, 0, load.size, op, "ids");
+    SortExpertsArgs<T> args{ids.as<int32_t>(), out<int32_t>(&order, ids.size, op, "order"),
+                            out<int32_t>(&place, ids.size, op, "place"), out<int32_t>(&offsets, load.size + 1, op, "offsets"),
+                            out<T>(&load, load.size, op, "load"), ids.size, load.size};
+    MG_RUN(sort_experts, T, args, &ids, &order, &place, &offsets, &load);
+  });
+}
+
+void gather_rows(const Array& x, const Array& order, const Array& y, int64_t chosen, int64_t width, bool accumulate,
+                 const Array* weights) {
+  by_dtype(x, "gather_rows", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "gather_rows";
+    if (chosen < 1 || width < 0) throw shape_error("gather_rows: needs at least one row a token");
+    const int64_t rows = order.size;
+    check_ids(order, 0, width > 0 ? checked_mul(x.size / width, chosen) : rows, op, "order");
+    GatherArgs<T> args{in<T>(&x, 0, op, "x"), order.as<int32_t>(), in_opt<T>(weights, rows, op, "weights"),
+                       out<T>(&y, checked_mul(rows, width), op, "y"), rows, chosen, width, accumulate};
+    MG_RUN(gather_rows, T, args, &x, &order, weights, &y);
+  });
+}
+
+void combine_rows(const Array& x, const Array& place, const Array& y, int64_t chosen, int64_t width, bool accumulate,
+                  const Array* weights, const Array* residual) {
+  by_dtype(x, "combine_rows", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "combine_rows";
+    if (chosen < 1 || width < 0) throw shape_error("combine_rows: needs at least one row a token");
+    const int64_t tokens = place.size / chosen, size = checked_mul(tokens, width);
+    check_ids(place, 0, width > 0 ? x.size / width : place.size, op, "place");
+    CombineArgs<T> args{};
+    args.x = in<T>(&x, 0, op, "x"), args.place = place.as<int32_t>();
+    args.weights = in_opt<T>(weights, tokens * chosen, op, "weights");
+    args.residual = in_opt<T>(residual, size, op, "residual");
+    args.y = out<T>(&y, size, op, "y");
+    args.tokens = tokens, args.chosen = chosen, args.width = width, args.accumulate = accumulate;
+    MG_RUN(combine_rows, T, args, &x, &place, weights, residual, &y);
+  });
+}
+
+void combine_dot(const Array& x, const Array& place, const Array& dy, const Array& dweights, int64_t chosen, int64_t width,
+                 bool accumulate) {
+  by_dtype(x, "combine_dot", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "combine_dot";
+    if (chosen < 1 || width < 0) throw shape_error("combine_dot: needs at least one row a token");
+    const int64_t tokens = place.size / chosen;
+    check_ids(place, 0, width > 0 ? x.size / width : place.size, op, "place");
+    CombineArgs<T> args{};
+    args.x = in<T>(&x, 0, op, "x"), args.place = place.as<int32_t>();
+    args.dy = in<T>(&dy, checked_mul(tokens, width), op, "dy");
+    args.dweights = out<T>(&dweights, tokens * chosen, op, "dweights");
+    args.tokens = tokens, args.chosen = chosen, args.width = width, args.accumulate = accumulate;
+    MG_RUN(combine_dot, T, args, &x, &place, &dy, &dweights);
+  });
+}
+
+// offsets (E + 1) run from 0 to `rows` and never fall.
+const int32_t* check_offsets(const Array& offsets, int64_t rows, const char* op) {
+  const int32_t* at = in<int32_t>(&offsets, 1, op, "offsets");
+  if (at[0] != 0 || at[offsets.size - 1] != rows)
+    throw shape_error(std::string(op) + ": `offsets` must run from 0 to the " + std::to_string(rows) + " rows");
+  for (int64_t e = 1; e < offsets.size; ++e)
+    if (at[e] < at[e - 1]) throw shape_error(std::string(op) + ": `offsets` falls at expert " + std::to_string(e - 1));
+  return at;
+}
+
+template <class T> void give_output(const Array& c, int64_t size, const char* op, T** narrow, Wide<T>** wide) {
+  if (kNarrow<T> && c.dtype == dtype_of<Wide<T>>::value) *wide = out<Wide<T>>(&c, size, op, "out");
+  else *narrow = out<T>(&c, size, op, "out");
+}
+
+void grouped_linear(const Array& a, const Array& b, const Array& c, const Array& offsets, int64_t n, int64_t k, bool trans_b,
+                    bool accumulate, const Array* bias) {
+  by_dtype(a, "grouped_linear", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "grouped_linear";
+    if (n < 0 || k < 0 || offsets.size < 1) throw shape_error("grouped_linear: negative size, or no offsets");
+    const int64_t experts = offsets.size - 1, rows = n > 0 ? c.size / n : k > 0 ? a.size / k : offsets.as<int32_t>()[experts];
+    GroupedArgs<T> args{};
+    args.offsets = check_offsets(offsets, rows, op);
+    args.a = in<T>(&a, checked_mul(rows, k), op, "a");
+    args.b = in<T>(&b, checked_mul(experts, checked_mul(n, k)), op, "b");
+    give_output<T>(c, checked_mul(rows, n), op, &args.c, &args.wide_c);
+    args.bias = in_opt<T>(bias, checked_mul(experts, n), op, "bias");
+    args.rows = rows, args.n = n, args.k = k, args.experts = experts, args.trans_b = trans_b, args.accumulate = accumulate;
+    MG_RUN(grouped_linear, T, args, &a, &b, &c, &offsets, bias);
+  });
+}
+
+// c (E, M, N) (+)= a^T b of each group, or without b the sum of a's rows (E, M).
+void grouped_weight(const Array& a, const Array* b, const Array& c, const Array& offsets, int64_t m, int64_t n,
+                    bool accumulate) {
+  by_dtype(a, "grouped_weight", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "grouped_weight";
+    if (m < 0 || n < 0 || offsets.size < 1) throw shape_error("grouped_weight: negative size, or no offsets");
+    const int64_t experts = offsets.size - 1, rows = m > 0 ? a.size / m : 0;
+    GroupedWeightArgs<T> args{};
+    args.offsets = m > 0 ? check_offsets(offsets, rows, op) : offsets.as<int32_t>();
+    args.a = in<T>(&a, checked_mul(rows, m), op, "a");
+    args.b = in_opt<T>(b, checked_mul(rows, n), op, "b");
+    give_output<T>(c, checked_mul(experts, checked_mul(m, n)), op, &args.c, &args.wide_c);
+    args.rows = rows, args.m = m, args.n = n, args.experts = experts, args.accumulate = accumulate;
+    if (b) MG_RUN(grouped_weight, T, args, &a, b, &c, &offsets);
+    else MG_RUN(grouped_sum, T, args, &a, &c, &offsets);
+  });
+}
+
+}  // namespace
+
+void register_experts(py::module_& m) {
+  define<&route>(m, "route", py::arg("logits"), py::arg("ids"), py::arg("experts"), py::arg("chosen"), py::arg("score"),
+        py::arg("bias") = nullptr);
+  define<&route_weights>(m, "route_weights", py::arg("logits"), py::arg("ids"), py::arg("experts"), py::arg("chosen"),
+        py::arg("score"), py::arg("renormalize"), py::arg("scale"), py::arg("eps"), py::arg("y") = nullptr,
+        py::arg("dy") = nullptr, py::arg("dx") = nullptr, py::arg("accumulate") = false,
+        "Weights y; where `dx` is given, the gradient of the logits from dy instead.");
+  define<&sort_experts>(m, "sort_experts", py::arg("ids"), py::arg("order"), py::arg("place"), py::arg("offsets"),
+        py::arg("load"));
+  define<&gather_rows>(m, "gather_rows", py::arg("x"), py::arg("order"), py::arg("y"), py::arg("chosen"), py::arg("width"),
+        py::arg("accumulate") = false, py::arg("weights") = nullptr);
+  define<&combine_rows>(m, "combine_rows", py::arg("x"), py::arg("place"), py::arg("y"), py::arg("chosen"), py::arg("width"),
+        py::arg("accumulate") = false, py::arg("weights") = nullptr, py::arg("residual") = nullptr);
+  define<&combine_dot>(m, "combine_dot", py::arg("x"), py::arg("place"), py::arg("dy"), py::arg("dweights"),
+        py::arg("chosen"), py::arg("width"), py::arg("accumulate") = false);
+  define<&grouped_linear>(m, "grouped_linear", py::arg("a"), py::arg("b"), py::arg("c"), py::arg("offsets"), py::arg("n"),
+        py::arg("k"), py::arg("trans_b") = false, py::arg("accumulate") = false, py::arg("bias") = nullptr);
+  define<&grouped_weight>(m, "grouped_weight", py::arg("a"), py::arg("b"), py::arg("c"), py::arg("offsets"), py::arg("m"),
+        py::arg("n"), py::arg("accumulate") = false, "A sum of rows where `b` is None.");
+}
+
+}  // namespace mg::bindings
