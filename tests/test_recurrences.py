@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from microgpt import _kernels as k
 from microgpt import ops
-from microgpt.errors import ShapeError
+from microgpt.errors import UsageError
 from microgpt.tensor import Tensor
 
 from .opcases import RULES, assert_close
@@ -192,7 +192,7 @@ def test_states_are_not_differentiated(name: str) -> None:
     leaf = OPS[name][2][0]
     placed = {key: k.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x) for key, x in i.items()}
     placed[leaf] = Tensor(i[leaf].astype(np.float32), requires_grad=True)
-    with pytest.raises(ShapeError, match="`state` expected None where a gradient is wanted"):
+    with pytest.raises(UsageError, match="`state` expected None where a gradient is wanted"):
         getattr(ops, name)(**placed, **options, state=state_of(name, i, 1))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,20 +19,30 @@ M = TypeVar("M", bound="Module")
 
 
 class Parameter(Tensor):
-    """A tensor that training changes. `std` is the spread of its normal initial values, `fill` a constant instead.
+    """A tensor that training changes. `std` is the spread of its normal initial values; instead, `fill` is a constant,
+    or `values` are all of them.
 
     The gradient of a bfloat16 parameter is float32.
     """
 
-    __slots__ = ("fill", "std")
+    __slots__ = ("fill", "std", "values")
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: str = "float32", *, std: float | None = None, fill: float = 0.0
-    ) -> None:
+        self, shape: tuple[int, ...], dtype: str = "float32", *, std: float | None = None, fill: float = 0.0,
+        values: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(k.empty(shape, dtype), requires_grad=True)
         self.std = std
         self.fill = fill
-        k.fill(self.data, fill)
+        self.values = values
+        self.set_constant()
+
+    def set_constant(self) -> None:
+        """Write the initial values that are not drawn."""
+        if self.values is None:
+            k.fill(self.data, self.fill)
+        else:
+            self.data.copy_from(np.array(self.values).reshape(self.shape).astype(numpy_dtype(self.dtype)))
 
     def freeze(self) -> None:
         """Take no gradient any more."""
@@ -104,7 +114,7 @@ class Module:
         """
         for name, parameter in self.named_parameters():
             if parameter.std is None:
-                k.fill(parameter.data, parameter.fill)
+                parameter.set_constant()
             else:
                 flat = parameter.data.view((parameter.size,), 0)
                 for start, values in normal_pieces(parameter.size, seed, name):

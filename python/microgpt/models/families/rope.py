@@ -33,7 +33,7 @@ class Rope(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        out.update(write_rope(next(iter(ropes(config).values())), config.blocks[0].mixer.head_dim))
+        out.update(write_rope(next(iter(ropes(config).values())), head_dim_of(config)))
         if self.share != 1.0:
             out["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
 
@@ -65,7 +65,7 @@ class LayeredRope(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        head_dim, found = config.blocks[0].mixer.head_dim, ropes(config)
+        head_dim, found = head_dim_of(config), ropes(config)
         missing = {FULL: RopeSpec(self.theta), SLIDING: RopeSpec(self.local_theta)}
         out["rope_parameters"] = {
             name: write_rope(found.get(name, missing[name]), head_dim)["rope_parameters"] for name in missing
@@ -76,11 +76,16 @@ def ropes(config: ModelConfig) -> dict[str, RopeSpec]:
     """The rotary positions of each layer type that has some."""
     found: dict[str, RopeSpec] = {}
     for block in config.blocks:
-        if block.mixer.rope is not None:
+        if getattr(block.mixer, "rope", None) is not None:
             found.setdefault(FULL if block.mixer.window is None else SLIDING, block.mixer.rope)
     if not found:
         raise TypeError("no rotary positions")
     return found
+
+
+def head_dim_of(config: ModelConfig) -> int:
+    """The width of a head of the layers that have rotary positions."""
+    return next(block.mixer.head_dim for block in config.blocks if getattr(block.mixer, "rope", None) is not None)
 
 
 @dataclass(frozen=True)
