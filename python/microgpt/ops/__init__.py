@@ -36,6 +36,7 @@ from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .rwkv import rwkv7
 from .sinks import sink_attention
 from .ssd import ssd
 
@@ -83,6 +84,7 @@ __all__ = [
     "rope",
     "route",
     "rsqrt",
+    "rwkv7",
     "sigmoid",
     "sin",
     "sink_attention",
