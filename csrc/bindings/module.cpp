@@ -23,4 +23,5 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_training(m);
   mg::bindings::register_runtime(m);
   mg::bindings::register_peaks(m);
+  mg::bindings::register_scan(m);
 }

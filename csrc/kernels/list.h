@@ -1,6 +1,7 @@
 // The list of kernels: adding one is a line here, its body in kernels/*.inl.h, its reference in ref/, its plan in plan.cpp.
 #pragma once
 #include "core/args.h"
+#include "core/args_scan.h"
 
 // X(name, Args): void name(const Args<T>&, const Share&). These exist for every element type; what follows a float32 or
 // float64 master copy, losses and norms, only for those; the conversion only for bf16.
@@ -43,7 +44,13 @@
   X(reduce, ReduceArgs)                                \
   X(fill, FillArgs)                                    \
   X(axpy, AxpyArgs)                                    \
-  X(peak, PeakArgs)
+  X(peak, PeakArgs)                                    \
+  X(selective_scan, ScanArgs)                          \
+  X(selective_scan_backward, ScanBackwardArgs)         \
+  X(causal_conv1d, ConvArgs)                           \
+  X(causal_conv1d_backward, ConvBackwardArgs)          \
+  X(linear_recurrence, RecurrenceArgs)                 \
+  X(linear_recurrence_backward, RecurrenceBackwardArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
   X(sort_experts, SortExpertsArgs)                     \

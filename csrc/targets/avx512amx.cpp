@@ -6,6 +6,7 @@
 #include "core/args.h"
 #include "core/rng.h"
 #include "kernels/list.h"
+#include "kernels/scan_tiles.h"
 #include "kernels/tiles.h"
 #include "targets/targets.h"
 

@@ -37,6 +37,7 @@ from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
 from .rwkv import rwkv7
+from .scan import causal_conv1d, linear_recurrence, selective_scan
 from .sinks import sink_attention
 from .ssd import ssd
 
@@ -49,6 +50,7 @@ __all__ = [
     "add",
     "attention",
     "cast",
+    "causal_conv1d",
     "checkpoint",
     "combine_rows",
     "concat",
@@ -68,6 +70,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_recurrence",
     "log",
     "matmul",
     "max",
@@ -85,6 +88,7 @@ __all__ = [
     "route",
     "rsqrt",
     "rwkv7",
+    "selective_scan",
     "sigmoid",
     "sin",
     "sink_attention",
