@@ -44,6 +44,7 @@ from tests.variants import (
     WIDTH,
     check_pieces,
     layers,
+    learned,
     logits,
     loss_of,
     make,
@@ -203,8 +204,7 @@ def test_gradients_are_those_of_the_loss(config: ModelConfig) -> None:
     model = make(config, "float64")
     loss_of(model, IDS).backward()
     rng, h = np.random.default_rng(11), 1e-5
-    named = dict(model.named_parameters())
-    for name, parameter in named.items():
+    for name, parameter in learned(model).items():
         gradient, values = parameter.grad, parameter.numpy()
         assert gradient is not None and np.isfinite(gradient).all(), name
         direction = rng.standard_normal(values.shape)  # all numbers of a parameter at once
@@ -226,7 +226,7 @@ def test_every_parameter_takes_part(config: ModelConfig) -> None:
     loss_of(model, IDS).backward()
     still = [
         name
-        for name, parameter in model.named_parameters()
+        for name, parameter in learned(model).items()
         if parameter.grad is None or not np.isfinite(parameter.grad).all() or not parameter.grad.any()
     ]
     first = mixers(config)[0]
@@ -251,7 +251,7 @@ def test_recomputed_activations_give_the_same_bits(config: ModelConfig) -> None:
         value = loss_of(model, IDS, dropout=Dropout(1, step))
         value.backward()
         found.append([value.item(), *(p.grad.copy() for p in model.parameters() if p.grad is not None)])
-    assert len(found[0]) == 1 + len(model.parameters())
+    assert len(found[0]) == 1 + len(learned(model))
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -264,11 +264,11 @@ def test_replayed_steps_are_eager_steps(config: ModelConfig) -> None:
         tokens, targets = k.empty((rows,), "int32"), k.empty((rows,), "int32")
 
         def step(model: Decoder = model, layout: Layout = layout, ids: Any = tokens, then: Any = targets) -> Tensor:
-            for parameter in model.parameters():
+            for parameter in learned(model).values():
                 parameter.zero_grad()
             loss = model.loss(ids, then, Ctx(layout))
             loss.backward()
-            for parameter in model.parameters():
+            for parameter in learned(model).values():
                 k.axpy(parameter.slot.array, parameter.data, -0.02, 1.0)
             return loss
 

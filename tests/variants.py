@@ -19,6 +19,7 @@ from microgpt.nn.ffn.xielu import XieluSpec
 from microgpt.nn.mixers import MIXERS
 from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.nn.mixers.differential import DifferentialSpec
+from microgpt.nn.module import Parameter
 from microgpt.nn.rope import RopeScaling, RopeSpec
 from microgpt.nn.spec import SPECS, BlockSpec, LayerSpec, NormSpec
 from microgpt.ops.raw import ACTS
@@ -148,6 +149,11 @@ def make(config: ModelConfig, dtype: str = "float32", seed: int = 3) -> Decoder:
             values = parameter.numpy()
             values += rng.uniform(-0.3, 0.3, values.shape).astype(dtype)
     return model
+
+
+def learned(model: Decoder) -> dict[str, Parameter]:
+    """The parameters that take a gradient."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def logits(model: Decoder, ids: npt.NDArray[np.int32], lengths: list[int] | None = None) -> npt.NDArray[Any]:

@@ -23,37 +23,41 @@ def _choice(tokens: int, experts: int, chosen: int) -> Callable[..., Inputs]:
     """Any experts, as a bias may choose them."""
     return lambda rng: {
         "logits": rng.standard_normal((tokens, experts)),
-        "ids": np.array([rng.permutation(experts)[:chosen] for _ in range(tokens)]).reshape(tokens, chosen).astype("i4"),
+        "ids": np.array([rng.permutation(experts)[:chosen] for _ in range(tokens)])
+        .reshape(tokens, chosen)
+        .astype("i4"),
     }
 
 
-def _weights(i: Inputs, o: Any) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Scores of the chosen, what divides them, the weights, and the scores of all (or zeros)."""
+def _weights(i: Inputs, o: Any) -> tuple[Numbers, Numbers, Numbers]:
+    """Scores of the chosen, the weights, and the softmax of all (zeros for sigmoid)."""
     x, ids = i["logits"], i["ids"]
     chosen = np.take_along_axis(x, ids, 1)
     if o.get("score", "softmax") == "sigmoid":
         s = sigmoid(chosen)
         total = s.sum(1, keepdims=True) + o.get("eps", 0.0) if o.get("renormalize") else 0 * s[:, :1] + 1.0
-        return s, total, s / total, np.zeros_like(x)
+        return s, s / total, np.zeros_like(x)
     s, everyone = np.exp(chosen), np.exp(x).sum(1, keepdims=True)
     total = s.sum(1, keepdims=True) if o.get("renormalize") else everyone
-    return s, total, s / total, np.zeros_like(x) if o.get("renormalize") else np.exp(x) / everyone
+    return s, s / total, np.exp(x) / everyone
 
 
-# Everything is computed in double; what rounds is what is stored, and a factor more where bfloat16 is.
+# Kernels compute in double: what rounds is what is stored, sums of double, and in the composed twin one more division.
 def _weights_forward(i: Inputs, o: Any, y: Numbers, u: float) -> Numbers:
-    return 2 * u * np.abs(y)
+    return (2 * u + gamma(i["logits"].shape[1] + i["ids"].shape[1] + 8, 2.0**-53)) * np.abs(y)
 
 
 def _weights_gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> dict[str, Numbers]:
-    s, total, p, everyone = _weights(i, o)
+    s, p, everyone = _weights(i, o)
     g = np.abs(dy) * abs(o.get("scale", 1.0))
     inner = (g * p).sum(1, keepdims=True)
-    size = everyone * inner
+    # The composed twin renormalizes the softmax of all, whose gradients of those not chosen cancel.
+    twin = everyone * inner * i["ids"].shape[1] * 2.0**-50
+    size = everyone * inner if not o.get("renormalize") else 0 * everyone
     slope = p * (1.0 - s) if o.get("score") == "sigmoid" else p
     np.put_along_axis(size, i["ids"], np.take_along_axis(size, i["ids"], 1) + slope * (g + inner), 1)
     # a gradient is stored, then read and added to: four roundings, and in double a few of each term
-    return {"logits": 4 * u * size + (gamma(s.shape[1] + everyone.shape[1] + 8, 2.0**-53) + 2.0**-50) * size}
+    return {"logits": 4 * u * size + (gamma(s.shape[1] + everyone.shape[1] + 8, 2.0**-53) + 2.0**-50) * size + twin}
 
 
 for _label, _options in {
@@ -80,19 +84,45 @@ def _ids(*shape: int) -> Any:
     return array(shape, "int32")
 
 
-_refused("expert_weights", "axes", r"`logits` expected two axes .* got \(4,\)",
-         lambda: ops.expert_weights(array((4,)), _ids(4, 1)))
-_refused("expert_weights", "ids", r"`ids` expected \(3, 1 to 2\), got \(3, 4\)",
-         lambda: ops.expert_weights(array((3, 2)), _ids(3, 4)))
-_refused("expert_weights", "tokens", r"`ids` expected \(3, 1 to 2\), got \(2, 1\)",
-         lambda: ops.expert_weights(array((3, 2)), _ids(2, 1)))
+_refused(
+    "expert_weights",
+    "axes",
+    r"`logits` expected two axes .* got \(4,\)",
+    lambda: ops.expert_weights(array((4,)), _ids(4, 1)),
+)
+_refused(
+    "expert_weights",
+    "ids",
+    r"`ids` expected \(3, 1 to 2\), got \(3, 4\)",
+    lambda: ops.expert_weights(array((3, 2)), _ids(3, 4)),
+)
+_refused(
+    "expert_weights",
+    "tokens",
+    r"`ids` expected \(3, 1 to 2\), got \(2, 1\)",
+    lambda: ops.expert_weights(array((3, 2)), _ids(2, 1)),
+)
 _refused("expert_weights", "no-experts", r"`logits` .*\(3, 0\)", lambda: ops.expert_weights(array((3, 0)), _ids(3, 0)))
-_refused("expert_weights", "int64", r"`ids` expected int32, got int64",
-         lambda: ops.expert_weights(array((3, 2)), array((3, 1), "int64")), DTypeError)
-_refused("expert_weights", "score", r"unknown score 'sigmod'.*'sigmoid'",
-         lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), score="sigmod"), ConfigError)
-_refused("expert_weights", "eps", r"`eps` expected a finite number",
-         lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), eps=-1.0))
+_refused(
+    "expert_weights",
+    "int64",
+    r"`ids` expected int32, got int64",
+    lambda: ops.expert_weights(array((3, 2)), array((3, 1), "int64")),
+    DTypeError,
+)
+_refused(
+    "expert_weights",
+    "score",
+    r"unknown score 'sigmod'.*'sigmoid'",
+    lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), score="sigmod"),
+    ConfigError,
+)
+_refused(
+    "expert_weights",
+    "eps",
+    r"`eps` expected a finite number",
+    lambda: ops.expert_weights(array((3, 2)), _ids(3, 1), eps=-1.0),
+)
 for _id in (2, -1, 2**31 - 1, -(2**31)):
     _refused("expert_weights", f"id{_id}", rf"`ids` must be in \[0, 2\), got {_id} at position 1",
              lambda n=_id: ops.expert_weights(array((1, 2)), int32_array(0, n).view((1, 2))))  # fmt: skip
@@ -151,25 +181,62 @@ def _place(*values: int) -> Any:
 
 
 _ORDER = (0, 1, 2, 3)
-_refused("gather_rows", "tokens", r"gather_rows: `x` expected \(2, width\), got \(3, 5\)",
-         lambda: ops.gather_rows(array((3, 5)), int32_array(*_ORDER), _place(*_ORDER)))
-_refused("gather_rows", "order", r"`order` expected \(4,\), got \(3,\)",
-         lambda: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2), _place(*_ORDER)))
-_refused("gather_rows", "place", r"`place` expected two axes",
-         lambda: ops.gather_rows(array((2, 5)), int32_array(*_ORDER), int32_array(*_ORDER)))
-_refused("gather_rows", "int64", r"`order` expected int32",
-         lambda: ops.gather_rows(array((2, 5)), array((4,), "int64"), _place(*_ORDER)), DTypeError)
+_refused(
+    "gather_rows",
+    "tokens",
+    r"gather_rows: `x` expected \(2, width\), got \(3, 5\)",
+    lambda: ops.gather_rows(array((3, 5)), int32_array(*_ORDER), _place(*_ORDER)),
+)
+_refused(
+    "gather_rows",
+    "order",
+    r"`order` expected \(4,\), got \(3,\)",
+    lambda: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2), _place(*_ORDER)),
+)
+_refused(
+    "gather_rows",
+    "place",
+    r"`place` expected two axes",
+    lambda: ops.gather_rows(array((2, 5)), int32_array(*_ORDER), int32_array(*_ORDER)),
+)
+_refused(
+    "gather_rows",
+    "int64",
+    r"`order` expected int32",
+    lambda: ops.gather_rows(array((2, 5)), array((4,), "int64"), _place(*_ORDER)),
+    DTypeError,
+)
 for _id in (4, -1, 2**31 - 1, -(2**31)):
-    _refused("gather_rows", f"id{_id}", rf"`order` must be in \[0, 4\), got {_id} at position 3",
-             lambda n=_id: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2, n), _place(*_ORDER)))
-    _refused("combine_rows", f"id{_id}", rf"`place` must be in \[0, 4\), got {_id} at position 3",
-             lambda n=_id: ops.combine_rows(array((4, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(0, 1, 2, n)))
-_refused("combine_rows", "rows", r"combine_rows: `x` expected \(4, width\), got \(3, 5\)",
-         lambda: ops.combine_rows(array((3, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(*_ORDER)))
-_refused("combine_rows", "weights", r"`weights` expected \(2, 2\), got \(4, 1\)",
-         lambda: ops.combine_rows(array((4, 5)), array((4, 1)), None, int32_array(*_ORDER), _place(*_ORDER)))
-_refused("combine_rows", "residual", r"`residual` expected \(2, 5\), got \(4, 5\)",
-         lambda: ops.combine_rows(array((4, 5)), array((2, 2)), array((4, 5)), int32_array(*_ORDER), _place(*_ORDER)))
+    _refused(
+        "gather_rows",
+        f"id{_id}",
+        rf"`order` must be in \[0, 4\), got {_id} at position 3",
+        lambda n=_id: ops.gather_rows(array((2, 5)), int32_array(0, 1, 2, n), _place(*_ORDER)),
+    )
+    _refused(
+        "combine_rows",
+        f"id{_id}",
+        rf"`place` must be in \[0, 4\), got {_id} at position 3",
+        lambda n=_id: ops.combine_rows(array((4, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(0, 1, 2, n)),
+    )
+_refused(
+    "combine_rows",
+    "rows",
+    r"combine_rows: `x` expected \(4, width\), got \(3, 5\)",
+    lambda: ops.combine_rows(array((3, 5)), array((2, 2)), None, int32_array(*_ORDER), _place(*_ORDER)),
+)
+_refused(
+    "combine_rows",
+    "weights",
+    r"`weights` expected \(2, 2\), got \(4, 1\)",
+    lambda: ops.combine_rows(array((4, 5)), array((4, 1)), None, int32_array(*_ORDER), _place(*_ORDER)),
+)
+_refused(
+    "combine_rows",
+    "residual",
+    r"`residual` expected \(2, 5\), got \(4, 5\)",
+    lambda: ops.combine_rows(array((4, 5)), array((2, 2)), array((4, 5)), int32_array(*_ORDER), _place(*_ORDER)),
+)
 _refused("combine_rows", "missing", r"missing argument `order`",
          lambda: ops.combine_rows(array((4, 5)), array((2, 2))), TypeError)  # fmt: skip
 

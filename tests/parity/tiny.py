@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -27,10 +30,27 @@ def make(name: str) -> Any:
         config.dtype = torch.float32  # or its activation's numbers are bfloat16
     auto = AutoModel if name in ENCODERS else AutoModelForCausalLM
     model = auto.from_config(config, attn_implementation=attention(kind)).float().eval()
+    if has_experts(model):
+        with tempfile.TemporaryDirectory() as folder:
+            drawn = {each: weight(each, value.shape) for each, value in on_disk(model, folder).items()}
+            save_file(drawn, Path(folder) / "model.safetensors", {"format": "pt"})
+            eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+            return auto.from_pretrained(folder, dtype=torch.float32, **eager).eval()
     with torch.no_grad():
         for each, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(weight(stored(model, each), tuple(parameter.shape))))
     return model
+
+
+def has_experts(model: Any) -> bool:
+    """Whether parameters have other names and shapes in memory than in files."""
+    return any(".experts." in name for name, _ in model.named_parameters())
+
+
+def on_disk(model: Any, folder: str) -> dict[str, np.ndarray[Any, Any]]:
+    """What save_pretrained makes of the model, by name."""
+    model.save_pretrained(folder)
+    return load_file(Path(folder) / "model.safetensors")
 
 
 def attention(kind: str) -> str:
@@ -40,6 +60,9 @@ def attention(kind: str) -> str:
 
 def weights(model: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Parameters by name."""
+    if has_experts(model):
+        with tempfile.TemporaryDirectory() as folder:
+            return on_disk(model, folder)
     return {stored(model, name): p.detach().numpy().copy() for name, p in model.named_parameters()}
 
 
@@ -70,6 +93,12 @@ def gradients(model: Any) -> dict[str, np.ndarray[Any, Any]]:
     parts = [model(torch.from_numpy(row.astype(np.int64))[None]).logits[0] for row in rows()]
     goal = torch.from_numpy(targets().astype(np.int64))
     torch.nn.functional.cross_entropy(torch.cat(parts), goal, ignore_index=-1).backward()
+    if has_experts(model):  # in the layout of files
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
+                mine.copy_(theirs.grad)
+        return weights(other)
     return {stored(model, name): p.grad.numpy().copy() for name, p in model.named_parameters()}
 
 

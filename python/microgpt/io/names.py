@@ -5,7 +5,7 @@ A rule maps one of our names to one or several names in the file. Patterns hold 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -29,13 +29,23 @@ S = TypeVar("S", bound=Shaped)
 
 
 @dataclass(frozen=True)
+class Packing:
+    """How several arrays of ours lie in one of the file, where rows are not just joined: the two directions, and the
+    shape of what `join` gives, from the shapes of what it takes."""
+
+    join: Callable[[Sequence[npt.NDArray[Any]]], npt.NDArray[Any]]
+    split: Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
+    shape: Callable[[Sequence[tuple[int, ...]]], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
 class Rule:
     """`ours` (several are joined along their first axis) <-> `theirs`; `transpose` swaps the two axes in the file.
 
     `sizes` are the first-axis sizes of `ours`, needed where several are joined. `groups` > 1 joins them group by group:
     the first part of each, then the second of each (q, k, v of one head after another). `constant`: a number that the
     file holds and that is none of ours; `ours` is then empty. `stack`: the rows of ours are so many arrays in the file,
-    whose numbers stand for the "{}" in `theirs`.
+    whose numbers stand for the "{}" in `theirs`. `packing` replaces joining and transposing.
     """
 
     ours: str | tuple[str, ...]
@@ -46,6 +56,7 @@ class Rule:
     shape: tuple[int, ...] | None = None  # in the file; None: not known
     constant: float | None = None
     stack: int = 0
+    packing: Packing | None = None
 
     def names(self) -> tuple[str, ...]:
         """The file's names."""
@@ -68,6 +79,8 @@ class Rule:
         """The file's array of our parts."""
         if self.constant is not None:
             return np.array(self.constant, np.float32)
+        if self.packing is not None:
+            return np.ascontiguousarray(self.packing.join(parts))
         if len(parts) == 1:
             value = parts[0]
         else:
@@ -77,6 +90,8 @@ class Rule:
 
     def split(self, value: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Our parts of the file's array; views where that can be."""
+        if self.packing is not None:
+            return self.packing.split(value)
         value = value.T if self.transpose else value
         if len(self.parts()) == 1:
             return [value]

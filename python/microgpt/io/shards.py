@@ -1,4 +1,5 @@
-"""The weights of a Hugging Face folder: one safetensors file, or several named by an index; MLX-quantized ones too."""
+"""The weights of a Hugging Face folder: one safetensors file, or several named by an index; those that MLX quantized and
+gpt-oss's MXFP4 too."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from microgpt.errors import CheckpointError, ConfigError, FormatError
 from microgpt.io import files, safetensors
+from microgpt.io.ggml import MXFP4_VALUES
 from microgpt.io.mapped import Stored
 
 INDEX = "model.safetensors.index.json"
@@ -78,11 +80,13 @@ def _sharded(folder: Path) -> dict[str, Stored]:
 
 
 def dequantized(weights: Mapping[str, Stored], config: Mapping[str, Any], where: str) -> dict[str, Stored]:
-    """The weights with MLX's affine triples (NAME.weight, NAME.scales, NAME.biases) as one float32 tensor each.
+    """The weights with MLX's affine triples (NAME.weight, NAME.scales, NAME.biases) and the pairs of MXFP4 (NAME_blocks,
+    NAME_scales) as one float32 tensor each.
 
     `config` is the folder's config.json, whose `quantization` has group_size and bits, for all or for a NAME.
     Raises ConfigError for another mode or impossible numbers, FormatError for parts that do not fit each other.
     """
+    weights = _with_mxfp4(weights, where)
     settings = config.get("quantization", config.get("quantization_config"))
     names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
     if not names:
@@ -146,3 +150,46 @@ def _affine(packed: Stored, scales: Stored, biases: Stored, bits: int, group: in
             each.release()
 
     return Stored((rows, columns), "float32", array, release)
+
+
+# --- MXFP4 ------------------------------------------------------------------------------------------------------------
+
+
+def _with_mxfp4(weights: Mapping[str, Stored], where: str) -> Mapping[str, Stored]:
+    names = [name.removesuffix("_blocks") for name in weights if name.endswith("_blocks")]
+    if not names:
+        return weights
+    result = dict(weights)
+    for name in names:
+        blocks, scales = result.pop(f"{name}_blocks"), result.pop(f"{name}_scales", None)
+        if scales is None:
+            raise FormatError(f"{where}: {name} expected blocks and scales")
+        shape = blocks.shape
+        if blocks.dtype != "uint8" or scales.dtype != "uint8" or len(shape) != 4 or shape[3] != 16 or (
+            scales.shape != shape[:3]
+        ):  # fmt: skip
+            raise FormatError(f"{where}: {name}: blocks {blocks.dtype} {shape} and scales {scales.dtype} {scales.shape} do "
+                              f"not make matrices of MXFP4: (experts, out, groups, 16) and (experts, out, groups)")  # fmt: skip
+        result[name] = _mxfp4(blocks, scales)
+    return result
+
+
+def _mxfp4(blocks: Stored, scales: Stored) -> Stored:
+    """Groups of 32 numbers 2^(scale - 127) * E2M1, two in a byte, the lower half first (OCP Microscaling, 2023). Stored are
+    matrices (experts, out, in); what they stand for in the file's layout is (experts, in, out)."""
+    experts, rows, groups, _ = blocks.shape
+
+    def array() -> npt.NDArray[np.float32]:
+        raw, exponents = blocks.array(), scales.array()
+        out = np.empty((experts, rows, groups, 16, 2), np.float32)
+        for e in range(experts):
+            scale = np.ldexp(np.float32(0.5), exponents[e].astype(np.int32) - 127)[:, :, None]  # the table is doubled
+            out[e, ..., 0] = MXFP4_VALUES[raw[e] & 15] * scale
+            out[e, ..., 1] = MXFP4_VALUES[raw[e] >> 4] * scale
+        return out.reshape(experts, rows, groups * 32).swapaxes(1, 2)
+
+    def release() -> None:
+        blocks.release()
+        scales.release()
+
+    return Stored((experts, groups * 32, rows), "float32", array, release)

@@ -85,7 +85,7 @@ class Decoder(Module):
         x = drop(x, ctx, self.config.embed_dropout, stream=0)
         for block in self.blocks:
             # What crosses from block to block besides the stream is out of a checkpoint's sight.
-            remat = self.remat and not getattr(block.mixer, "crosses", False)
+            remat = self.remat and not any(getattr(each, "crosses", False) for each in (block.mixer, block.ffn))
             x = ops.checkpoint(lambda y, block=block: block(y, ctx), x) if remat else block(x, ctx)
         return x if self.norm is None else self.norm(x)
 

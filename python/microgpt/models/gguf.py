@@ -45,6 +45,10 @@ def _less_one(stored: Stored) -> Stored:
     return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
 
 
+def _one_row(stored: Stored) -> Stored:
+    return replace(stored, shape=(1, *stored.shape), array=lambda: stored.array()[None], rows=None)
+
+
 def open_model(path: Path | str) -> FoundGguf:
     """A GGUF file and the ModelConfig in it; no weight is read. Raises FormatError, ConfigError."""
     file = GgufFile(path)
@@ -61,6 +65,9 @@ def open_model(path: Path | str) -> FoundGguf:
     for name, count in heads.items():
         if name in weights:
             weights[name] = halved(weights[name], count, f"{path}: {name}")
+    for name, stored in weights.items():
+        if name.endswith("ffn_gate_inp_shexp.weight") and len(stored.shape) == 1:
+            weights[name] = _one_row(stored)
     if facts_of(config).plus_one:
         for name, stored in weights.items():
             if name.endswith("norm.weight"):
@@ -213,7 +220,9 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
 
 def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConfig) -> GgmlType:
-    if len(shape) < 2 or name.startswith("position_embd") or name.endswith("norm.weight"):
+    # llama.cpp adds biases of experts in float32, and never quantizes what chooses them.
+    plain = name.endswith(("norm.weight", ".bias")) or "ffn_gate_inp" in name
+    if len(shape) < 2 or name.startswith("position_embd") or plain:
         return NAMED["F32"]
     chosen = kind.upper()
     if chosen == "Q4_K" and name == ("token_embd.weight" if config.tie_embeddings else "output.weight"):

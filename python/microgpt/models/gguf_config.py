@@ -119,6 +119,8 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
         turning = get("rope.dimension_count", int, head_dim)
         if 0 < turning < head_dim:
             rope["partial_rotary_factor"] = turning / head_dim
+        if rope["rope_type"] == "yarn" and not facts.truncate:
+            rope["truncate"] = False
         values["rope_parameters"] = rope
     try:
         facts.read(values)
@@ -185,7 +187,7 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
         made[f"{facts.arch}.rope.dimension_count"] = turns.dims or mixer.head_dim
         if f"{facts.arch}.attention.key_length" in made:
             made[f"{facts.arch}.attention.value_length"] = mixer.head_dim
-        rope, tensors = _write_rope(turns, mixer.head_dim, config.max_positions)
+        rope, tensors = _write_rope(turns, mixer.head_dim, config.max_positions, facts.truncate)
         made |= {f"{facts.arch}.{key}": value for key, value in rope.items()}
     _check(config, facts, made, tensors)
     return made, tensors
@@ -216,6 +218,8 @@ def _plain(config: ModelConfig) -> dict[str, Any]:
         del values[name]
     for made, block in zip(values["blocks"], config.blocks, strict=True):
         del made["dropout"]
+        for name in ("balance_loss", "balance_rate"):  # what experts are trained with
+            made["ffn"].pop(name, None)
         mixer, inner = block.mixer, made["mixer"]
         if mixer.rope is not None:
             frequencies, factor = rope_frequencies(mixer.rope, mixer.head_dim, config.max_positions)
@@ -252,7 +256,7 @@ def _turning(config: ModelConfig) -> tuple[AttentionSpec, RopeSpec]:
 
 
 def _write_rope(
-    rope: RopeSpec, head_dim: int, positions: int
+    rope: RopeSpec, head_dim: int, positions: int, truncate: bool
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
     made: dict[str, Any] = {"rope.freq_base": float(rope.theta)}
     scaling = rope.scaling
@@ -267,8 +271,8 @@ def _write_rope(
             made |= {"rope.scaling.original_context_length": original,
                      "rope.scaling.yarn_beta_fast": float(scaling.beta_fast),
                      "rope.scaling.yarn_beta_slow": float(scaling.beta_slow)}  # fmt: skip
-        if not scaling.truncate:
-            raise ConfigError("GGUF has no form for yarn scaling without truncation")
+        if scaling.truncate != truncate:
+            raise ConfigError(f"GGUF has no form for yarn scaling with{'out' * truncate} truncation")
         if abs(attention - usual) > 1e-6 * usual:
             made["rope.scaling.attn_factor"] = attention / usual
         return made, {}

@@ -250,7 +250,8 @@ def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
         if rule.constant is not None:
             continue  # the file's, not the model's
         stored = {name: found.weights[name] for name in rule.names()}
-        if len(rule.parts()) == 1 and not rule.transpose and not rule.stack and rule.groups == 1:
+        plain = not rule.transpose and not rule.stack and rule.groups == 1 and rule.packing is None
+        if len(rule.parts()) == 1 and plain:
             yield rule.parts()[0], stored[rule.theirs]  # as it lies in the file
             continue
         arrays = {name: each.array() for name, each in stored.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -78,6 +78,18 @@ class Dropout:
     step: Array  # int64, one number
 
 
+class Aux(Protocol):
+    """What a layer adds to the loss of training. Terms of one key, from several layers, make one number."""
+
+    @property
+    def key(self) -> Hashable:
+        """Which terms belong together."""
+
+    @staticmethod
+    def total(terms: Sequence[Any]) -> Tensor:
+        """The number to add, of all terms with one key."""
+
+
 @dataclass
 class Ctx:
     """Passed to every layer. `states` is None in training, `dropout` None outside it.
@@ -89,8 +101,19 @@ class Ctx:
     states: States | None = None
     dropout: Dropout | None = None
     mask: Mask | None = None
-    aux: list[Tensor] = field(default_factory=list)
+    aux: list[Aux] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def aux_loss(self) -> Tensor | None:
+        """The sum of what layers add to the loss, None where they add nothing."""
+        groups: dict[Hashable, list[Aux]] = {}
+        for term in self.aux:
+            groups.setdefault(term.key, []).append(term)
+        total: Tensor | None = None
+        for terms in groups.values():
+            part = terms[0].total(terms)
+            total = part if total is None else total + part
+        return total
 
     def check_tokens(self, tokens: int) -> None:
         """Raises ShapeError unless the layout describes this many tokens."""

@@ -49,6 +49,27 @@ class Linear(Module):
         return y if residual is None else residual + y
 
 
+class GroupedLinear(Module):
+    """y = x weight[e]^T + bias[e] for the rows of each expert e; weight is (experts, out, in). Adapters see all of it."""
+
+    def __init__(
+        self, experts: int, inputs: int, outputs: int, bias: bool = True, std: float = 0.02, dtype: str = "float32"
+    ) -> None:
+        self.weight = Parameter((experts, outputs, inputs), dtype, std=std)
+        self.bias = Parameter((experts, outputs), dtype) if bias else None
+        self.adapters: list[Adapter] = []
+
+    def __call__(self, x: Tensor, offsets: Any, ctx: Ctx) -> Tensor:
+        """x (R, in) in the order of experts, whose first rows are offsets (experts + 1) -> (R, out)."""
+        weight: Tensor = self.weight
+        for adapter in self.adapters:
+            weight = adapter.weight(weight, ctx)
+        y: Tensor = ops.grouped_linear(x, weight, self.bias, offsets)
+        for adapter in self.adapters:
+            y = adapter.output(x, weight, y, ctx)
+        return y
+
+
 def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
     """Several projections of the same x (q, k, v; gate, up): the place where x is prepared once for all."""
     return [linear(x, ctx) for linear in linears]

@@ -38,6 +38,7 @@ class Optimizer:
         self._control = k.empty((3,), dtype)
         self._lr = np.zeros(1, dtype)
         self._number = np.zeros(1, np.int64)
+        self._rules = [each for _, module in model.named_modules() if (each := getattr(module, "after_step", None))]
 
     def feed(self, step: int, lr: float) -> None:
         """Tell the next launch its number (from 1) and learning rate."""
@@ -57,6 +58,8 @@ class Optimizer:
             state = {name: array.view((size,), start) for name, array in self.state.items()}
             rounded = None if arenas.rounded is None else arenas.rounded.view((size,), start)
             self.rule.apply(param, grad, state, segment.group, self._hyper, self.step, self._control, rounded)
+        for rule in self._rules:  # of layers that change something themselves
+            rule(self._control.view((1,), 2))
         arenas.forget_gradients()
 
     def finite(self) -> bool:

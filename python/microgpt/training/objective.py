@@ -82,7 +82,10 @@ class LanguageModeling:
         seed = (self.seed + buffers.number * 0x9E3779B97F4A7C15) % 2**64
         dropout = None if step is None else Dropout(seed, step)
         options: Any = {} if step is None else self.options
-        return self.model.loss(buffers.tokens, buffers.targets, Ctx(buffers.layout, dropout=dropout), **options)
+        ctx = Ctx(buffers.layout, dropout=dropout)
+        loss = self.model.loss(buffers.tokens, buffers.targets, ctx, **options)
+        aux = None if step is None else ctx.aux_loss()
+        return loss if aux is None else loss + aux
 
     def validation_record(self, loss: float) -> dict[str, float]:
         """See Objective."""

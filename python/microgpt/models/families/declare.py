@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ConfigError
-from ...io.names import Rule
+from ...io.names import Packing, Rule
 from ...nn.checks import require
 from ...nn.ffn.mlp import GluSpec
 from ...nn.mixers.attention import AttentionSpec
@@ -204,9 +204,9 @@ ACTS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "g
         "gelu_fast": "gelu_tanh", "relu": "relu", "relu2": "relu2"}  # fmt: skip
 
 
-def Act(theirs: str, default: str, acts: Mapping[str, str] = ACTS) -> Key:
+def Act(theirs: str, default: str, acts: Mapping[str, str] = ACTS, ours: str = "ffn.act") -> Key:
     """The activation's name."""
-    return Key(theirs, "ffn.act", default, str, acts)
+    return Key(theirs, ours, default, str, acts)
 
 
 @dataclass(frozen=True)
@@ -281,13 +281,15 @@ def ends(tied: bool, init: float = 0.02, block: str = "resid_pdrop", embed: str 
 Names = Mapping[str, str] | Callable[[ModelConfig], Mapping[str, str]]
 
 
-def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool, groups: int) -> list[Rule]:
+def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool, groups: int,
+                 packings: Mapping[str, Packing]) -> list[Rule]:  # fmt: skip
     """Rules for every parameter of the model.
 
     `names` maps the name of a module (or parameter) to theirs; in blocks it is relative to "blocks". "mamba.x" there is
     x of the layers of kind mamba, "mixer.x" and "ffn.x" are those of all kinds. Several modules
     of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups, or after
     "@" in as many as that field of the mixer says. A "*" in their name is the number of a row that is stored alone.
+    `packings` of some keys say how what they name lies in the file.
     """
     shapes = config.shapes()
     rules: list[Rule] = []
@@ -303,8 +305,13 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
             modules = key.split() if block is None else [_of_kind(part, block) for part in key.split()]
             for kind in (".weight", ".bias", ""):
                 parts = [f"{ours}{part}{kind}" for part in modules]
-                if all(part in shapes for part in parts):
-                    named, _, field = name.partition("@")
+                if not all(part in shapes for part in parts):
+                    continue
+                named, _, field = name.partition("@")
+                if key in packings:
+                    shape = packings[key].shape([shapes[part] for part in parts])
+                    rules.append(Rule(tuple(parts), theirs + named + kind, shape=shape, packing=packings[key]))
+                else:
                     many = getattr(block.mixer, field) if field and block is not None else groups
                     rules.append(_rule(parts, theirs + named + kind, shapes, transposed and kind == ".weight", many))
     return rules
@@ -352,6 +359,7 @@ def declare(
     older: Mapping[str, str] | None = None,
     finish: Callable[[Draft], None] | None = None,
     sized: Callable[[int, int, int], Mapping[str, Any]] | None = None,
+    packings: Mapping[str, Packing] | None = None,
 ) -> Family:
     """Register a family.
 
@@ -360,7 +368,7 @@ def declare(
     how many groups fused q, k, v are interleaved. `ignored`: keys of config.json that change nothing. `buffers`: names
     in a block that files may hold, `loose` those outside; `constants`: numbers there that files must hold. `older`:
     names that keys once had, and theirs now. `finish` gets the complete draft. `sized(width, layers, heads)`: what else
-    config.json must say for a model of another size.
+    config.json must say for a model of another size. `packings`: how the arrays of some keys of `names` lie in the file.
     """
     settings = {"norm": norm, **(fixed or {})}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names
@@ -411,7 +419,7 @@ def declare(
         found, prefix = table(config), table(config)["blocks"]
         mixers = (block.mixer for block in config.blocks)
         first = next((each for each in mixers if type(each) is mixer), None)
-        rules = weight_rules(config, found, transposed, 1 if first is None else groups(first))
+        rules = weight_rules(config, found, transposed, 1 if first is None else groups(first), packings or {})
         for i in range(len(config.blocks)):
             rules += [Rule((), f"{prefix}.{i}.{each}", constant=value) for each, value in (constants or {}).items()]
         return rules

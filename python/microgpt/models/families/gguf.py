@@ -65,7 +65,8 @@ class Gguf:
     block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
     `plus_one`: norms store their weight plus the one that it is added to.
-    `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part.
+    `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part. `truncate`: YaRN's, which no key
+    holds.
     `told_by`: where several families share an `arch`, the metadata key (without "ARCH.") of this one's files alone.
     `variant`: more departures from the usual names, that depend on the model. `numbers`: parameters of a block of one
     number each -> the metadata key (whole) that holds those of all blocks; `constants`: keys of the same kind whose
@@ -84,6 +85,7 @@ class Gguf:
     plus_one: bool = False
     rope: bool = True
     partial: bool = False
+    truncate: bool = True
     told_by: str = ""
     variant: Callable[[ModelConfig], Mapping[str, str]] = lambda config: {}
     numbers: Mapping[str, str] = field(default_factory=dict)
@@ -104,6 +106,8 @@ class Gguf:
             return f"{self.numbers[f'{inner}.{kind}']}[{number}]"
         table = {**INSIDE, **self.names}
         table |= {part: theirs for parts, theirs in self.fused.items() for part in parts.split()}
+        if f"{inner}.{kind}" in table:  # a parameter that is no weight or bias
+            return f"blk.{number}.{table[f'{inner}.{kind}']}"
         return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None
 
 
