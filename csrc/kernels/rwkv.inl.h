@@ -95,7 +95,7 @@ struct RwkvBackwardScratch {
 static inline void rwkv_step_backward(const RwkvRows& t, int64_t keys, int64_t width, const float* before, const float* sa,
                                       const RwkvBackwardScratch& s) {
   const float* after = before + keys * width;
-  for (float* sums : {s.dr, s.dw, s.dk, s.da, s.db}) clear(sums, keys * kWidth);
+  clear(s.dr, 5 * keys * kWidth);  // the five lie side by side
   rwkv_columns(width, [&](int64_t col, auto vectors) {
     constexpr int kVecs = decltype(vectors)::value;
     Vec dv[kVecs], dsa[kVecs];

@@ -41,6 +41,6 @@ declare(
      *ends(False)],
     {**ENDS, **ATTENTION, **mamba2_names("mamba"), "ffn.gate ffn.up": "shared_mlp.input_linear",
      "ffn.down": "shared_mlp.output_linear"},
-    fixed={"mamba2.norm": NormSpec("rms", bias=False)}, ignored=EXTRA + " intermediate_size num_experts_per_tok",
+    fixed={"mamba2.norm": NormSpec("rms", bias=False)}, ignored=EXTRA + " intermediate_size num_experts_per_tok router_aux_loss_coef",
     sized=mamba2_sizes,
 )  # fmt: skip

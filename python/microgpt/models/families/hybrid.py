@@ -149,4 +149,4 @@ ATTENTION = {f"attention.{each}": f"self_attn.{each}_proj" for each in "qkvo"}
 ENDS = {name: theirs for name, theirs in BODY.items() if not name.startswith("mixer.")}
 EXTRA = "num_logits_to_keep mamba_chunk_size chunk_size residual_in_fp32 rescale_prenorm_residual attention_dropout"
 EXTRA += " time_step_min time_step_max time_step_floor time_step_rank time_step_init_scheme layers_block_type"
-EXTRA += " z_loss_coefficient output_router_logits router_aux_loss_coef"
+EXTRA += " z_loss_coefficient output_router_logits"

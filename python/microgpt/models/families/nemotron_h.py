@@ -57,7 +57,7 @@ declare(
      Key("n_groups", "mamba2.groups", 8), Key("conv_kernel", "mamba2.taps", 4),
      Bool("use_conv_bias", "mamba2.conv_bias", True), Bool("mamba_proj_bias", "mamba2.bias"), Limits("mamba2.limits"),
      Float("layer_norm_epsilon", "norm.eps mamba2.norm.eps", 1e-5), Only("mamba_hidden_act", "silu"), *ends(False)],
-    {"embed": "model.embeddings", "norm": "model.norm_f", "head": "lm_head.weight", "blocks": "model.layers",
+    {"embed": "backbone.embeddings", "norm": "backbone.norm_f", "head": "lm_head.weight", "blocks": "backbone.layers",
      "mixer_norm": "norm", "ffn_norm": "norm", **{ours: theirs.replace("self_attn", "mixer") for ours, theirs in
      ATTENTION.items()}, **mamba2_names("mixer"), "ffn.up": "mixer.up_proj", "ffn.down": "mixer.down_proj"},
     ffn=MlpSpec, fixed={"mamba2.norm": NormSpec("rms", bias=False), "mixer.bias": False, "mixer.out_bias": False},
