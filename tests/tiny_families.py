@@ -112,6 +112,9 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         **BASE, **HYBRID, "num_local_experts": 0, "shared_intermediate_size": 24, "position_embedding_type": "rope",
         "layer_types": ["linear_attention", "full_attention", "linear_attention"], "embedding_multiplier": 3.0,
         "logits_scaling": 0.7, "residual_multiplier": 0.4, "attention_multiplier": 0.3}),
+    "granitemoehybrid_moe": ("granitemoehybrid", {
+        **BASE, **HYBRID, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 24,
+        "layer_types": ["full_attention", "linear_attention", "linear_attention"]}),
     "nemotron_h": ("nemotron_h", {
         **{key: value for key, value in BASE.items() if key != "num_hidden_layers"}, "head_dim": 12,
         "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"], "mamba_num_heads": 4,

@@ -161,7 +161,9 @@ ERRORS: list[ErrorCase] = [
     _error("b", r"`b` expected \(3, 2, 5\)", b=lambda: array((3, 10))),
     _error("values", r"`values` expected \(3, 2, width\), got \(3, 1, 6\)", values=lambda: array((3, 1, 6))),
     _error("mixed", r"`values` expected float32 like `r`", DTypeError, values=lambda: array((3, 2, 6), "float64")),
-    _error("w type", r"`w` expected float32 or float32, got float64", DTypeError, w=lambda: array((3, 2, 5), "float64")),
+    _error(
+        "w type", r"`w` expected float32 or float32, got float64", DTypeError, w=lambda: array((3, 2, 5), "float64")
+    ),
     _error("begin", r"`q_start` must run from 0 to the 3 rows", q_start=lambda: int32_array(1, 3)),
     _error("end", r"`q_start` must run from 0 to the 3 rows", q_start=lambda: int32_array(0, 2)),
     _error("falls", r"`q_start` falls at sequence 1", q_start=lambda: int32_array(0, 4, 3)),

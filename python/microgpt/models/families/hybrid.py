@@ -82,7 +82,7 @@ class Limits(Part):
 
 @dataclass(frozen=True)
 class Expand(Part):
-    """`key` times the width is the heads' numbers together; `head` is the width of a head or "auto", where it has a key."""
+    """`key` times the width is the heads' numbers together; `head`, where it has a key, is a head's width or "auto"."""
 
     ours: str  # the kind
     key: str
@@ -96,7 +96,9 @@ class Expand(Part):
         if self.head is not None:
             width = get.get(self.head, (int, str, type(None)), "auto")
             if width in ("auto", None):
-                require(heads > 0 and inner % heads == 0, f"{get.where}: {self.head}", f"heads that divide {inner}", heads)
+                require(
+                    heads > 0 and inner % heads == 0, f"{get.where}: {self.head}", f"heads that divide {inner}", heads
+                )
                 width = inner // heads
             require(isinstance(width, int), f"{get.where}: {self.head}", "a number or auto", width)
             draft.set(f"{self.ours}.head_dim", width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ...nn.checks import require
@@ -18,14 +17,12 @@ KINDS = {
     FULL: {"mixer.type": "attention", "ffn.type": None},
     "mlp": {"mixer.type": None, "ffn.type": "mlp"},
 }
+LIST = Kinds(KINDS, lambda i, get: LINEAR, "layers_block_type", {"mamba": LINEAR, "attention": FULL})
 LETTERS = {"M": LINEAR, "*": FULL, "-": "mlp"}
 
 
-@dataclass(frozen=True)
 class Pattern(Part):
     """layers_block_type, whose length is the number of blocks; older files have a letter for each block."""
-
-    kinds: Kinds = Kinds(KINDS, lambda i, get: LINEAR, "layers_block_type", {"mamba": LINEAR, "attention": FULL})
 
     def read(self, get: Reader, draft: Draft) -> None:
         """See Part."""
@@ -38,11 +35,11 @@ class Pattern(Part):
             names = [LETTERS[letter] for letter in letters]
             get.config = {**get.config, "layers_block_type": names}
         draft.set("layers", get.get("num_hidden_layers", int, 4) if names is None else len(names))
-        self.kinds.read(get, draft)
+        LIST.read(get, draft)
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        self.kinds.write(config, out)
+        LIST.write(config, out)
         out["num_hidden_layers"] = len(config.blocks)
 
 

@@ -1,4 +1,4 @@
-"""Gated DeltaNet (Yang et al. 2024, arXiv:2412.06464), as Qwen3-Next has it: convolutions, the gated delta rule, a norm."""
+"""Gated DeltaNet (Yang et al. 2024, arXiv:2412.06464) as Qwen3-Next has it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..norm import Norm
 from ..place import Place
 from ..spec import LayerSpec, NormSpec, Shapes, linear
 from . import mixer
-from .mamba2 import CHUNK, widened
+from .mamba2 import CHUNK, time_steps, widened
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,9 @@ class GatedDeltaSpec(LayerSpec):
     @classmethod
     def examples(cls, width: int) -> dict[str, LayerSpec]:
         """See LayerSpec."""
-        return {"plain": cls(2, 2, 8, 6), "shared": cls(4, 2, 5, 7, taps=3)}
+        # A head's first output is q . k times v: near zero, a small eps would bend the loss beyond finite differences.
+        norm = NormSpec("rms", 1e-2, bias=False)
+        return {"plain": cls(2, 2, 8, 6, norm=norm), "shared": cls(4, 2, 5, 7, taps=3, norm=norm)}
 
 
 @mixer(GatedDeltaSpec)
@@ -101,7 +103,7 @@ class GatedDelta(Module):
         self.conv_q, self.conv_k, self.conv_v = (
             Conv(channels, spec.taps, False, dtype) for channels in spec.widths.values()
         )
-        self.dt_bias = Parameter((spec.heads,), dtype, fill=1.0)
+        self.dt_bias = Parameter((spec.heads,), dtype, values=time_steps(spec.heads))
         # The middles of equal parts of (0, 16), which the paper's code draws from.
         rates = [16.0 * (h + 0.5) / spec.heads for h in range(spec.heads)]
         self.a_log = Parameter((spec.heads,), dtype, values=[math.log(rate) for rate in rates])

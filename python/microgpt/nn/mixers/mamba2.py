@@ -10,8 +10,8 @@ from ... import ops
 from ...state.spec import RecurrentSpec
 from ...tensor import Tensor, wide
 from ..checks import number, require, whole
-from ..conv import CONV_ERROR, Conv, conv
 from ..context import Ctx
+from ..conv import CONV_ERROR, Conv, conv
 from ..linear import Linear, project
 from ..module import Module, Parameter
 from ..norm import Norm
@@ -28,8 +28,8 @@ class Mamba2Spec(LayerSpec):
     S_t = exp(d a) S_(t-1) + d x b^T and y = S c + skip x in `heads` of `head_dim`, whose states are (head_dim, state).
 
     b and c serve the heads of a group. d = softplus(dt + dt_bias) within `limits` (None: no upper one). y is gated by
-    silu(z) and normed, in parts of a group; `norm_first`: normed and then gated; `norm` None: gated only. `scales` of z,
-    x, b, c, dt and `in_scale`, `out_scale` are numbers that are multiplied in (Falcon-H1).
+    silu(z) and normed, in parts of a group; `norm_first`: normed and then gated; `norm` None: gated only. `scales` of
+    z, x, b, c, dt and `in_scale`, `out_scale` are numbers that are multiplied in (Falcon-H1).
     """
 
     kind: ClassVar[str] = "mamba2"
@@ -88,7 +88,7 @@ class Mamba2Spec(LayerSpec):
             made |= linear(name, width, outputs, self.bias)
         for name, channels in self.widths.items():
             made |= conv(f"conv_{name}", channels, self.taps, self.conv_bias)
-        made |= {name: (self.heads,) for name in ("dt_bias", "a_log", "skip")}
+        made |= dict.fromkeys(("dt_bias", "a_log", "skip"), (self.heads,))
         if self.norm is not None:
             made |= {"norm.weight": (self.inner,)}
         return made | linear("o", self.inner, width, self.bias)
@@ -126,8 +126,7 @@ class Mamba2(Module):
         width, std, dtype = place.width, place.std, place.dtype
         self.spec = spec
         self.z, self.x, self.b, self.c, self.dt = (
-            Linear(width, outputs, spec.bias, std, dtype)
-            for outputs in (spec.inner, *spec.widths.values(), spec.heads)
+            Linear(width, outputs, spec.bias, std, dtype) for outputs in (spec.inner, *spec.widths.values(), spec.heads)
         )
         self.conv_x, self.conv_b, self.conv_c = (
             Conv(channels, spec.taps, spec.conv_bias, dtype) for channels in spec.widths.values()
@@ -150,13 +149,9 @@ class Mamba2(Module):
         if spec.in_scale != 1.0:
             x = x * spec.in_scale
         parts = project(x, ctx, [self.z, self.x, self.b, self.c, self.dt])
-        z, *three, dt = (
-            y if scale == 1.0 else y * scale for y, scale in zip(parts, spec.scales, strict=True)
-        )
+        z, *three, dt = (y if scale == 1.0 else y * scale for y, scale in zip(parts, spec.scales, strict=True))
         convs = (("conv_x", self.conv_x), ("conv_b", self.conv_b), ("conv_c", self.conv_c))
-        x, b, c = (
-            each(y, q_start, states.get(name)) for (name, each), y in zip(convs, three, strict=True)
-        )
+        x, b, c = (each(y, q_start, states.get(name)) for (name, each), y in zip(convs, three, strict=True))
         low, high = spec.limits
         y = ops.ssd(
             x.reshape(-1, spec.heads, spec.head_dim), dt, -ops.exp(widened(self.a_log)),
