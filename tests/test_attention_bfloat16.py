@@ -79,14 +79,20 @@ def test_errors_are_those_of_rounding_factors_and_results(length: int, width: in
             assert rms(a[:, h] - b) <= U * math.sqrt(float(np.mean(s))), name
 
 
-def attend(isa: str, arrays: list[Numbers], rows: list[int], keys: list[int], **options: Any) -> list[Numbers]:
-    """out, dq, dk, dv for packed sequences of these query rows and keys; 4 heads on 2 key heads."""
+def int32(numbers: Any) -> k.Array:
+    return k.from_numpy(np.array(numbers, np.int32))
+
+
+def attend(
+    isa: str, arrays: list[Numbers], rows: list[int], keys: list[int], backward: bool = True, **options: Any
+) -> list[Numbers]:
+    """out, and with `backward` dq, dk, dv, for packed sequences of these query rows and keys; 4 heads on 2 key heads."""
     k.set_isa(isa)
     q, key, value, dout = (k.from_numpy(np.ascontiguousarray(x)) for x in arrays)
     settings: dict[str, Any] = {
-        "q_start": k.from_numpy(np.cumsum([0, *rows]).astype(np.int32)),
-        "k_start": k.from_numpy(np.cumsum([0, *keys])[:-1].astype(np.int32)),
-        "k_len": k.from_numpy(np.array(keys, np.int32)),
+        "q_start": int32(np.cumsum([0, *rows])),
+        "k_start": int32(np.cumsum([0, *keys])[:-1]),
+        "k_len": int32(keys),
         "heads": 4,
         "kv_heads": 2,
         "k_dim": q.shape[2],
@@ -97,6 +103,8 @@ def attend(isa: str, arrays: list[Numbers], rows: list[int], keys: list[int], **
     out, lse = k.empty_like(dout), k.empty((4, q.shape[0]), "float32")
     dq, dk, dv = k.empty_like(q), k.empty_like(key), k.empty_like(value)
     k.attention(q, key, value, out, lse=lse, **settings)
+    if not backward:
+        return [out.numpy()]
     k.attention_backward(q, key, value, out, lse, dout, dq, dk, dv, **settings)
     return [each.numpy() for each in (out, dq, dk, dv)]
 
@@ -126,6 +134,24 @@ def test_rows_have_the_same_bits_alone_packed_and_decoded(window: int, isa: str)
                 isa, [q[begin:end], key[:end], value[:end], dout[begin:end]], [step], [end], window=window
             )[0]
             assert decoded.tobytes() == whole[begin:end].tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("window", [-1, 17, 600])
+def test_rows_have_the_same_bits_where_keys_are_cut_over_shares(window: int, isa: str) -> None:
+    length = 1100
+    q, key, value, dout = problem(length)
+    whole = attend(isa, [q, key, value, dout], [length], [length], window=window)[0]
+    for row in (5, 63, 64, 511, 512, 700, 1023, 1024, 1099):
+        one = slice(row, row + 1)
+        cache = [np.concatenate([x, np.full_like(x[:9], np.nan)]) for x in (key, value)]  # more than has been stored
+        decoded = attend(isa, [q[one], *cache, dout[one]], [1], [row + 1], window=window)[0]
+        assert decoded.tobytes() == whole[one].tobytes()
+    # Sequences that share their keys: more stretches than there is room for parts.
+    rows = [1099, 1098, 1030, 1025, 900, 1024]
+    ends = {"k_start": int32([0] * 6), "k_len": int32([row + 1 for row in rows])}
+    shared = attend(isa, [q[rows], key, value, dout[rows]], [1] * 6, [0] * 6, window=window, backward=False, **ends)[0]
+    assert shared.tobytes() == whole[rows].tobytes()
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -79,6 +79,11 @@ REFUSED = {
     "seed_oss": "attention_out_bias False, this model True",
     "smollm3": "rope",  # each fourth layer is without positions, no other
     "ernie4_5": "use_bias False, this model True",
+    "mixtral": "sliding_window None, this model 5",
+    "qwen2_moe": r"mlp_only_layers \[\], this model \[1\]",
+    "qwen3_moe": r"mlp_only_layers \[\], this model \[0, 2\]",
+    "olmoe": "num_key_value_heads: expected 4, got 2",
+    "gpt_oss": "swiglu_limit 7.0, this model 0.5",
 }
 # and with settings that it can
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -108,6 +113,11 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", WIDE),
     "smollm3": ("smollm3", {**WIDE, **FOUR, "sliding_window": None}),
     "ernie4_5": ("ernie4_5", WIDE),
+    "mixtral": ("mixtral", {**BASE, "num_local_experts": 4}),
+    "qwen2_moe": ("qwen2_moe", {**TINY["qwen2_moe"][1], "mlp_only_layers": None}),
+    "qwen3_moe": ("qwen3_moe", {**TINY["qwen3_moe"][1], "decoder_sparse_step": 1}),
+    "olmoe": ("olmoe", {**TINY["olmoe"][1], "num_key_value_heads": 4}),
+    "gpt_oss": ("gpt_oss", {**TINY["gpt_oss"][1], "swiglu_limit": 7.0}),
     "yarn": ("llama", {**BASE, "rope_parameters": {**YARN, "attention_factor": 1.25}}),
     "minicpm": ("minicpm", {**BASE, "scale_emb": 6.0, "scale_depth": 1.4, "dim_model_base": 8}),
 }

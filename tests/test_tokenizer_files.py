@@ -108,8 +108,8 @@ def test_gpt2_files_and_gguf_gpt2(ranks: Tokenizer, tmp_path: Path) -> None:
         assert made.encode(text) == other.encode(text) and made.decode(made.encode(text)) == text
     # The pattern cuts words: llama-bpe keeps three digits together, gpt-2 any number of them.
     assert made.encode("'S") == other.encode("'S") != []
-    with pytest.raises(TokenizerError, match=r"no tokenizer\.ggml\.pre 'qwen3' \(did you mean 'qwen2'\?\); known: "):
-        from_metadata({**gguf, "tokenizer.ggml.pre": "qwen3"})
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.ggml\.pre 'qwem2' \(did you mean 'qwen2'\?\); known: "):
+        from_metadata({**gguf, "tokenizer.ggml.pre": "qwem2"})
 
 
 def test_gguf_word_piece() -> None:

@@ -33,6 +33,8 @@ NTK = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 1.0, "alpha": 8.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 12}  # fmt: skip
 
+MAMBA = {**{key: BASE[key] for key in ("vocab_size", "hidden_size", "num_hidden_layers", "pad_token_id")},
+         "state_size": 5}  # fmt: skip
 OSS_YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 8,
             "beta_fast": 4.0, "beta_slow": 1.0, "truncate": False}  # fmt: skip
 
@@ -94,12 +96,21 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "hunyuan_v1_dense": ("hunyuan_v1_dense", {**WIDE, "rope_parameters": NTK}),
     "ernie4_5": ("ernie4_5", {**WIDE, "use_bias": True}),
     "diffllama": ("diffllama", BASE),
+    "mamba": ("mamba", {**MAMBA, "use_bias": True}),
+    "falcon_mamba": ("falcon_mamba", {**MAMBA, "tie_word_embeddings": False, "use_conv_bias": False}),
+    "recurrent_gemma": ("recurrent_gemma", {**NEOX, "num_key_value_heads": 1, "num_hidden_layers": 4, "lru_width": 40,
+                                            "attention_window_size": 5}),
+    "jamba": ("jamba", {**BASE, "num_hidden_layers": 4, "num_experts": 1, "attn_layer_period": 3,
+                        "attn_layer_offset": 1, "mamba_d_state": 5, "mamba_dt_rank": 3, "mamba_proj_bias": True}),
+    "jamba_moe": ("jamba", {**BASE, "num_hidden_layers": 4, "num_experts": 4, "attn_layer_period": 4,
+                            "attn_layer_offset": 2, "mamba_d_state": 4}),
     "mixtral": ("mixtral", {**BASE, "num_local_experts": 4, "sliding_window": 5}),
     "qwen2_moe": ("qwen2_moe", {**BASE, "num_hidden_layers": 3, "mlp_only_layers": [1], "moe_intermediate_size": 24,
                                 "shared_expert_intermediate_size": 16, "num_experts": 5, "num_experts_per_tok": 3}),
     "qwen3_moe": ("qwen3_moe", {**WIDE, "num_hidden_layers": 4, "decoder_sparse_step": 2, "moe_intermediate_size": 24,
                                 "num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": True}),
-    "olmoe": ("olmoe", {**BASE, "num_experts": 4, "num_experts_per_tok": 2}),
+    # No expert is so nearly chosen here that bfloat16 chooses another.
+    "olmoe": ("olmoe", {**BASE, "num_experts": 8, "num_experts_per_tok": 4}),
     "granitemoe": ("granitemoe", {**BASE, "num_local_experts": 4, "embedding_multiplier": 3.0, "logits_scaling": 0.7,
                                   "residual_multiplier": 0.4, "attention_multiplier": 0.3}),
     "gpt_oss": ("gpt_oss", {**WIDE, **FOUR, "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 0.5,

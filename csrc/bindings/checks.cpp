@@ -7,9 +7,11 @@ namespace {
 bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::bf16; }
 
 // The text of an error: "linear: `weight` expected float32 like `x`, got float64".
+Error wrong(const std::string& op, const std::string& argument, const std::string& expected, const std::string& got) {
+  return dtype_error(op + ": `" + argument + "` expected " + expected + ", got " + got);
+}
 Error wrong(PyObject* op, PyObject* argument, const std::string& expected, const std::string& got) {
-  return dtype_error(std::string(PyUnicode_AsUTF8(op)) + ": `" + PyUnicode_AsUTF8(argument) + "` expected " + expected +
-                     ", got " + got);
+  return wrong(PyUnicode_AsUTF8(op), PyUnicode_AsUTF8(argument), expected, got);
 }
 
 // Calls each(name, array) for the keywords that are not None; `skip` positional arguments stand before them.
@@ -66,6 +68,13 @@ template <auto Fn> PyMethodDef method(const char* name, const char* doc) {
 }
 
 }  // namespace
+
+void check_like(const Array* array, const char* op, const char* name, const Array& first, const char* first_name) {
+  if (!array) return;
+  if (!is_float(array->dtype)) throw wrong(op, name, "float32, float64 or bfloat16", dtype_name(array->dtype));
+  if (array->dtype != first.dtype)
+    throw wrong(op, name, std::string(dtype_name(first.dtype)) + " like `" + first_name + "`", dtype_name(array->dtype));
+}
 
 void register_checks(py::module_& m) {
   static PyMethodDef methods[] = {

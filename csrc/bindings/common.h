@@ -93,6 +93,9 @@ void run_kernel(const char* name, void (*kernel)(const A&, const Share&), const 
   }
 }
 
+// Throws unless `array`, if there is one, is of a floating-point type, and of that of `first`, the first argument.
+void check_like(const Array* array, const char* op, const char* name, const Array& first, const char* first_name);
+
 // Throws unless every id is in [low, high).
 void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name);
 

@@ -179,6 +179,51 @@ void linear_recurrence_backward(const Array& a, const Array& h, const Array& dh,
   });
 }
 
+template <class T>
+RgLruArgs<T> rg_lru_args(const Array& x, const Array& input, const Array& recurrent, const Array& param, const Array& positions,
+                         const Array& h, const Array& q_start) {
+  const char* op = "rg_lru";
+  RgLruArgs<T> args{};
+  args.channels = param.size, args.tokens = rows_of(x, args.channels, op);
+  args.seqs = check_starts(q_start, args.tokens, op);
+  const int64_t size = args.tokens * args.channels;
+  args.x = in<T>(&x, size, op, "x"), args.input = in<T>(&input, size, op, "input_gate");
+  args.recurrent = in<T>(&recurrent, size, op, "recurrent_gate");
+  args.param = in<Wide<T>>(&param, args.channels, op, "param");
+  args.positions = in<int32_t>(&positions, args.tokens, op, "positions");
+  args.q_start = q_start.as<int32_t>();
+  args.h = out<T>(&h, size, op, "h");
+  return args;
+}
+
+void rg_lru(const Array& x, const Array& input, const Array& recurrent, const Array& param, const Array& positions, const Array& h,
+            const Array& q_start, const Array* state) {
+  by_dtype(x, "rg_lru", [&](auto t) {
+    using T = decltype(t);
+    auto args = rg_lru_args<T>(x, input, recurrent, param, positions, h, q_start);
+    args.state = out_opt<Wide<T>>(state, checked_mul(args.seqs, args.channels), "rg_lru", "state");
+    MG_RUN(rg_lru, T, args, &x, &input, &recurrent, &param, &positions, &h, &q_start, state);
+  });
+}
+
+void rg_lru_backward(const Array& x, const Array& input, const Array& recurrent, const Array& param, const Array& positions,
+                     const Array& h, const Array& q_start, const Array& dh, const Array* dx, const Array* dinput,
+                     const Array* drecurrent, const Array* dparam, int64_t accumulate) {
+  by_dtype(x, "rg_lru_backward", [&](auto t) {
+    using T = decltype(t);
+    const char* op = "rg_lru_backward";
+    RgLruBackwardArgs<T> args{};
+    args.fwd = rg_lru_args<T>(x, input, recurrent, param, positions, h, q_start);
+    const int64_t size = args.fwd.tokens * args.fwd.channels;
+    args.dh = in<T>(&dh, size, op, "dh");
+    args.dx = out_opt<T>(dx, size, op, "dx"), args.accumulate_dx = accumulate & 1;
+    args.dinput = out_opt<T>(dinput, size, op, "dinput"), args.accumulate_dinput = accumulate >> 1 & 1;
+    args.drecurrent = out_opt<T>(drecurrent, size, op, "drecurrent"), args.accumulate_drecurrent = accumulate >> 2 & 1;
+    args.dparam = out_opt<Wide<T>>(dparam, args.fwd.channels, op, "dparam"), args.accumulate_dparam = accumulate >> 3 & 1;
+    MG_RUN(rg_lru_backward, T, args, &x, &input, &recurrent, &param, &positions, &h, &q_start, &dh, dx, dinput, drecurrent, dparam);
+  });
+}
+
 }  // namespace
 
 void register_scan(py::module_& m) {
@@ -203,6 +248,12 @@ void register_scan(py::module_& m) {
   define<&linear_recurrence_backward>(m, "linear_recurrence_backward", py::arg("a"), py::arg("h"), py::arg("dh"), py::arg("q_start"),
         py::arg("channels"), py::arg("dx") = nullptr, py::arg("accumulate_dx") = false, py::arg("da") = nullptr,
         py::arg("accumulate_da") = false);
+  define<&rg_lru>(m, "rg_lru", py::arg("x"), py::arg("input_gate"), py::arg("recurrent_gate"), py::arg("param"), py::arg("positions"),
+        py::arg("h"), py::arg("q_start"), py::arg("state") = nullptr);
+  define<&rg_lru_backward>(m, "rg_lru_backward", py::arg("x"), py::arg("input_gate"), py::arg("recurrent_gate"), py::arg("param"),
+        py::arg("positions"), py::arg("h"), py::arg("q_start"), py::arg("dh"), py::arg("dx") = nullptr, py::arg("dinput") = nullptr,
+        py::arg("drecurrent") = nullptr, py::arg("dparam") = nullptr, py::arg("accumulate") = 0,
+        "Bit i of `accumulate` says that the i-th of dx .. dparam is added to.");
 }
 
 }  // namespace mg::bindings

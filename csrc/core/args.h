@@ -211,7 +211,10 @@ template <class T> struct SoftmaxArgs {
 // a key is seen if (not causal or k_pos <= q_pos) and (window < 0 or |q_pos - k_pos| < window).
 // A row that sees no key gives zeros and lse = -inf. Head h reads key/value head h / (H / G).
 // Promise: a row's result depends on its own query and its keys only: key chunks start at multiples of kKeyChunk from
-// the sequence's first key and are merged in order. What avx512bf16 rounds and pairs is in docs/architecture.md.
+// the sequence's first key and are merged in order within stretches of kKeyStretch, and these in order again. What avx512bf16
+// rounds and pairs is in docs/architecture.md.
+// With `parts` the forward is two kernels: the first leaves the sums of each stretch there, the second (`merge`) makes the
+// output of them.
 template <class T> struct AttentionArgs {
   const T *q, *k, *v;      // (T, H, K), (keys, G, K), (keys, G, Kv) with row strides below
   T* o;                    // (T, H, Kv)
@@ -220,11 +223,12 @@ template <class T> struct AttentionArgs {
   const int32_t* k_start;  // (S)
   const int32_t* k_len;    // (S)
   const Wide<T>* alibi;    // (H) or null
+  Wide<T>* parts;          // (attention_parts(), H, part_floats()) or null
   int64_t q_rows, k_rows, seqs, heads, kv_heads, k_dim, v_dim;
   int64_t q_stride, k_stride, v_stride, o_stride;  // elements from one token to the next
   double scale, soft_cap;
   int64_t window;
-  int32_t causal;
+  int32_t causal, merge;
 };
 
 // Backward of the above: one share computes dq, dk, dv of one sequence and one key/value head (all its query heads).

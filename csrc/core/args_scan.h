@@ -76,4 +76,26 @@ template <class T> struct RecurrenceBackwardArgs {
   int32_t accumulate_dx, accumulate_da;
 };
 
+// RG-LRU (De et al. 2024, arXiv:2402.19427, section 2.4), fused from its gates on: with a = exp(-8 sigmoid(recurrent) *
+// softplus(param)) and x' = sigmoid(input) * x,
+//   h[t] = a * h[t-1] + sqrt(1 - a^2) * x', and h[t] = x' where positions[t] is 0.
+template <class T> struct RgLruArgs {
+  const T *x, *input, *recurrent;  // (T, C); the gates before their sigmoid
+  const Wide<T>* param;            // (C)
+  const int32_t* positions;        // (T)
+  const int32_t* q_start;          // (S + 1)
+  Wide<T>* state;                  // (S, C) or null: zero
+  T* h;                            // (T, C)
+  int64_t tokens, channels, seqs;
+};
+// The slope of the square root is bounded by kRgLruSlope, as its authors have it: a is 1 where the gate is closed.
+constexpr double kRgLruSlope = 1000.0;
+template <class T> struct RgLruBackwardArgs {
+  RgLruArgs<T> fwd;  // with h, without state
+  const T* dh;
+  T *dx, *dinput, *drecurrent;  // (T, C) or null
+  Wide<T>* dparam;              // (C) or null
+  int32_t accumulate_dx, accumulate_dinput, accumulate_drecurrent, accumulate_dparam;
+};
+
 }  // namespace mg

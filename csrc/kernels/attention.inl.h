@@ -1,15 +1,32 @@
 // Attention. A unit is some packed query rows of the heads that share one key/value head: each chunk of keys is packed once
 // for all of them, and a register tile's rows go through scores, softmax and the product with the values while they are in
-// L1. What makes a row's bits its own: see args.h, Product and softmax_tile.
+// L1. What makes a row's bits its own: see args.h, Product, softmax_tile and merge_row.
 #include "kernels/attention_tile.inl.h"
 #include "kernels/attention_mask.inl.h"
+
+// What rows have of some keys: (rows, v_step) not yet divided by the sums of probabilities, which are kept lane by lane in
+// (rows, kWidth); (rows).
+struct RowSums {
+  float *out, *sums, *max;
+  inline RowSums at(int64_t row, int64_t v_step) const { return {out + row * v_step, sums + row * kWidth, max + row}; }
+};
+static inline RowSums take_sums(float*& memory, int64_t rows, int64_t v_step) {
+  const RowSums s = {memory, memory + rows * v_step, memory + rows * (v_step + kWidth)};
+  memory = s.max + padded(rows);
+  return s;
+}
+static inline void clear(const RowSums& s, int64_t rows, int64_t v_step) {
+  clear(s.out, rows * v_step);
+  clear(s.sums, rows * kWidth);
+  for (int64_t r = 0; r < rows; ++r) s.max[r] = -INFINITY;
+}
 
 // Rows are (query row, head) in that order, so that neighbours see the same keys.
 struct ForwardScratch {
   float *keys, *values;   // of the chunk: words along, turned (k words, kChunk); words across (kChunk, v_step)
   float *probs, *words;   // of a register tile: (kTallRows, kChunk), and as words along
-  float *queries, *out;   // of the unit: (rows, k_step), (rows, v_step)
-  float *sums, *max;      // (rows, kWidth): sums of probabilities, lane by lane; (rows)
+  float* queries;         // of the unit: (rows, k_step)
+  RowSums stretch, total; // of the stretch of keys, and of those before
 };
 
 template <class T> static inline ForwardScratch forward_scratch(const AttentionArgs<T>& args, void* memory) {
@@ -21,9 +38,9 @@ template <class T> static inline ForwardScratch forward_scratch(const AttentionA
   s.probs = s.values + kChunk * v_width;
   s.words = s.probs + kTallRows * kChunk;
   s.queries = s.words + kTallRows * kChunk;
-  s.out = s.queries + rows * k_width;
-  s.sums = s.out + rows * v_width;
-  s.max = s.sums + rows * kWidth;
+  float* next = s.queries + rows * k_width;
+  s.stretch = take_sums(next, rows, v_width);
+  s.total = take_sums(next, rows, v_width);
   return s;
 }
 
@@ -103,6 +120,84 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
   }
 }
 
+// Rules and offsets of rows of a tile: row r is of head `head` + (first + r) % each, and stands `each` rows to a position.
+struct RowRules {
+  ScoreRule own[kTallPadded];
+  const ScoreRule* of[kTallPadded];
+  float offsets[kTallPadded];
+
+  template <class T>
+  inline void set(const AttentionArgs<T>& args, const ScoreRule& shared, int64_t head, int64_t each, int64_t first,
+                  int64_t rows, int64_t chunk, int64_t position) {
+    for (int64_t r = 0; r < rows; ++r) {
+      of[r] = &shared;
+      if (!shared.biased) continue;
+      own[r] = score_rule(args, head + (first + r) % each);
+      of[r] = own + r;
+      offsets[r] = (float)(chunk - (position + (first + r) / each));
+    }
+  }
+};
+
+// What a unit of the exponent is in a largest score.
+static inline float exponent_unit(const ScoreRule& rule) { return rule.plain ? rule.scale * kLog2E : 1.0f; }
+
+// Sums over keys, and those over keys after them -> over both.
+static inline void merge_row(const RowSums& total, const RowSums& next, int64_t v_step, float unit) {
+  const float before = *total.max, top = *next.max > before ? *next.max : before;
+  const Vec by = set1(top == -INFINITY ? 0.0f : top * unit);
+  const Vec of_total = power_of_two(sub(mul(set1(before), set1(unit)), by));
+  const Vec of_next = power_of_two(sub(mul(set1(*next.max), set1(unit)), by));
+  *total.max = top;
+  store(total.sums, fma(load(total.sums), of_total, mul(load(next.sums), of_next)));
+  for (int64_t i = 0; i < v_step; i += kWidth)
+    store(total.out + i, fma(load(total.out + i), of_total, mul(load(next.out + i), of_next)));
+}
+
+// The same for rows of which each sees what it sees of the stretch that begins at key `from`. A row's first one is taken over.
+template <class T>
+static inline void merge_stretch(const AttentionArgs<T>& args, const QueryRows& q, int64_t each, int64_t from,
+                                 const RowSums& total, const RowSums& next, int64_t v_step, float unit) {
+  for (int64_t r = 0; r < q.count * each; ++r) {
+    const Stretch seen = keys_seen(args, q.position + r / each, q.k_len);
+    if (seen.begin >= seen.end || seen.end <= from || seen.begin >= from + kKeyStretch) continue;
+    const RowSums a = total.at(r, v_step), b = next.at(r, v_step);
+    if (seen.begin < from) {
+      merge_row(a, b, v_step, unit);
+      continue;
+    }
+    memcpy(a.out, b.out, (size_t)v_step * sizeof(float));
+    store(a.sums, load(b.sums));
+    *a.max = *b.max;
+  }
+}
+
+// Writes out and lse of rows of which `heads` are of one query row, from `head` on.
+template <class T>
+static inline void finish_rows(const AttentionArgs<T>& args, int64_t query_row, int64_t head, int64_t heads, int64_t rows,
+                               const RowSums& s, int64_t v_step, float exponent) {
+  int64_t row = query_row, at = head;
+  const Vec unit = set1(exponent);
+  for (int64_t r = 0; r < rows; r += kWidth) {
+    alignas(64) float inverse[kWidth], lse[kWidth];
+    const int64_t count = at_most(rows - r, kWidth);
+    const Vec total = lane_sums(s.sums + r * kWidth, count);
+    const Mask empty = eq(total, zero());
+    store(inverse, select(empty, zero(), div(set1(1.0f), total)));
+    const Vec top = mul(load_n(s.max + r, count), unit);
+    store(lse, select(empty, set1(-INFINITY), fma(top, set1(kLn2), log(total))));
+    for (int64_t i = 0; i < count; ++i) {
+      write_rows(s.out + (r + i) * v_step, v_step, 1, args.v_dim, inverse + i, 0,
+                 args.o + row * args.o_stride + at * args.v_dim, args.o_stride, false);
+      if (args.lse) args.lse[at * args.q_rows + row] = lse[i];
+      if (++at == head + heads) {
+        at = head;
+        ++row;
+      }
+    }
+  }
+}
+
 // The rows of one sequence.
 template <class P>
 static void attend(const AttentionArgs<typename P::Element>& args, const QueryRows& q, int64_t group, const ForwardScratch& s) {
@@ -115,13 +210,19 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
   for (int64_t r = 0; r < q.count; ++r)
     pack_along<P>(args.q + (q.row + r) * args.q_stride + group * each * args.k_dim, args.k_dim, each, args.k_dim,
                   s.queries + r * each * k_step, k_step);
-  clear(s.out, rows * v_step);
-  clear(s.sums, rows * kWidth);
-  for (int64_t r = 0; r < rows; ++r) s.max[r] = -INFINITY;
+  clear(s.stretch, rows, v_step);
 
   const ScoreRule shared = score_rule(args, group * each);
+  const float unit = exponent_unit(shared);
   const Stretch seen = chunks_seen(args, q);
+  bool merged = false;
   for (int64_t chunk = seen.begin; chunk < seen.end; chunk += kChunk) {
+    if (chunk % kKeyStretch == 0 && chunk > seen.begin) {
+      if (!merged) clear(s.total, rows, v_step);
+      merge_stretch(args, q, each, chunk - kKeyStretch, s.total, s.stretch, v_step, unit);
+      clear(s.stretch, rows, v_step);
+      merged = true;
+    }
     const int64_t count = clamped(seen.end - chunk, 0, kChunk);
     const bool all = all_seen(args, q, chunk, count);
     const int64_t next = chunk + kChunk < seen.end ? kChunk : 0;
@@ -134,72 +235,71 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
       const auto [low, high] = part_of(rows, tiles, i);
       if (!all) keys_of_rows(args, q, each, low, high, chunk, spans);
       chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys, high - low, spans.begin, spans.end, s.probs);
-      alignas(64) float factor[kTallPadded], offsets[kTallPadded];
-      ScoreRule own[kTallRows];
-      const ScoreRule* rules[kTallRows];
-      for (int64_t r = 0; r < high - low; ++r) {
-        rules[r] = &shared;
-        if (!shared.biased) continue;
-        own[r] = score_rule(args, group * each + (low + r) % each);
-        rules[r] = own + r;
-        offsets[r] = (float)(chunk - (q.position + (low + r) / each));
-      }
-      softmax_tile<P>(rules, offsets, high - low, all && count == kChunk, spans, s.probs, words, s.max + low,
-                      s.sums + low * kWidth, factor);
-      const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, s.out + low * v_step, v_step};
+      alignas(64) float factor[kTallPadded];
+      RowRules rules;
+      rules.set(args, shared, group * each, each, low, high - low, chunk, q.position);
+      const RowSums sums = s.stretch.at(low, v_step);
+      softmax_tile<P>(rules.of, rules.offsets, high - low, all && count == kChunk, spans, s.probs, words, sums.max, sums.sums,
+                      factor);
+      const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, sums.out, v_step};
       output.run(high - low, spans.begin, spans.end, finite, factor);
     }
   }
-  int64_t row = q.row, head = group * each;
-  const Vec unit = set1(shared.plain ? shared.scale * kLog2E : 1.0f);
-  for (int64_t r = 0; r < rows; r += kWidth) {
-    alignas(64) float inverse[kWidth], lse[kWidth];
-    const int64_t count = at_most(rows - r, kWidth);
-    const Vec total = lane_sums(s.sums + r * kWidth, count);
-    const Mask empty = eq(total, zero());
-    store(inverse, select(empty, zero(), div(set1(1.0f), total)));
-    const Vec top = mul(load_n(s.max + r, count), unit);
-    store(lse, select(empty, set1(-INFINITY), fma(top, set1(kLn2), log(total))));
-    for (int64_t i = 0; i < count; ++i) {
-      write_rows(s.out + (r + i) * v_step, v_step, 1, args.v_dim, inverse + i, 0,
-                 args.o + row * args.o_stride + head * args.v_dim, args.o_stride, false);
-      if (args.lse) args.lse[head * args.q_rows + row] = lse[i];
-      if (++head == (group + 1) * each) {
-        head = group * each;
-        ++row;
-      }
-    }
-  }
+  if (merged) merge_stretch(args, q, each, (seen.end - 1) / kKeyStretch * kKeyStretch, s.total, s.stretch, v_step, unit);
+  finish_rows(args, q.row, group * each, each, rows, merged ? s.total : s.stretch, v_step, unit);
 }
 
+// The sequence that packed row `row` belongs to, the first that ends after it.
+template <class T> static inline int64_t sequence_of(const AttentionArgs<T>& args, int64_t row) {
+  int64_t seq = 0;
+  for (int64_t above = args.seqs; seq < above;) {
+    const int64_t middle = (seq + above) / 2;
+    if (args.q_start[middle + 1] > row) above = middle;
+    else seq = middle + 1;
+  }
+  return seq;
+}
+// `count` rows from packed row `row` on, of sequence `seq`.
+template <class T>
+static inline QueryRows rows_of(const AttentionArgs<T>& args, int64_t seq, int64_t row, int64_t count) {
+  const int64_t k_len = args.k_len[seq];
+  return {row, count, k_len - args.q_start[seq + 1] + row, args.k_start[seq], k_len};
+}
+
+#include "kernels/attention_narrow.inl.h"
+
+// Units from `unit` on that lie side by side, at most up to `end`; gives how many.
 template <class P>
-static void attention_unit(const AttentionArgs<typename P::Element>& args, int64_t unit, const ForwardScratch& scratch) {
+static int64_t attend_units(const AttentionArgs<typename P::Element>& args, int64_t unit, int64_t end,
+                            const ForwardScratch& scratch) {
   const int64_t blocks = forward_blocks(args), rows = forward_rows(args);
   // Long sequences: the blocks of a head follow each other, the last (under a causal mask the longest) first. Short ones:
   // the heads of a block, which lie side by side in memory.
   const bool is_long = args.q_rows > args.seqs * rows;
   const int64_t group = is_long ? unit / blocks : unit % args.kv_heads;
   const int64_t block = is_long ? blocks - 1 - unit % blocks : unit / args.kv_heads;
-  const int64_t begin = block * rows, end = at_most(begin + rows, args.q_rows);
-  int64_t seq = 0;
-  for (int64_t above = args.seqs; seq < above;) {  // the first sequence that ends after `begin`
-    const int64_t middle = (seq + above) / 2;
-    if (args.q_start[middle + 1] > begin) above = middle;
-    else seq = middle + 1;
-  }
-  for (; seq < args.seqs && args.q_start[seq] < end; ++seq) {
-    const int64_t first = args.q_start[seq], last = args.q_start[seq + 1];
-    const int64_t from = at_least(first, begin), to = at_most(last, end);
+  const int64_t groups = is_long ? 1 : at_most(args.kv_heads - group, end - unit);
+  const int64_t first = block * rows, behind = at_most(first + rows, args.q_rows);
+  for (int64_t seq = sequence_of(args, first); seq < args.seqs && args.q_start[seq] < behind; ++seq) {
+    const int64_t from = at_least(args.q_start[seq], first), to = at_most(args.q_start[seq + 1], behind);
     if (from >= to) continue;
-    const int64_t k_len = args.k_len[seq];
-    attend<P>(args, {from, to - from, k_len - last + from, args.k_start[seq], k_len}, group, scratch);
+    const QueryRows q = rows_of(args, seq, from, to - from);
+    if (attend_narrow<P>(args, q, group, groups)) continue;
+    for (int64_t g = group; g < group + groups; ++g) attend<P>(args, q, g, scratch);
   }
+  return groups;
 }
 
+#include "kernels/attention_decode.inl.h"
+
 template <class P> static void attention_of(const AttentionArgs<typename P::Element>& args, const Share& share) {
+  if (is_decode(args)) {
+    decode_of<P>(args, share);
+    return;
+  }
   const ForwardScratch scratch = forward_scratch(args, share.scratch);
   const Range range = range_of(share.index, forward_blocks(args) * args.kv_heads, forward_units_per_share(args));
-  for (int64_t unit = range.begin; unit < range.end; ++unit) attention_unit<P>(args, unit, scratch);
+  for (int64_t unit = range.begin; unit < range.end;) unit += attend_units<P>(args, unit, range.end, scratch);
 }
 
 #include "kernels/attention_backward.inl.h"

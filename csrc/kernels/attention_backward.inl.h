@@ -195,5 +195,11 @@ template <class P>
 static void attention_backward_of(const AttentionBackwardArgs<typename P::Element>& args, const Share& share) {
   const BackwardScratch scratch = backward_scratch<P>(args.fwd, share.scratch);
   const Range range = range_of(share.index, args.fwd.seqs * args.fwd.kv_heads, backward_units_per_share(args));
-  for (int64_t unit = range.begin; unit < range.end; ++unit) attention_backward_unit<P>(args, unit, scratch);
+  for (int64_t unit = range.begin; unit < range.end;) {
+    const int64_t seq = unit / args.fwd.kv_heads, group = unit % args.fwd.kv_heads;
+    const int64_t groups = at_most(args.fwd.kv_heads - group, range.end - unit);
+    const int64_t done = backward_narrow<P>(args, seq, group, groups, scratch);
+    if (done == 0) attention_backward_unit<P>(args, unit, scratch);
+    unit += done > 0 ? done : 1;
+  }
 }

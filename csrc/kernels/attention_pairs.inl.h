@@ -9,6 +9,15 @@ struct AttentionPairs : BfPairs {
                                            20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return {_mm512_castsi512_ps(_mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(odd.v, even.v)))};
   }
+  static inline void across_two(const bf16* row, int64_t stride, bool more, int64_t n, Vec& low, Vec& high) {
+    const __m512i first = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36,
+                                           4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __mmask32 columns = n < 32 ? (1u << n) - 1u : ~0u;
+    const __m512i even = _mm512_maskz_loadu_epi16(columns, row);
+    const __m512i odd = _mm512_maskz_loadu_epi16(more ? columns : 0, row + stride);
+    low = {_mm512_castsi512_ps(_mm512_permutex2var_epi16(even, first, odd))};
+    high = {_mm512_castsi512_ps(_mm512_permutex2var_epi16(even, _mm512_add_epi16(first, _mm512_set1_epi16(16)), odd))};
+  }
   // Two rows become words of 32 columns by two permutations.
   static inline bool pack_across(const bf16* src, int64_t stride, int64_t rows, int64_t width, float* dst, int64_t dst_step,
                                  int64_t ahead) {

@@ -1,4 +1,4 @@
-// Shares and scratch of attention; the layouts are those of ForwardScratch, BackwardScratch and ref/attention.cpp.
+// Shares and scratch of attention; the layouts are those of ForwardScratch, DecodeScratch, BackwardScratch and ref/attention.cpp.
 #include "kernels/plan.h"
 #include "kernels/tiles.h"
 
@@ -18,11 +18,25 @@ template <class T> int64_t backward_units(const AttentionBackwardArgs<T>& args) 
   return at_least_one(args.fwd.seqs * args.fwd.kv_heads);
 }
 
+template <class T> Plan decode_plan(const AttentionArgs<T>& args) {
+  const int64_t each = args.heads / args.kv_heads, groups = decode_groups(args);
+  const int64_t rows = (args.kv_heads + groups - 1) / groups * each;
+  const int64_t padded_rows = padded(rows);
+  const int64_t floats = rows * (padded(args.k_dim) + 2 * padded(args.v_dim)) +
+                         padded_rows * (2 * kKeyChunk + 2 * kWidestVector + 3);
+  const double keys = args.seqs > 0 ? (double)args.k_rows / (double)args.seqs : 0.0;
+  const double work = (double)args.q_rows * (double)args.heads * keys * (double)(args.k_dim + args.v_dim);
+  int64_t shares = args.merge ? args.q_rows * args.heads / kTallestTile : (int64_t)(work / (double)kAttentionGrain);
+  if (shares > kMaxDecodeShares) shares = kMaxDecodeShares;
+  return {at_least_one(shares), static_cast<size_t>(floats) * sizeof(float)};
+}
+
 template <class T> Plan forward_plan(const AttentionArgs<T>& args) {
+  if (is_decode(args)) return decode_plan(args);
   const int64_t k_width = padded(args.k_dim), v_width = padded(args.v_dim);
   const int64_t rows = forward_rows(args) * (args.heads / args.kv_heads);
   const int64_t floats = kKeyChunk * (k_width + v_width) + kTallestTile * kKeyChunk * 2 +
-                         rows * (k_width + v_width + kWidestVector) + padded(rows);
+                         rows * (k_width + 2 * (v_width + kWidestVector)) + 2 * padded(rows);
   return {shares_of(forward_units(args), forward_units_per_share(args)), static_cast<size_t>(floats) * sizeof(float)};
 }
 

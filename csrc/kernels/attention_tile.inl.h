@@ -56,6 +56,11 @@ template <class T> struct AttentionWords : FloatWords<T> {
     for (; r % kSpanStep; ++r, dst += dst_step) clear(dst, width);
     return hsum(probe) == 0.0f;
   }
+  // Two vectors of words across, at columns j and j + kWidth: of `n` columns of a row, and the next if there is one.
+  static inline void across_two(const T* row, int64_t, bool, int64_t n, Vec& low, Vec& high) {
+    low = n < kWidth ? load_n(row, n) : load(row);
+    high = n >= 2 * kWidth ? load(row + kWidth) : n > kWidth ? load_n(row + kWidth, n - kWidth) : zero();
+  }
   // Numbers that are not seen become zeros of their sign, as if a finite number was multiplied by 0.
   static inline Vec seen(Vec words, bool yes, bool) {
     return yes ? words : select(lt(abs(words), set1(INFINITY)), mul(words, zero()), zero());

@@ -50,7 +50,9 @@
   X(causal_conv1d, ConvArgs)                           \
   X(causal_conv1d_backward, ConvBackwardArgs)          \
   X(linear_recurrence, RecurrenceArgs)                 \
-  X(linear_recurrence_backward, RecurrenceBackwardArgs)
+  X(linear_recurrence_backward, RecurrenceBackwardArgs)\
+  X(rg_lru, RgLruArgs)                                 \
+  X(rg_lru_backward, RgLruBackwardArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
   X(sort_experts, SortExpertsArgs)                     \

@@ -27,6 +27,9 @@ template <class T> Plan conv_plan(const ConvArgs<T>& args, int64_t rows) {
 template <class T> Plan recurrence_plan(const RecurrenceArgs<T>& args) {
   return {shares_of(scan_blocks(args.channels), recurrence_blocks_per_share(args)), 0};
 }
+template <class T> Plan rg_lru_plan(const RgLruArgs<T>& args) {
+  return {shares_of(scan_blocks(args.channels), rg_lru_blocks_per_share(args)), 0};
+}
 
 }  // namespace
 
@@ -36,7 +39,9 @@ template <class T> Plan recurrence_plan(const RecurrenceArgs<T>& args) {
   Plan plan_causal_conv1d(const ConvArgs<T>& args) { return conv_plan(args, args.taps); }                           \
   Plan plan_causal_conv1d_backward(const ConvBackwardArgs<T>& args) { return conv_plan(args.fwd, 3 * args.fwd.taps + 1); } \
   Plan plan_linear_recurrence(const RecurrenceArgs<T>& args) { return recurrence_plan(args); }                      \
-  Plan plan_linear_recurrence_backward(const RecurrenceBackwardArgs<T>& args) { return recurrence_plan(args.fwd); }
+  Plan plan_linear_recurrence_backward(const RecurrenceBackwardArgs<T>& args) { return recurrence_plan(args.fwd); } \
+  Plan plan_rg_lru(const RgLruArgs<T>& args) { return rg_lru_plan(args); }                                          \
+  Plan plan_rg_lru_backward(const RgLruBackwardArgs<T>& args) { return rg_lru_plan(args.fwd); }
 MG_SCAN_PLANS(float)
 MG_SCAN_PLANS(bf16)
 #undef MG_SCAN_PLANS
@@ -52,5 +57,7 @@ Plan plan_causal_conv1d_backward(const ConvBackwardArgs<double>& args) {
 }
 Plan plan_linear_recurrence(const RecurrenceArgs<double>&) { return {1, 0}; }
 Plan plan_linear_recurrence_backward(const RecurrenceBackwardArgs<double>&) { return {1, 0}; }
+Plan plan_rg_lru(const RgLruArgs<double>&) { return {1, 0}; }
+Plan plan_rg_lru_backward(const RgLruBackwardArgs<double>&) { return {1, 0}; }
 
 }  // namespace mg

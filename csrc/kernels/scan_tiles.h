@@ -22,5 +22,8 @@ template <class T> static inline int64_t conv_blocks_per_share(const ConvArgs<T>
 template <class T> static inline int64_t recurrence_blocks_per_share(const RecurrenceArgs<T>& args) {
   return blocks_per_share(args.tokens * kScanBlock);
 }
+template <class T> static inline int64_t rg_lru_blocks_per_share(const RgLruArgs<T>& args) {
+  return blocks_per_share(args.tokens * kScanBlock * 8);  // its exponentials
+}
 
 }  // namespace mg

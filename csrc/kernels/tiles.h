@@ -9,7 +9,8 @@
 
 namespace mg {
 
-constexpr int64_t kKeyChunk = 64;  // keys merged at a time; part of the numerical promise, never tuned
+constexpr int64_t kKeyChunk = 64;     // keys merged at a time; part of the numerical promise, never tuned
+constexpr int64_t kKeyStretch = 512;  // keys that are summed up by themselves, so that shares of decode can; the same
 // Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys.
 constexpr int64_t kStackedRows = 128;
 constexpr int64_t kLeastQueryRows = 8;
@@ -25,9 +26,8 @@ static inline int64_t attention_units(int64_t query_rows, int64_t k_rows, int64_
   return work >= (double)kAttentionGrain ? 1 : (int64_t)((double)kAttentionGrain / (work > 1.0 ? work : 1.0));
 }
 
-// Query rows of a forward unit. Where every sequence has one, there is nothing to share, and single rows balance better.
+// Query rows of a forward unit.
 template <class T> static inline int64_t forward_rows(const AttentionArgs<T>& args) {
-  if (args.q_rows <= args.seqs) return 1;
   const int64_t rows = kStackedRows / (args.heads / args.kv_heads);
   return rows > kLeastQueryRows ? rows : kLeastQueryRows;
 }
@@ -38,6 +38,26 @@ template <class T> static inline int64_t forward_units_per_share(const Attention
   const int64_t rows = forward_rows(args) < args.q_rows ? forward_rows(args) : args.q_rows;
   return attention_units(rows * (args.heads / args.kv_heads), args.k_rows, args.seqs, args.k_dim + args.v_dim);
 }
+
+// Decode: a row for each sequence, so that keys and values are read once and little is computed. A unit is some key heads of
+// a row and, where the rows are few, one stretch of its keys: its sums are a part, and parts are merged afterwards.
+constexpr int64_t kDecodePiece = 4096;  // bytes of a token's keys that a unit reads, at most: what it keeps fits L1 beside them
+constexpr int64_t kDecodeUnits = 8;     // heads are cut finer where there are fewer
+constexpr int64_t kMaxDecodeShares = 64, kSplitRows = 8;
+template <class T> static inline bool is_decode(const AttentionArgs<T>& args) { return args.q_rows <= args.seqs; }
+template <class T> static inline int64_t decode_groups(const AttentionArgs<T>& args) {
+  const int64_t width = args.k_dim > args.v_dim ? args.k_dim : args.v_dim;
+  const int64_t groups = (args.kv_heads * width * (int64_t)sizeof(T) + kDecodePiece - 1) / kDecodePiece;
+  return groups < args.kv_heads ? groups : args.kv_heads;
+}
+// Parts that there is room for, 0 where keys are not cut. Sequences that share keys could need more, and are not cut then.
+template <class T> static inline int64_t attention_parts(const AttentionArgs<T>& args) {
+  if (!is_decode(args) || args.q_rows > kSplitRows || args.k_rows <= kKeyStretch) return 0;
+  return args.k_rows / kKeyStretch + args.q_rows;
+}
+// Floats of a part of one head: the output in whole vectors of the widest target, sums by lanes, the largest score.
+constexpr int64_t kPartSums = 16, kPartMax = 16;
+static inline int64_t part_floats(int64_t v_dim) { return (v_dim + 15) / 16 * 16 + kPartSums + kPartMax; }
 template <class T> static inline int64_t backward_units_per_share(const AttentionBackwardArgs<T>& args) {
   const AttentionArgs<T>& fwd = args.fwd;
   const int64_t rows = fwd.seqs > 0 ? fwd.q_rows / fwd.seqs * (fwd.heads / fwd.kv_heads) : 0;

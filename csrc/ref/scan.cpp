@@ -181,4 +181,50 @@ void linear_recurrence_backward(const RecurrenceBackwardArgs<double>& args, cons
   }
 }
 
+namespace {
+
+double softplus(double x) { return std::fmax(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+
+}  // namespace
+
+void rg_lru(const RgLruArgs<double>& args, const Share&) {
+  for (int64_t seq = 0; seq < args.seqs; ++seq) {
+    for (int64_t c = 0; c < args.channels && args.q_start[seq + 1] > args.q_start[seq]; ++c) {
+      double h = args.state ? args.state[seq * args.channels + c] : 0.0;
+      for (int64_t t = args.q_start[seq]; t < args.q_start[seq + 1]; ++t) {
+        const int64_t at = t * args.channels + c;
+        const double log_a = -8.0 * sigmoid(args.recurrent[at]) * softplus(args.param[c]), x = sigmoid(args.input[at]) * args.x[at];
+        args.h[at] = h = args.positions[t] == 0 ? x : std::exp(log_a) * h + std::sqrt(-std::expm1(2.0 * log_a)) * x;
+      }
+      if (args.state) args.state[seq * args.channels + c] = h;
+    }
+  }
+}
+
+void rg_lru_backward(const RgLruBackwardArgs<double>& args, const Share&) {
+  const RgLruArgs<double>& fwd = args.fwd;
+  for (int64_t c = 0; c < fwd.channels; ++c) {
+    const double rate = -8.0 * softplus(fwd.param[c]);
+    double dparam = 0.0;
+    for (int64_t seq = 0; seq < fwd.seqs; ++seq) {
+      double g = 0.0;
+      for (int64_t t = fwd.q_start[seq + 1] - 1; t >= fwd.q_start[seq]; --t) {
+        const int64_t at = t * fwd.channels + c;
+        const bool begins = fwd.positions[t] == 0;
+        const double input = sigmoid(fwd.input[at]), recurrent = sigmoid(fwd.recurrent[at]), x = fwd.x[at];
+        const double a = begins ? 0.0 : std::exp(rate * recurrent), scale = begins ? 1.0 : std::sqrt(-std::expm1(2.0 * rate * recurrent));
+        g += args.dh[at];
+        if (args.dx) put(args.dx[at], g * scale * input, args.accumulate_dx);
+        if (args.dinput) put(args.dinput[at], g * scale * x * input * (1.0 - input), args.accumulate_dinput);
+        const double before = t > fwd.q_start[seq] ? fwd.h[at - fwd.channels] : 0.0;
+        const double dlog = begins ? 0.0 : g * a * (before - a * input * x / std::fmax(scale, 0.5 / kRgLruSlope));
+        if (args.drecurrent) put(args.drecurrent[at], dlog * rate * recurrent * (1.0 - recurrent), args.accumulate_drecurrent);
+        dparam += dlog * recurrent;
+        g *= a;
+      }
+    }
+    if (args.dparam) put(args.dparam[c], -8.0 * sigmoid(fwd.param[c]) * dparam, args.accumulate_dparam);
+  }
+}
+
 }  // namespace mg::ref

@@ -1,5 +1,6 @@
 // A case of attention: inputs, outputs between guards, and the runs of a kernel table on it. For test_attention*.cpp.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "kernels/plan.h"
+#include "kernels/tiles.h"
 #include "ref/ref.h"
 
 namespace attention_test {
@@ -122,6 +124,18 @@ template <class Args, class Kernel> bool run_shares(Kernel kernel, const Args& a
 }
 template <class T> bool forward(const mg::KernelTable<T>& table, Problem<T>& p, bool reversed = false) {
   return run_shares(table.attention, p.args.fwd, mg::plan_attention(p.args.fwd), reversed);
+}
+// The forward in two kernels, where there are parts.
+template <class T> bool forward_in_parts(const mg::KernelTable<T>& table, Problem<T>& p, bool reversed = false) {
+  const size_t count = static_cast<size_t>(mg::attention_parts(p.args.fwd) * p.config.heads * mg::part_floats(p.config.v_dim));
+  std::vector<T> parts(count + 16, std::numeric_limits<T>::quiet_NaN());
+  std::fill(parts.begin() + static_cast<std::ptrdiff_t>(count), parts.end(), T(kGuard));
+  p.args.fwd.parts = parts.data();
+  bool fine = forward(table, p, reversed);
+  p.args.fwd.merge = 1;
+  fine = fine && forward(table, p, reversed);
+  p.args.fwd.parts = nullptr, p.args.fwd.merge = 0;
+  return fine && std::count(parts.begin(), parts.end(), T(kGuard)) == 16;
 }
 template <class T> bool backward(const mg::KernelTable<T>& table, Problem<T>& p, bool reversed = false) {
   return run_shares(table.attention_backward, p.args, mg::plan_attention_backward(p.args), reversed);

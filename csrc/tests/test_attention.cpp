@@ -148,6 +148,19 @@ TEST_CASE("attention agrees with the reference: masks, biases, caps and shared h
       }
 }
 
+TEST_CASE("attention agrees with the reference: one row against many keys, heads shared by any number") {
+  for (int64_t each : {1, 3, 8, 13})
+    for (int64_t window : {-1, 700})
+      for (int variant = 0; variant < 3; ++variant) {
+        Config c;
+        c.seqs = {{1, 1300}, {0, 5}, {1, 40}, {1, 600}};
+        c.kv_heads = 2, c.heads = 2 * each, c.window = window, c.pad = variant;
+        c.k_dim = variant == 0 ? 64 : 37, c.v_dim = variant == 0 ? 64 : 50;
+        c.alibi = variant == 2, c.soft_cap = variant == 2 ? 3 : 0;
+        check_case(c);
+      }
+}
+
 TEST_CASE("a window of any size and position gives what the mask says") {
   for (int64_t window = 0; window <= 9; ++window)
     for (int64_t length : {1, 6, 40, 100})

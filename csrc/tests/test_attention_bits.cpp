@@ -27,6 +27,11 @@ Config windowed(std::vector<Sequence> seqs) {
   c.window = 17;
   return c;
 }
+Config widely_windowed(std::vector<Sequence> seqs) {
+  Config c = rich(std::move(seqs));
+  c.window = 600;
+  return c;
+}
 using Maker = Config (*)(std::vector<Sequence>);
 constexpr Maker kMakers[] = {rich, plain, windowed};
 
@@ -97,6 +102,41 @@ TEST_CASE("attention: a row decoded against a cache has the bits of the prefill,
           for (int64_t h = 0; h < f.heads; ++h)
             REQUIRE(same_bits(rows_of(part.lse, h * rows, rows, 1), rows_of(whole.lse, h * kLength + at, rows, 1)));
         }
+      }
+    }
+  });
+}
+
+TEST_CASE("attention: a row against many keys has the bits of the prefill, whether they are cut over shares or not") {
+  each_target([](const mg::KernelTable<float>& table) {
+    constexpr int64_t kLength = 1100;
+    for (Maker maker : {rich, plain, windowed, widely_windowed}) {
+      Problem<float> whole(maker({{kLength, kLength}}));
+      forward(table, whole);
+      const mg::AttentionArgs<float>& f = whole.args.fwd;
+      for (int64_t at : {0, 62, 63, 64, 511, 512, 520, 1023, 1024, 1099}) {
+        const std::vector<Sequence> seqs = {{1, at + 1}, {0, 3}, {1, kLength}};
+        Problem<float> once(maker(seqs)), parts(maker(seqs));
+        for (Problem<float>* p : {&once, &parts})
+          for (size_t s : {size_t{0}, size_t{2}}) {
+            const int64_t row = static_cast<int64_t>(s / 2), keys = seqs[s].keys, from = p->k_start[s];
+            const auto copy = [&](std::vector<float>& to, const std::vector<float>& x, int64_t begin, int64_t place, int64_t n,
+                                  int64_t stride) {
+              std::copy_n(x.begin() + begin * stride, n * stride, to.begin() + place * stride);
+            };
+            copy(p->q, whole.q, keys - 1, row, 1, f.q_stride);
+            copy(p->k, whole.k, kGap, from, keys, f.k_stride);
+            copy(p->v, whole.v, kGap, from, keys, f.v_stride);
+          }
+        CHECK(forward(table, once));
+        CHECK(mg::attention_parts(parts.args.fwd) > 0);
+        CHECK(forward_in_parts(table, parts, at % 2 == 0));
+        REQUIRE(same_bits(once.o, parts.o));
+        REQUIRE(same_bits(once.lse, parts.lse));
+        REQUIRE(same_bits(rows_of(once.o, 0, 1, f.o_stride), rows_of(whole.o, at, 1, f.o_stride)));
+        REQUIRE(same_bits(rows_of(once.o, 1, 1, f.o_stride), rows_of(whole.o, kLength - 1, 1, f.o_stride)));
+        for (int64_t h = 0; h < f.heads; ++h)
+          REQUIRE(once.lse[static_cast<size_t>(h * 2)] == whole.lse[static_cast<size_t>(h * kLength + at)]);
       }
     }
   });

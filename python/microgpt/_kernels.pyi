@@ -30,6 +30,8 @@ __all__: list[str] = [
     "check_int32",
     "check_wide",
     "clip",
+    "combine_dot",
+    "combine_rows",
     "copy",
     "count_targets",
     "cpu_features",
@@ -43,9 +45,12 @@ __all__: list[str] = [
     "fast_bf16",
     "fill",
     "from_numpy",
+    "gather_rows",
     "gemm",
     "glu",
     "glu_backward",
+    "grouped_linear",
+    "grouped_weight",
     "isa",
     "isas",
     "launch_host",
@@ -61,11 +66,14 @@ __all__: list[str] = [
     "recording",
     "reduce",
     "rope",
+    "route",
+    "route_weights",
     "set_isa",
     "set_num_threads",
     "sgd",
     "softmax",
     "softmax_backward",
+    "sort_experts",
     "stop_team",
     "sum_squares",
     "team_stats",
@@ -431,6 +439,66 @@ def team_stats() -> tuple[int, int, int]: ...
 def thread_choice() -> tuple[int, str, bool]: ...
 def trim_pool() -> None: ...
 def unary(x: Array, y: Array, op: int) -> None: ...
+def combine_dot(
+    x: Array, place: Array, dy: Array, dweights: Array, chosen: int, width: int, accumulate: bool = False
+) -> None: ...
+def combine_rows(
+    x: Array,
+    place: Array,
+    y: Array,
+    chosen: int,
+    width: int,
+    accumulate: bool = False,
+    weights: Array | None = None,
+    residual: Array | None = None,
+) -> None: ...
+def gather_rows(
+    x: Array,
+    order: Array,
+    y: Array,
+    chosen: int,
+    width: int,
+    accumulate: bool = False,
+    weights: Array | None = None,
+) -> None: ...
+def grouped_linear(
+    a: Array,
+    b: Array,
+    c: Array,
+    offsets: Array,
+    n: int,
+    k: int,
+    trans_b: bool = False,
+    accumulate: bool = False,
+    bias: Array | None = None,
+) -> None: ...
+def grouped_weight(
+    a: Array, b: Array | None, c: Array, offsets: Array, m: int, n: int, accumulate: bool = False
+) -> None:
+    """
+    A sum of rows where `b` is None.
+    """
+
+def route(logits: Array, ids: Array, experts: int, chosen: int, score: int, bias: Array | None = None) -> None: ...
+def route_weights(
+    logits: Array,
+    ids: Array,
+    experts: int,
+    chosen: int,
+    score: int,
+    renormalize: bool,
+    scale: float,
+    eps: float,
+    y: Array | None = None,
+    dy: Array | None = None,
+    dx: Array | None = None,
+    accumulate: bool = False,
+) -> None:
+    """
+    Weights y; where `dx` is given, the gradient of the logits from dy instead.
+    """
+
+def sort_experts(ids: Array, order: Array, place: Array, offsets: Array, load: Array) -> None: ...
 
 NORM_CHUNK: int = 16384
 PEAK_GRAIN: int = 1572864

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -255,7 +256,7 @@ def _grouped(counts: tuple[int, ...], n: int, inner: int, bias: bool = True) -> 
 
 def _groups(i: Inputs) -> Iterator[tuple[int, slice]]:
     starts = i["offsets"].tolist()
-    for e, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for e, (start, stop) in enumerate(itertools.pairwise(starts)):
         yield e, slice(start, stop)
 
 

@@ -1,11 +1,12 @@
 """Ops that walk packed sequences: selective scan, causal convolution, linear recurrence.
 
-Bounds follow the recurrences themselves: an error that a row makes decays as its value does. `i` is what kernels round to
-on the way (float32 where bfloat16 is stored), `u` what the result is rounded to.
+Bounds follow the recurrences themselves: an error that a row makes decays as its value does. On the way kernels round
+to float32 where bfloat16 is stored.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ def starts(lengths: Sequence[int]) -> Numbers:
 
 
 def rows_of(q_start: Numbers) -> Iterator[slice]:
-    for first, last in zip(q_start[:-1], q_start[1:], strict=True):
+    for first, last in itertools.pairwise(q_start):
         if last > first:
             yield slice(int(first), int(last))
 
@@ -263,62 +264,8 @@ CASES += [
 RULES["causal_conv1d"] = Rule(_conv_forward, _conv_gradients)
 
 
-# -- linear recurrence -------------------------------------------------------------------------------------------------
-def _recurrence(lengths: Sequence[int], channels: int) -> Callable[..., Inputs]:
-    def make(rng: np.random.Generator) -> Inputs:
-        shape = (sum(lengths), channels)
-        return {"x": rng.standard_normal(shape), "a": rng.uniform(-0.2, 0.99, shape), "q_start": starts(lengths)}
-
-    return make
-
-
-def _recurrence_walk(i: Inputs, u: float) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """h before each row and after, with errors."""
-    before, h, error_before, error_h = (np.zeros_like(i["x"]) for _ in range(4))
-    for rows in rows_of(i["q_start"]):
-        now = error = np.zeros(i["x"].shape[1])
-        for t in range(rows.start, rows.stop):
-            before[t], error_before[t] = now, error
-            carried = i["a"][t] * now
-            error = np.abs(i["a"][t]) * error + 2 * u * (np.abs(carried) + np.abs(i["x"][t]))
-            now = carried + i["x"][t]
-            h[t], error_h[t] = now, error
-    return before, h, error_before, error_h
-
-
-def _recurrence_forward(i: Inputs, o: Any, y: Numbers, u: float) -> Numbers:
-    return _recurrence_walk(i, inner(u))[3] + u * np.abs(y)
-
-
-def _recurrence_gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> dict[str, Numbers]:
-    r = inner(u)
-    before, _, error_before, _ = _recurrence_walk(i, r)
-    g, error_g = np.zeros_like(before), np.zeros_like(before)
-    for rows in rows_of(i["q_start"]):
-        later = error = np.zeros(before.shape[1])
-        for t in range(rows.stop - 1, rows.start - 1, -1):
-            g[t] = dy[t] + later
-            error_g[t] = error + 2 * r * (np.abs(dy[t]) + np.abs(later))
-            later, error = i["a"][t] * g[t], np.abs(i["a"][t]) * error_g[t] + r * np.abs(i["a"][t] * g[t])
-    stored = error_before + u * np.abs(before)
-    return {
-        "x": error_g + u * np.abs(g),
-        "a": error_g * np.abs(before) + np.abs(g) * stored + 2 * u * np.abs(g * before),
-    }
-
-
-CASES += [
-    Case("linear_recurrence", "one", _recurrence([1], 1), small=True),
-    Case("linear_recurrence", "small", _recurrence([3, 0, 4], 2), small=True),
-    *(Case("linear_recurrence", f"channels{n}", _recurrence([9, 2], n)) for n in (15, 16, 17, 33, 63, 65)),
-    Case("linear_recurrence", "packed", _recurrence([31, 1, 0, 64, 2], 34)),
-    Case("linear_recurrence", "shares", _recurrence([600, 7], 150), shares=True),
-]
-RULES["linear_recurrence"] = Rule(_recurrence_forward, _recurrence_gradients)
-
-
 # -- refusals ----------------------------------------------------------------------------------------------------------
-def _error(
+def refusal(
     op: str,
     label: str,
     pattern: str,
@@ -344,54 +291,88 @@ def _conv_arguments() -> dict[str, Any]:
     return {"x": array((3, 4)), "weight": array((4, 2)), "q_start": int32_array(0, 3)}
 
 
-def _recurrence_arguments() -> dict[str, Any]:
-    return {"x": array((3, 4)), "a": array((3, 4)), "q_start": int32_array(0, 3)}
-
-
-def _leaf(*shape: int) -> Tensor:
+def leaf(*shape: int) -> Tensor:
     return Tensor(np.zeros(shape, np.float32), requires_grad=True)
 
 
-for _op, _base, _x in (
-    ("selective_scan", _scan_arguments, "u"),
-    ("causal_conv1d", _conv_arguments, "x"),
-    ("linear_recurrence", _recurrence_arguments, "x"),
-):
-    ERRORS += [
-        _error(_op, "axes", rf"`{_x}` expected two axes", _base, **{_x: lambda: array((3,))}),
-        _error(_op, "no-channels", rf"`{_x}` expected two axes", _base, **{_x: lambda: array((3, 0))}),
-        _error(_op, "starts", r"`q_start` must run from 0 to the 3 rows", _base, q_start=lambda: int32_array(0, 2)),
-        _error(_op, "starts-begin", r"`q_start` must run from 0", _base, q_start=lambda: int32_array(1, 3)),
-        _error(_op, "starts-fall", r"`q_start` falls at sequence 1", _base, q_start=lambda: int32_array(0, 3, 2, 3)),
-        _error(_op, "starts-negative", r"`q_start` falls", _base, q_start=lambda: int32_array(0, -5, 3)),
-        _error(_op, "starts-none", r"`q_start` expected one axis", _base, q_start=lambda: int32_array()),
-        _error(_op, "starts-type", r"`q_start`", _base, DTypeError, q_start=lambda: array((2,))),
-        _error(_op, "state-shape", r"`state` expected", _base, state=lambda: array((1, 3))),
-        _error(_op, "integers", "", _base, DTypeError, **{_x: lambda: array((3, 4), "int32")}),
+def common_refusals(op: str, base: Callable[[], dict[str, Any]], x: str) -> list[ErrorCase]:
+    """What every op of packed rows refuses."""
+    return [
+        refusal(op, "axes", rf"`{x}` expected two axes", base, **{x: lambda: array((3,))}),
+        refusal(op, "no-channels", rf"`{x}` expected two axes", base, **{x: lambda: array((3, 0))}),
+        refusal(op, "starts", r"`q_start` must run from 0 to the 3 rows", base, q_start=lambda: int32_array(0, 2)),
+        refusal(op, "starts-begin", r"`q_start` must run from 0", base, q_start=lambda: int32_array(1, 3)),
+        refusal(op, "starts-fall", r"`q_start` falls at sequence 1", base, q_start=lambda: int32_array(0, 3, 2, 3)),
+        refusal(op, "starts-negative", r"`q_start` falls", base, q_start=lambda: int32_array(0, -5, 3)),
+        refusal(op, "starts-none", r"`q_start` expected one axis", base, q_start=lambda: int32_array()),
+        refusal(op, "starts-type", r"`q_start`", base, DTypeError, q_start=lambda: array((2,))),
+        refusal(op, "state-shape", r"`state` expected", base, state=lambda: array((1, 3))),
+        refusal(op, "integers", "", base, DTypeError, **{x: lambda: array((3, 4), "int32")}),
     ]
+
+
+ERRORS += common_refusals("selective_scan", _scan_arguments, "u")
+ERRORS += common_refusals("causal_conv1d", _conv_arguments, "x")
 ERRORS += [
-    _error("selective_scan", "delta", r"`delta` expected \(3, 4\)", _scan_arguments, delta=lambda: array((3, 5))),
-    _error("selective_scan", "a", r"`a` expected \(4, states >= 1\), got \(3, 2\)", _scan_arguments, a=lambda: array((3, 2))),
-    _error("selective_scan", "no-states", r"`a` expected \(4, states >= 1\)", _scan_arguments, a=lambda: array((4, 0))),
-    _error("selective_scan", "b", r"`b` expected \(3, 2\), got \(3, 3\)", _scan_arguments, b=lambda: array((3, 3))),
-    _error("selective_scan", "c", r"`c` expected \(3, 2\), got \(2, 2\)", _scan_arguments, c=lambda: array((2, 2))),
-    _error("selective_scan", "skip", r"`skip` expected \(4,\)", _scan_arguments, skip=lambda: array((5,))),
-    _error("selective_scan", "bias", r"`delta_bias` expected \(4,\)", _scan_arguments, delta_bias=lambda: array((4, 1))),
-    _error("selective_scan", "z", r"`z` expected \(3, 4\)", _scan_arguments, z=lambda: array((3, 1))),
-    _error("selective_scan", "mixed", "", _scan_arguments, DTypeError, b=lambda: array((3, 2), "float64")),
-    _error("selective_scan", "mixed-a", "", _scan_arguments, DTypeError, a=lambda: array((4, 2), "float64")),
-    _error("selective_scan", "state-type", "`state`", _scan_arguments, DTypeError, state=lambda: array((1, 2, 4), "float64")),
-    _error("selective_scan", "state-gradient", "`state` takes part in no gradient", _scan_arguments, UsageError,
-           state=lambda: array((1, 2, 4)), u=lambda: _leaf(3, 4)),
-    _error("causal_conv1d", "weight", r"`weight` expected \(4, taps >= 1\)", _conv_arguments, weight=lambda: array((3, 2))),
-    _error("causal_conv1d", "no-taps", r"`weight` expected \(4, taps >= 1\)", _conv_arguments, weight=lambda: array((4, 0))),
-    _error("causal_conv1d", "bias", r"`bias` expected \(4,\)", _conv_arguments, bias=lambda: array((3,))),
-    _error("causal_conv1d", "act", "the activation is none or silu", _conv_arguments, UsageError, act=lambda: "gelu"),
-    ErrorCase("causal_conv1d", "unknown-act", lambda: ops.causal_conv1d(**_conv_arguments(), act="swish"), ConfigError, "swish"),
-    _error("causal_conv1d", "state-gradient", "`state` takes part in no gradient", _conv_arguments, UsageError,
-           state=lambda: array((1, 1, 4)), x=lambda: _leaf(3, 4)),
-    _error("linear_recurrence", "a", r"`a` expected \(3, 4\)", _recurrence_arguments, a=lambda: array((3, 5))),
-    _error("linear_recurrence", "mixed", "", _recurrence_arguments, DTypeError, a=lambda: array((3, 4), "float64")),
-    _error("linear_recurrence", "state-gradient", "`state` takes part in no gradient", _recurrence_arguments, UsageError,
-           state=lambda: array((1, 4)), x=lambda: _leaf(3, 4)),
-]  # fmt: skip
+    refusal("selective_scan", "delta", r"`delta` expected \(3, 4\)", _scan_arguments, delta=lambda: array((3, 5))),
+    refusal(
+        "selective_scan",
+        "a",
+        r"`a` expected \(4, states >= 1\), got \(3, 2\)",
+        _scan_arguments,
+        a=lambda: array((3, 2)),
+    ),
+    refusal(
+        "selective_scan", "no-states", r"`a` expected \(4, states >= 1\)", _scan_arguments, a=lambda: array((4, 0))
+    ),
+    refusal("selective_scan", "b", r"`b` expected \(3, 2\), got \(3, 3\)", _scan_arguments, b=lambda: array((3, 3))),
+    refusal("selective_scan", "c", r"`c` expected \(3, 2\), got \(2, 2\)", _scan_arguments, c=lambda: array((2, 2))),
+    refusal("selective_scan", "skip", r"`skip` expected \(4,\)", _scan_arguments, skip=lambda: array((5,))),
+    refusal(
+        "selective_scan", "bias", r"`delta_bias` expected \(4,\)", _scan_arguments, delta_bias=lambda: array((4, 1))
+    ),
+    refusal("selective_scan", "z", r"`z` expected \(3, 4\)", _scan_arguments, z=lambda: array((3, 1))),
+    refusal("selective_scan", "mixed", "", _scan_arguments, DTypeError, b=lambda: array((3, 2), "float64")),
+    refusal("selective_scan", "mixed-a", "", _scan_arguments, DTypeError, a=lambda: array((4, 2), "float64")),
+    refusal(
+        "selective_scan",
+        "state-type",
+        "`state`",
+        _scan_arguments,
+        DTypeError,
+        state=lambda: array((1, 2, 4), "float64"),
+    ),
+    refusal(
+        "selective_scan",
+        "state-gradient",
+        "`state` takes part in no gradient",
+        _scan_arguments,
+        UsageError,
+        state=lambda: array((1, 2, 4)),
+        u=lambda: leaf(3, 4),
+    ),
+    refusal(
+        "causal_conv1d", "weight", r"`weight` expected \(4, taps >= 1\)", _conv_arguments, weight=lambda: array((3, 2))
+    ),
+    refusal(
+        "causal_conv1d", "no-taps", r"`weight` expected \(4, taps >= 1\)", _conv_arguments, weight=lambda: array((4, 0))
+    ),
+    refusal("causal_conv1d", "bias", r"`bias` expected \(4,\)", _conv_arguments, bias=lambda: array((3,))),
+    refusal("causal_conv1d", "act", "the activation is none or silu", _conv_arguments, UsageError, act=lambda: "gelu"),
+    ErrorCase(
+        "causal_conv1d",
+        "unknown-act",
+        lambda: ops.causal_conv1d(**_conv_arguments(), act="swish"),
+        ConfigError,
+        "swish",
+    ),
+    refusal(
+        "causal_conv1d",
+        "state-gradient",
+        "`state` takes part in no gradient",
+        _conv_arguments,
+        UsageError,
+        state=lambda: array((1, 1, 4)),
+        x=lambda: leaf(3, 4),
+    ),
+]

@@ -185,6 +185,50 @@ CASES = {
     "yarn_factor": ("llama", {**LLAMA, "rope_parameters": {**ROPES["yarn"], "attention_factor": 1.3}}),
     "stablelm_parallel": ("stablelm", {**LAYER, "layer_norm_eps": 1e-5, "use_parallel_residual": True}),
     "stablelm_qk": ("stablelm", {**LAYER, "layer_norm_eps": 1e-5, "qk_layernorm": True}),
+    "mixtral": ("mixtral", {**LLAMA, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "qwen2_moe": (
+        "qwen2_moe",
+        {
+            **LLAMA,
+            "moe_intermediate_size": 256,
+            "shared_expert_intermediate_size": 512,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "qwen3_moe": (
+        "qwen3_moe",
+        {
+            **LLAMA,
+            "head_dim": 32,
+            "moe_intermediate_size": 256,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+        },
+    ),
+    "olmoe": ("olmoe", {**LLAMA, "num_key_value_heads": 4, "num_experts": 6, "num_experts_per_tok": 3}),
+    "granitemoe": (
+        "granitemoe",
+        {
+            **LLAMA,
+            "num_local_experts": 4,
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.1,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            **WINDOW,
+            "head_dim": 32,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
     "gpt2": ("gpt2", {"vocab_size": 512, "n_positions": 256, "n_embd": 256, "n_layer": 2, "n_head": 4}),
 }
 
@@ -224,11 +268,13 @@ def test_every_family_is_tried():
 
 @pytest.mark.parametrize("name", CASES)
 def test_logits(tmp_path: Path, name: str):
-    """float32 within 1e-4. llama.cpp's GELU is a table of float16 numbers, which alone puts logits up to 3e-3 from
-    exact ones (spread 1.3). With the same table here they are within 2e-4 in the mean (RMS) and 2e-3 at most:
-    where a last bit moves numbers to the other side of a step, each changes by 2^-11 of itself, times a weight of up to
-    0.3, and so in up to seven blocks. Its products with quantized weights quantize the other side too, to 8 bits: about a percent of the logits' spread at
-    each of some ten products, which a wrong layout of any type would exceed by far."""
+    """float32 within 1e-4.
+
+    llama.cpp's GELU is a table of float16 numbers, which alone puts logits up to 3e-3 from exact ones (spread 1.3).
+    With the same table here they are within 2e-4 in the mean (RMS) and 2e-3 at most: where a last bit moves numbers to
+    the other side of a step, each changes by 2^-11 of itself, times a weight of up to 0.3, and so in up to seven
+    blocks. Its products with quantized weights quantize the other side too, to 8 bits: about a percent of the logits'
+    spread at each of some ten products, which a wrong layout of any type would exceed by far."""
     family, settings = CASES[name]
     model = Decoder(FAMILIES.get(family).read(dict(settings)), seed=1)
     rng = np.random.default_rng(2)

@@ -1,5 +1,5 @@
-"""The weights of a Hugging Face folder: one safetensors file, or several named by an index; those that MLX quantized and
-gpt-oss's MXFP4 too."""
+"""The weights of a Hugging Face folder: one safetensors file, or several named by an index; those that MLX quantized
+and gpt-oss's MXFP4 too."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _sharded(folder: Path) -> dict[str, Stored]:
 
 
 def dequantized(weights: Mapping[str, Stored], config: Mapping[str, Any], where: str) -> dict[str, Stored]:
-    """The weights with MLX's affine triples (NAME.weight, NAME.scales, NAME.biases) and the pairs of MXFP4 (NAME_blocks,
-    NAME_scales) as one float32 tensor each.
+    """The weights with MLX's affine triples (NAME.weight, NAME.scales, NAME.biases) and the pairs of MXFP4
+    (NAME_blocks, NAME_scales) as one float32 tensor each.
 
     `config` is the folder's config.json, whose `quantization` has group_size and bits, for all or for a NAME.
     Raises ConfigError for another mode or impossible numbers, FormatError for parts that do not fit each other.
@@ -165,18 +165,17 @@ def _with_mxfp4(weights: Mapping[str, Stored], where: str) -> Mapping[str, Store
         if scales is None:
             raise FormatError(f"{where}: {name} expected blocks and scales")
         shape = blocks.shape
-        if blocks.dtype != "uint8" or scales.dtype != "uint8" or len(shape) != 4 or shape[3] != 16 or (
-            scales.shape != shape[:3]
-        ):  # fmt: skip
-            raise FormatError(f"{where}: {name}: blocks {blocks.dtype} {shape} and scales {scales.dtype} {scales.shape} do "
-                              f"not make matrices of MXFP4: (experts, out, groups, 16) and (experts, out, groups)")  # fmt: skip
+        whole = len(shape) == 4 and shape[3] == 16 and scales.shape == shape[:3]
+        if blocks.dtype != "uint8" or scales.dtype != "uint8" or not whole:
+            raise FormatError(f"{where}: {name}: expected blocks (experts, out, groups, 16) and scales (experts, out, "
+                              f"groups), uint8, got {blocks.dtype} {shape}, {scales.dtype} {scales.shape}")  # fmt: skip
         result[name] = _mxfp4(blocks, scales)
     return result
 
 
 def _mxfp4(blocks: Stored, scales: Stored) -> Stored:
-    """Groups of 32 numbers 2^(scale - 127) * E2M1, two in a byte, the lower half first (OCP Microscaling, 2023). Stored are
-    matrices (experts, out, in); what they stand for in the file's layout is (experts, in, out)."""
+    """Groups of 32 numbers 2^(scale - 127) * E2M1, two in a byte, the lower half first (OCP Microscaling, 2023). Stored
+    are matrices (experts, out, in); the name stands for (experts, in, out)."""
     experts, rows, groups, _ = blocks.shape
 
     def array() -> npt.NDArray[np.float32]:

@@ -50,7 +50,7 @@ class Linear(Module):
 
 
 class GroupedLinear(Module):
-    """y = x weight[e]^T + bias[e] for the rows of each expert e; weight is (experts, out, in). Adapters see all of it."""
+    """y = x weight[e]^T + bias[e] for the rows of each expert e; weight (experts, out, in). Adapters see all of it."""
 
     def __init__(
         self, experts: int, inputs: int, outputs: int, bias: bool = True, std: float = 0.02, dtype: str = "float32"

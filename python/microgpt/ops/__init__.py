@@ -37,7 +37,7 @@ from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
 from .rwkv import rwkv7
-from .scan import causal_conv1d, linear_recurrence, selective_scan
+from .scan import causal_conv1d, linear_recurrence, rg_lru, selective_scan
 from .sinks import sink_attention
 from .ssd import ssd
 
@@ -83,6 +83,7 @@ __all__ = [
     "permute",
     "reciprocal",
     "reshape",
+    "rg_lru",
     "rms_norm",
     "rope",
     "route",

@@ -6,6 +6,7 @@ step is where an expert's rows begin, which stands in `offsets`: shapes do not d
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ SCORES = ("softmax", "sigmoid")
 
 
 class Routing(NamedTuple):
-    """Where tokens go: `ids` (T, k) experts, the best first; `place` (T, k) rows; `order` (R) the numbers in `ids` of the
-    rows; `offsets` (E + 1) first rows of the experts. All int32. `load` (E) counts each one's rows, as numbers.
+    """Where tokens go: `ids` (T, k) experts, the best first; `place` (T, k) rows; `order` (R) the numbers in `ids` of
+    the rows; `offsets` (E + 1) first rows of the experts. All int32. `load` (E) counts each one's rows, as numbers.
     """
 
     ids: Array
@@ -115,9 +116,9 @@ def expert_weights(
 
 @expert_weights.backward
 def _(saved: Any, dy: Array, dlogits: Any) -> None:
-    logits, ids, settings = saved
+    logits, ids, (experts, chosen, code, renormalize, scale, eps) = saved
     array, add_to = dlogits.target(logits.dtype)
-    k.route_weights(logits, ids, *settings, dy=dy, dx=array, accumulate=add_to)
+    k.route_weights(logits, ids, experts, chosen, code, renormalize, scale, eps, dy=dy, dx=array, accumulate=add_to)
     dlogits.settle(array)
 
 
@@ -294,7 +295,7 @@ def _(x: Any, weight: Any, bias: Any = None, offsets: Any = None) -> Cost:
 def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, offsets: Any = None) -> Tensor:
     starts = [int(n) for n in _numpy(offsets)]
     parts = [full((0, weight.shape[1]), 0.0, x.dtype)]
-    for e, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for e, (start, stop) in enumerate(itertools.pairwise(starts)):
         if stop > start:
             part = x[start:stop] @ weight[e].permute(1, 0)
             parts.append(part if bias is None else part + bias[e])

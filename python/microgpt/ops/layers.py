@@ -44,22 +44,8 @@ def linear(
     x (..., K), weight (N, K), bias (N), residual and result (..., N). `act`: none, gelu, gelu_tanh, relu, relu2, silu.
     `wide_out`: the result of bfloat16 is float32, as it was summed (for logits).
     """
-    check_float("linear", x=x, weight=weight, bias=bias, residual=residual)
-    if weight.ndim != 2:
-        refuse("linear", "weight", "two axes (out, in)", weight.shape)
-    n, inner = weight.shape
-    if x.shape[-1:] != (inner,):
-        refuse("linear", "x", f"(..., {inner})", x.shape)
-    if bias is not None and bias.shape != (n,):
-        refuse("linear", "bias", (n,), bias.shape)
-    shape = (*x.shape[:-1], n)
-    if residual is not None and residual.shape != shape:
-        refuse("linear", "residual", shape, residual.shape)
     code = act_code(act)
-    rows = x.size // inner if inner else y_rows(shape)
-    y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
-    pre = k.empty(shape, x.dtype) if code and needs and any(needs[:3]) else None
-    k.gemm(x, weight, y, rows, n, inner, trans_b=True, bias=bias, residual=residual, pre=pre, act=code)
+    y, pre = k.linear(x, weight, bias, residual, code, wide_out, bool(code and needs and any(needs[:3])))
     return y, (x, weight, pre, code)
 
 

@@ -13,7 +13,9 @@ from microgpt.tokenizers.patterns import ALIASES, PATTERNS, pattern_named
 from microgpt.tokenizers.pieces import SPACE, VOCAB_LIMIT, Kind, Pieces, tokenizer_of
 
 # With these names of tokenizer.ggml.pre a text begins with the beginning token unless the file says otherwise.
-_BEGINS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
+_BEGINS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+           "tekken")  # fmt: skip
+_WHOLE = _BEGINS  # and a word that is a token is taken whole, whatever the merges would make of it
 _SCORED = {"llama": "bpe", "t5": "unigram"}
 
 
@@ -151,7 +153,7 @@ def _scored(found: _Metadata, model: str, tokens: list[str], config: dict[str, A
 def _byte_level(found: _Metadata, tokens: list[str], config: dict[str, Any]) -> HubTokenizer:
     where = found.where
     pre = found.text("pre", "default")
-    pattern = pattern_named("gpt-2" if pre == "default" else pre)
+    pattern = pattern_named(pre)
     if pattern is None:
         known = sorted({*PATTERNS, *ALIASES})
         raise TokenizerError(f"{where}: no tokenizer.ggml.pre {pre!r}{nearest(pre, known)}; known: {', '.join(known)}")
@@ -175,9 +177,7 @@ def _byte_level(found: _Metadata, tokens: list[str], config: dict[str, Any]) -> 
     special = (Kind.CONTROL, Kind.UNKNOWN)
     controls = {token: number for token, number in vocab.items() if kinds[number] in special}
     shown = {token: number for token, number in vocab.items() if kinds[number] == Kind.USER_DEFINED}
-    content = bytebpe.byte_level(
-        vocab, merges, pattern, controls, shown=shown, whole_words=pattern in ("llama-bpe", "o200k", "tekken")
-    )
+    content = bytebpe.byte_level(vocab, merges, pattern, controls, shown=shown, whole_words=pre in _WHOLE)
     return bytebpe.make(content, {"add_bos_token": pre in _BEGINS, **config}, where)
 
 

@@ -289,7 +289,7 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
     x of the layers of kind mamba, "mixer.x" and "ffn.x" are those of all kinds. Several modules
     of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups, or after
     "@" in as many as that field of the mixer says. A "*" in their name is the number of a row that is stored alone.
-    `packings` of some keys say how what they name lies in the file.
+    `packings`: how the arrays of some keys lie in the file.
     """
     shapes = config.shapes()
     rules: list[Rule] = []
@@ -368,7 +368,7 @@ def declare(
     how many groups fused q, k, v are interleaved. `ignored`: keys of config.json that change nothing. `buffers`: names
     in a block that files may hold, `loose` those outside; `constants`: numbers there that files must hold. `older`:
     names that keys once had, and theirs now. `finish` gets the complete draft. `sized(width, layers, heads)`: what else
-    config.json must say for a model of another size. `packings`: how the arrays of some keys of `names` lie in the file.
+    config.json must say for a model of another size. `packings`: how arrays of some keys of `names` lie in the file.
     """
     settings = {"norm": norm, **(fixed or {})}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names

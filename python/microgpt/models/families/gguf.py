@@ -65,8 +65,8 @@ class Gguf:
     block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
     `plus_one`: norms store their weight plus the one that it is added to.
-    `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part. `truncate`: YaRN's, which no key
-    holds.
+    `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part. `truncate`: YaRN's, which has
+    no key.
     `told_by`: where several families share an `arch`, the metadata key (without "ARCH.") of this one's files alone.
     `variant`: more departures from the usual names, that depend on the model. `numbers`: parameters of a block of one
     number each -> the metadata key (whole) that holds those of all blocks; `constants`: keys of the same kind whose

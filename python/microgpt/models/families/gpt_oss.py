@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from ...io.names import Packing
 from ...nn.ffn.moe import MoeSpec
 from .common import Reader
-from .declare import ATTENTION_BIAS, Draft, Float, declare, ends, ffn, heads, shape
+from .declare import Bool, Draft, Float, declare, ends, ffn, heads, shape
 from .experts import GGUF_EXPERTS, GGUF_KEYS, IGNORED, experts
 from .gguf import GGUF, LLAMA_KEYS, Gguf
 from .llama import BODY
@@ -43,7 +46,7 @@ DOWN = Packing(
 )
 
 
-def _turned(value: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _turned(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Matrices (experts, out, in) as (experts, in, out), or back; biases as they are."""
     return value.swapaxes(1, 2) if value.ndim == 3 else value
 
@@ -58,7 +61,8 @@ declare(
     "gpt_oss", "GptOssForCausalLM",
     [*shape(201088, 2880, 36, 64, 131072), *heads(8, 64), *ffn(2880), *experts(128, 4, "num_local_experts"),
      Float("swiglu_alpha", "ffn.alpha", 1.702), Float("swiglu_limit", "ffn.limit", 7.0),
-     Float("rms_norm_eps", "norm.eps", 1e-5), ATTENTION_BIAS, LayerTypes(every(2), 128), OssRope(150000.0), *ends(False)],
+     Float("rms_norm_eps", "norm.eps", 1e-5), Bool("attention_bias", "mixer.bias mixer.out_bias", True),
+     LayerTypes(every(2), 128), OssRope(150000.0), *ends(False)],
     {**BODY, "mixer.sinks": "self_attn.sinks", "moe.router": "mlp.router", **EXPERTS},
     ffn=MoeSpec, fixed={"mixer.sinks": True, "ffn.bias": True, "ffn.router_bias": True},
     packings={WEIGHT: GATE_UP, BIAS: GATE_UP, "moe.down.weight": DOWN},

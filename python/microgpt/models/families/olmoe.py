@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ...nn.checks import require
 from ...nn.ffn.moe import MoeSpec
 from .declare import ATTENTION_BIAS, RMS, Float, Only, declare, ends, ffn, heads, shape
 from .experts import GGUF_EXPERTS, GGUF_KEYS, IGNORED, NAMES, RENORMALIZE, experts
@@ -18,7 +21,14 @@ declare(
     ffn=MoeSpec, fixed={"mixer.qk_norm": RMS, "mixer.qk_norm_over": "width"}, ignored=IGNORED, buffers=BUFFERS,
     older={"num_local_experts": "num_experts"},
 )  # fmt: skip
+
+
+def _write(values: dict[str, Any]) -> None:
+    require(values["num_key_value_heads"] == values["num_attention_heads"], "GGUF's olmoe: num_key_value_heads",
+            values["num_attention_heads"], values["num_key_value_heads"])  # fmt: skip
+
+
 GGUF.add("olmoe", Gguf(
     "olmoe", {**NO_WIDTH, **GGUF_KEYS, "expert_count": "num_experts"},
-    fixed={"hidden_act": "silu", "norm_topk_prob": False, "attention_bias": False}, names=GGUF_EXPERTS,
+    fixed={"hidden_act": "silu", "norm_topk_prob": False, "attention_bias": False}, names=GGUF_EXPERTS, write=_write,
 ))  # fmt: skip

@@ -34,8 +34,8 @@ class MoeSpec(LayerSpec):
     the sum of sigmoids) and times `scale`. `bias`: experts have biases; `router_bias`. `limit`: gates are bounded by
     it, ups on both sides, and the unit is gate * sigmoid(alpha * gate) * (up + 1) (gpt-oss); else act(gate) * up.
     `shared`: width of a unit that works on every token, with `shared_gate` times the sigmoid of a number of its own
-    (Qwen2). Balance in training: `balance_loss` times Switch's loss (arXiv:2101.03961, eq. 4), or `balance_bias`, numbers
-    added to the scores for the choice, which move by `balance_rate` a step towards experts with little to do
+    (Qwen2). Balance in training: `balance_loss` times Switch's loss (arXiv:2101.03961, eq. 4), or `balance_bias`,
+    numbers added to the scores for the choice, which move by `balance_rate` a step towards experts with little to do
     (arXiv:2408.15664, algorithm 1).
     """
 

@@ -1,0 +1,300 @@
+// Decode: one query row against many keys. What takes long is reading them, and memory is read fastest as it lies. So the
+// heads of a unit go side by side through blocks of kDecodeBlock tokens, and the tokens after these are asked for meanwhile.
+// Keys are turned in registers, values read in place; nothing is packed. The chains are those of attend().
+
+constexpr int64_t kDecodeBlock = 16;  // tokens; a multiple of every vector, divides kChunk
+// Rows that share a turned block of keys: AVX-512 16 of keys + 8 sums of 32 registers; AVX2 8 + 4 of 16.
+constexpr int kDecodeRows = kWidth == 16 ? 8 : 4;
+
+struct DecodeScratch {
+  float* queries;         // (rows, k_step)
+  float *probs, *words;   // (rows, kChunk), and as words along
+  float* factor;          // (rows)
+  RowSums stretch, total;
+};
+template <class T> static inline DecodeScratch decode_scratch(const AttentionArgs<T>& args, void* memory) {
+  const int64_t groups = decode_groups(args), v_width = padded(args.v_dim);
+  const int64_t rows = (args.kv_heads + groups - 1) / groups * (args.heads / args.kv_heads), vectors = padded(rows);
+  DecodeScratch s;
+  s.probs = (float*)memory;
+  s.words = s.probs + vectors * kChunk;
+  s.factor = s.words + vectors * kChunk;
+  s.queries = s.factor + vectors;
+  float* next = s.queries + rows * padded(args.k_dim);
+  s.stretch = take_sums(next, rows, v_width);
+  s.total = take_sums(next, rows, v_width);
+  return s;
+}
+
+template <class T> struct DecodeBlock {
+  const T* tokens;  // keys or values, of one head
+  int64_t stride;
+  int64_t count;    // tokens that there are
+  int64_t width;
+  const float* x;   // words of the rows: queries, or probabilities of the block
+  int64_t x_step;
+  float* out;
+  int64_t out_step;
+};
+
+// Raw products of R rows with kWidth keys. kWhole: there are as many, and whole vectors of their words.
+template <class P, int R, bool kWhole> static void decode_scores(const DecodeBlock<typename P::Element>& b) {
+  constexpr int64_t kPart = kWidth * P::kPer;
+  Vec sum[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r] = zero();
+  for (int64_t i = 0; i < b.width; i += kPart) {
+    const int64_t words = kWhole ? kWidth : at_most((b.width - i + P::kPer - 1) / P::kPer, kWidth);
+    const typename P::Element* from = b.tokens + i;
+    Vec block[kWidth];
+#pragma GCC unroll 16
+    for (int c = 0; c < kWidth; ++c) {
+      if (kWhole) block[c] = P::along(from + c * b.stride);
+      else block[c] = c < b.count ? P::along_n(from + c * b.stride, at_most(b.width - i, kPart)) : zero();
+    }
+#pragma GCC unroll 16
+    for (int c = 0; c < kWidth; ++c) __builtin_prefetch(from + (c + kDecodeBlock) * b.stride, 0, 2);
+    gemm_transpose(block);
+    const float* x = b.x + i / P::kPer;
+#pragma GCC unroll 16
+    for (int w = 0; w < kWidth; ++w) {
+      if (!kWhole && w >= words) break;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) sum[r] = P::Step::step(set1(x[r * b.x_step + w]), block[w], sum[r]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) store(b.out + r * b.out_step, sum[r]);
+}
+
+// out = factor * out + probabilities x values, for tokens [from, to) of the block; [begin, end) of them are seen. kWhole:
+// that is all kDecodeBlock.
+template <class P, int R, bool kWhole>
+static void decode_values(const DecodeBlock<typename P::Element>& b, int from, int to, int begin, int end, const float* factor) {
+  for (int64_t j = 0; j < b.width; j += 2 * kWidth) {
+    const int64_t n = b.width - j;
+    const bool two = n > kWidth;
+    Vec sum[R][2];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec by = set1(factor[r]);
+      sum[r][0] = mul(load(b.out + r * b.out_step + j), by);
+      sum[r][1] = two ? mul(load(b.out + r * b.out_step + j + kWidth), by) : zero();
+    }
+    const auto step = [&](int i) {
+      const typename P::Element* row = b.tokens + i * b.stride + j;
+      Vec value[2];
+      if (kWhole || i < b.count) P::across_two(row, b.stride, kWhole || i + 1 < b.count, n, value[0], value[1]);
+      else value[0] = value[1] = zero();
+      for (int k = 0; k < P::kPer; ++k) __builtin_prefetch(row + (kDecodeBlock + k) * b.stride, 0, 2);
+      if (!kWhole) {
+        const int last = i + P::kPer - 1;
+        for (Vec& v : value) v = P::seen(v, i >= begin && i < end, last >= begin && last < end);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Vec x = set1(b.x[r * b.x_step + i / P::kPer]);
+        sum[r][0] = P::Step::step(x, value[0], sum[r][0]);
+        sum[r][1] = P::Step::step(x, value[1], sum[r][1]);
+      }
+    };
+    if (kWhole) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kDecodeBlock; i += P::kPer) step(i);
+    } else {
+      for (int i = from; i < to; i += P::kPer) step(i);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      store(b.out + r * b.out_step + j, sum[r][0]);
+      if (two) store(b.out + r * b.out_step + j + kWidth, sum[r][1]);
+    }
+  }
+}
+
+template <class P> using DecodeScoresFn = void (*)(const DecodeBlock<typename P::Element>&);
+template <class P> using DecodeValuesFn = void (*)(const DecodeBlock<typename P::Element>&, int, int, int, int, const float*);
+#define MG_ROWS(f, r) &f<P, (r < kDecodeRows ? r : kDecodeRows), kWhole>
+#define MG_TABLE(f) \
+  {MG_ROWS(f, 1), MG_ROWS(f, 2), MG_ROWS(f, 3), MG_ROWS(f, 4), MG_ROWS(f, 5), MG_ROWS(f, 6), MG_ROWS(f, 7), MG_ROWS(f, 8)}
+template <class P, bool kWhole> static inline DecodeScoresFn<P> decode_scores_of(int64_t rows) {
+  static constexpr DecodeScoresFn<P> table[8] = MG_TABLE(decode_scores);
+  return table[rows - 1];
+}
+template <class P, bool kWhole> static inline DecodeValuesFn<P> decode_values_of(int64_t rows) {
+  static constexpr DecodeValuesFn<P> table[8] = MG_TABLE(decode_values);
+  return table[rows - 1];
+}
+#undef MG_TABLE
+#undef MG_ROWS
+
+// A query row, and key heads [low, high) of it.
+struct DecodeUnit {
+  QueryRows q;
+  int64_t low, high;
+};
+
+// Keys [chunk, chunk + kChunk), as far as `seen`.
+template <class P>
+static void decode_chunk(const AttentionArgs<typename P::Element>& args, const DecodeUnit& unit, const Stretch& seen,
+                         int64_t chunk, const ScoreRule& shared, const DecodeScratch& s) {
+  using T = typename P::Element;
+  constexpr int64_t kPart = kWidth * P::kPer;
+  const int64_t each = args.heads / args.kv_heads, rows = (unit.high - unit.low) * each;
+  const int64_t k_step = padded((args.k_dim + P::kPer - 1) / P::kPer), v_step = padded(args.v_dim);
+  const int begin = (int)clamped(seen.begin - chunk, 0, kChunk), end = (int)clamped(seen.end - chunk, 0, kChunk);
+  const int64_t count = at_most(unit.q.k_len - chunk, kChunk);
+  float* words = P::kPer == 1 ? s.probs : s.words;
+  DecodeBlock<T> b;
+  b.stride = args.k_stride, b.width = args.k_dim, b.x_step = k_step, b.out_step = kChunk;
+  for (int64_t block = begin / kDecodeBlock * kDecodeBlock; block < end; block += kDecodeBlock)
+    for (int64_t g = unit.low; g < unit.high; ++g)
+      for (int64_t k = block; k < block + kDecodeBlock && k < count; k += kWidth) {
+        b.tokens = args.k + (unit.q.k_start + chunk + k) * args.k_stride + g * args.k_dim;
+        b.count = at_most(count - k, kWidth);
+        const bool whole = b.count == kWidth && args.k_dim % kPart == 0;
+        for (int64_t r = 0; r < each; r += kDecodeRows) {
+          const int64_t row = (g - unit.low) * each + r, n = at_most(each - r, kDecodeRows);
+          b.x = s.queries + row * k_step;
+          b.out = s.probs + row * kChunk + k;
+          (whole ? decode_scores_of<P, true>(n) : decode_scores_of<P, false>(n))(b);
+        }
+      }
+  Spans spans;
+  for (int r = 0; r < kTallPadded; ++r) spans.begin[r] = begin, spans.end[r] = end;
+  for (int64_t r = 0; r < rows; r += kTallPadded) {
+    const int64_t n = at_most(rows - r, kTallPadded);
+    RowRules rules;
+    rules.set(args, shared, unit.low * each, rows, r, n, chunk, unit.q.position);
+    softmax_tile<P>(rules.of, rules.offsets, n, begin == 0 && end == kChunk, spans, s.probs + r * kChunk,
+                    words + r * (kChunk / P::kPer), s.stretch.max + r, s.stretch.sums + r * kWidth, s.factor + r);
+  }
+  const int from = begin / kSpanStep * kSpanStep, to = (end + kSpanStep - 1) / kSpanStep * kSpanStep;
+  b.stride = args.v_stride, b.width = args.v_dim, b.x_step = kChunk / P::kPer, b.out_step = v_step;
+  const float* factor = s.factor;
+  for (int64_t block = begin / kDecodeBlock * kDecodeBlock; block < end; block += kDecodeBlock) {
+    const auto in_block = [&](int64_t at) { return (int)clamped(at - block, 0, kDecodeBlock); };
+    const bool whole = begin <= block && end >= block + kDecodeBlock && args.v_dim % (2 * kWidth) == 0;
+    b.count = count - block;
+    for (int64_t g = unit.low; g < unit.high; ++g) {
+      b.tokens = args.v + (unit.q.k_start + chunk + block) * args.v_stride + g * args.v_dim;
+      for (int64_t r = 0; r < each; r += kDecodeRows) {
+        const int64_t row = (g - unit.low) * each + r, n = at_most(each - r, kDecodeRows);
+        b.x = words + (row * kChunk + block) / P::kPer;
+        b.out = s.stretch.out + row * v_step;
+        (whole ? decode_values_of<P, true>(n) : decode_values_of<P, false>(n))(
+            b, in_block(from), in_block(to), in_block(begin), in_block(end), factor == kUnchanged ? factor : factor + row);
+      }
+    }
+    factor = kUnchanged;
+  }
+}
+
+// Stretches [first, last) of the keys; gives where their sums are.
+template <class P>
+static const RowSums& decode_unit(const AttentionArgs<typename P::Element>& args, const DecodeUnit& unit, int64_t first,
+                                  int64_t last, const DecodeScratch& s) {
+  const int64_t each = args.heads / args.kv_heads, rows = (unit.high - unit.low) * each, v_step = padded(args.v_dim);
+  const int64_t k_step = padded((args.k_dim + P::kPer - 1) / P::kPer);
+  pack_along<P>(args.q + unit.q.row * args.q_stride + unit.low * each * args.k_dim, args.k_dim, rows, args.k_dim, s.queries,
+                k_step);
+  const ScoreRule shared = score_rule(args, unit.low * each);
+  const Stretch seen = keys_seen(args, unit.q.position, unit.q.k_len);
+  for (int64_t stretch = first; stretch < last; ++stretch) {
+    clear(s.stretch, rows, v_step);
+    const int64_t begin = at_least(stretch * kKeyStretch, seen.begin / kChunk * kChunk);
+    const int64_t end = at_most((stretch + 1) * kKeyStretch, seen.end);
+    for (int64_t chunk = begin; chunk < end; chunk += kChunk) decode_chunk<P>(args, unit, seen, chunk, shared, s);
+    if (last - first > 1)
+      merge_stretch(args, unit.q, rows, stretch * kKeyStretch, s.total, s.stretch, v_step, exponent_unit(shared));
+  }
+  if (first >= last) clear(s.stretch, rows, v_step);
+  return last - first > 1 ? s.total : s.stretch;
+}
+
+// Stretches of keys that a packed row sees.
+template <class T> static inline Stretch stretches_of(const AttentionArgs<T>& args, const QueryRows& q) {
+  const Stretch seen = keys_seen(args, q.position, q.k_len);
+  if (seen.begin >= seen.end) return {0, 0};
+  return {seen.begin / kKeyStretch, (seen.end + kKeyStretch - 1) / kKeyStretch};
+}
+
+// How a call is cut, by lengths: that moves no bits.
+struct DecodeCut {
+  int64_t parts;   // stretches of all rows, one after another, or 0 where rows stay whole
+  int64_t groups;  // of heads
+};
+template <class T> static inline DecodeCut decode_cut(const AttentionArgs<T>& args) {
+  int64_t parts = 0;
+  for (int64_t row = 0; args.parts && row < args.q_rows; ++row) {
+    const Stretch s = stretches_of(args, rows_of(args, sequence_of(args, row), row, 1));
+    parts += s.end - s.begin;
+  }
+  if (parts <= args.q_rows || parts > attention_parts(args)) parts = 0;
+  const int64_t units = at_least(parts > 0 ? parts : args.q_rows, 1);
+  const int64_t groups = at_least(decode_groups(args), (kDecodeUnits + units - 1) / units);
+  return {parts, at_most(groups, args.kv_heads)};
+}
+
+// The second kernel: parts -> output. Shares: stretches of all rows' heads.
+template <class T> static void decode_merge(const AttentionArgs<T>& args, const Share& share) {
+  if (decode_cut(args).parts == 0) return;
+  const int64_t v_step = padded(args.v_dim), of_part = args.heads * part_floats(args.v_dim);
+  const int64_t count = args.q_rows * args.heads;
+  const RowSums nothing = decode_scratch(args, share.scratch).total;
+  clear(nothing, 1, v_step);
+  const int64_t low = count * share.index / share.count, high = count * (share.index + 1) / share.count;
+  int64_t part = 0;
+  for (int64_t row = 0; row < args.q_rows; ++row) {
+    const QueryRows q = rows_of(args, sequence_of(args, row), row, 1);
+    const Stretch s = stretches_of(args, q);
+    for (int64_t head = at_least(low - row * args.heads, 0); head < at_most(high - row * args.heads, args.heads); ++head) {
+      const float unit = exponent_unit(score_rule(args, head));
+      float* first = args.parts + part * of_part + head * part_floats(args.v_dim);
+      const auto sums_of = [&](int64_t i) {
+        float* out = first + i * of_part;
+        return RowSums{out, out + v_step, out + v_step + kWidth};
+      };
+      const RowSums total = s.begin < s.end ? sums_of(0) : nothing;
+      for (int64_t i = 1; i < s.end - s.begin; ++i) merge_row(total, sums_of(i), v_step, unit);
+      finish_rows(args, row, head, 1, 1, total, v_step, unit);
+    }
+    part += s.end - s.begin;
+  }
+}
+
+template <class P> static void decode_of(const AttentionArgs<typename P::Element>& args, const Share& share) {
+  if (args.merge) return decode_merge(args, share);
+  const DecodeScratch scratch = decode_scratch(args, share.scratch);
+  const int64_t each = args.heads / args.kv_heads, v_step = padded(args.v_dim);
+  const DecodeCut cut = decode_cut(args);
+  const int64_t units = (cut.parts > 0 ? cut.parts : args.q_rows) * cut.groups;
+  const int64_t low = units * share.index / share.count, high = units * (share.index + 1) / share.count;
+  int64_t row = 0, before = 0;  // parts of the rows before
+  for (int64_t at = low; at < high; ++at) {
+    const int64_t group = at % cut.groups, item = at / cut.groups;
+    if (cut.parts == 0) row = item;
+    QueryRows q = rows_of(args, sequence_of(args, row), row, 1);
+    Stretch s = stretches_of(args, q);
+    while (cut.parts > 0 && item >= before + s.end - s.begin) {
+      before += s.end - s.begin;
+      ++row;
+      q = rows_of(args, sequence_of(args, row), row, 1);
+      s = stretches_of(args, q);
+    }
+    const DecodeUnit unit = {q, args.kv_heads * group / cut.groups, args.kv_heads * (group + 1) / cut.groups};
+    const int64_t head = unit.low * each, rows = (unit.high - unit.low) * each;
+    if (cut.parts == 0) {
+      const RowSums& sums = decode_unit<P>(args, unit, s.begin, s.end, scratch);
+      finish_rows(args, row, head, rows, rows, sums, v_step, exponent_unit(score_rule(args, head)));
+      continue;
+    }
+    const RowSums& sums = decode_unit<P>(args, unit, s.begin + item - before, s.begin + item - before + 1, scratch);
+    float* part = args.parts + (item * args.heads + head) * part_floats(args.v_dim);
+    for (int64_t r = 0; r < rows; ++r, part += part_floats(args.v_dim)) {
+      memcpy(part, sums.out + r * v_step, (size_t)v_step * sizeof(float));
+      store(part + v_step, load(sums.sums + r * kWidth));
+      part[v_step + kWidth] = sums.max[r];
+    }
+  }
+}
