@@ -111,6 +111,10 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
                                 "num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": True}),
     # No expert is so nearly chosen here that bfloat16 chooses another.
     "olmoe": ("olmoe", {**BASE, "num_experts": 8, "num_experts_per_tok": 4}),
+    "lfm2": ("lfm2", {**BASE, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8, "conv_bias": True}),
+    "lfm2_moe": ("lfm2_moe", {**BASE, "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"],
+                              "num_dense_layers": 1, "num_experts": 4, "num_experts_per_tok": 2,
+                              "moe_intermediate_size": 24, "routed_scaling_factor": 1.5}),
     "granitemoe": ("granitemoe", {**BASE, "num_local_experts": 4, "embedding_multiplier": 3.0, "logits_scaling": 0.7,
                                   "residual_multiplier": 0.4, "attention_multiplier": 0.3}),
     "gpt_oss": ("gpt_oss", {**WIDE, **FOUR, "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 0.5,

@@ -14,6 +14,7 @@ PYBIND11_MODULE(_kernels, m) {
   });
   mg::bindings::register_arrays(m);
   mg::bindings::register_checks(m);
+  mg::bindings::register_calls(m);
   mg::bindings::register_math(m);
   mg::bindings::register_layers(m);
   mg::bindings::register_experts(m);
@@ -24,4 +25,5 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_runtime(m);
   mg::bindings::register_peaks(m);
   mg::bindings::register_scan(m);
+  mg::bindings::register_quantized(m);
 }

@@ -8,10 +8,6 @@ constexpr int kGemmTileCols = 2 * kWidth;
 // A packed row of A's tile: whole vectors, so that it is written by whole stores.
 constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
 
-// Mask registers cost nothing in the inner loop, so that B's last columns can be read in place. The AVX2 mask would be the
-// 16th register, and a masked load there is a blend: it packs the last columns instead.
-constexpr bool kGemmMaskedColumns = kWidth == 16;
-
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
 // two and there is `more`), `word` one from a row, and Step::step is what a tile does with a word of A and a vector of B.
@@ -89,10 +85,7 @@ template <class Step, int R, int V, bool kRows> static void gemm_tile(const Gemm
     for (int64_t k = group; k > 0; --k) {
       Vec column[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        const bool masked = kGemmMaskedColumns && v == V - 1;
-        column[v] = masked ? load_n(b + v * kWidth, last) : load(b + v * kWidth);
-      }
+      for (int v = 0; v < V; ++v) column[v] = load(b + v * kWidth);  // a mask would cost 1 %, also where it is cheap
       __builtin_prefetch(ahead, 0, 2);
       if (kGemmAheadLines > 1) __builtin_prefetch(ahead + ahead_second, 0, 2);
       ahead += ahead_step;

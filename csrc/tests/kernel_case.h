@@ -104,9 +104,12 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
+// Scratch is as long as the plan says and holds NaN before each share.
 template <class Args> void run_shares(void (*kernel)(const Args&, const Share&), const Args& args, Plan plan, bool backwards) {
-  for (int64_t i = 0; i < plan.shares; ++i)
-    kernel(args, Share{backwards ? plan.shares - 1 - i : i, plan.shares, nullptr});
+  for (int64_t i = 0; i < plan.shares; ++i) {
+    std::vector<unsigned char> scratch(plan.scratch_bytes, 0xff);
+    kernel(args, Share{backwards ? plan.shares - 1 - i : i, plan.shares, scratch.empty() ? nullptr : scratch.data()});
+  }
 }
 
 // make(float()) and make(double()) give the arguments for the buffers as they are; use it by CHECK_KERNEL.
@@ -114,7 +117,7 @@ template <class Narrow, class Wide, class PlanOf, class Make>
 void check_kernel(const char* name, Narrow narrow, Wide wide, PlanOf plan_of, const Make& make,
                   const std::vector<Buffer*>& outputs, const Tolerances& tolerances) {
   for (Buffer* out : outputs) out->reset();
-  (reference_table().*wide)(make(double()), Share{0, 1, nullptr});
+  run_shares(reference_table().*wide, make(double()), plan_of(make(double())), false);
   for (const Target& target : targets()) {
     if (!target.supported) continue;
     INFO(std::string(name) << " on " << std::string(target.name));

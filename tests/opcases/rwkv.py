@@ -58,8 +58,8 @@ def row(i: Inputs, t: int, head: int) -> tuple[Numbers, ...]:
 
 
 def walk(i: Inputs, head: int, begin: int, end: int, u: float) -> list[Step]:
-    """The recurrence with its error, in Frobenius norms: what was there, times the norm of the matrix, and the roundings
-    of S^T a (a chain of K) and of the three products that are added."""
+    """The recurrence with its error, in Frobenius norms: what was there, times the norm of the matrix, and the
+    roundings of S^T a (a chain of K) and of the three products that are added."""
     width, values = i["r"].shape[2], i["values"].shape[2]
     state, error, steps = np.zeros((width, values)), 0.0, []
     for t in range(begin, end):

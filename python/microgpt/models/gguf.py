@@ -17,7 +17,6 @@ from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
 from ..io.mapped import Stored
 from ..io.names import Rule, to_file
-from ..nn.spec import BlockSpec
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
@@ -42,11 +41,11 @@ class FoundGguf:
 
 
 def _less_one(stored: Stored) -> Stored:
-    return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
+    return stored.derived(lambda: stored.array().astype(np.float32) - 1)
 
 
 def _one_row(stored: Stored) -> Stored:
-    return replace(stored, shape=(1, *stored.shape), array=lambda: stored.array()[None], rows=None)
+    return stored.derived(lambda: stored.array()[None], (1, *stored.shape))
 
 
 def open_model(path: Path | str) -> FoundGguf:
@@ -97,6 +96,7 @@ def rules_of(config: ModelConfig) -> list[Rule]:
     """Our parameters <-> GGUF names. Raises ConfigError for a family or a part that GGUF files do not hold."""
     facts, family = facts_of(config), FAMILIES.get(config.family)
     assert family.rules is not None
+    shapes = config.shapes()
     found: dict[str, list[str]] = {}
     for ours in (part for rule in family.rules(config) for part in rule.parts()):
         theirs = facts.name(ours)
@@ -106,32 +106,22 @@ def rules_of(config: ModelConfig) -> list[Rule]:
     rules = []
     for theirs, parts in found.items():
         if len(parts) == 1:
-            rules.append(Rule(parts[0], theirs))
+            packing = facts.packings.get(parts[0].split(".", 2)[-1])
+            rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
         inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
         group = next(group.split() for group in facts.fused if group.split()[0] in inner)
-        block = config.blocks[int(parts[0].split(".")[1])]
-        sizes = tuple(_rows(block, part) for part in group)
+        sizes = tuple(shapes[inner[part]][0] for part in group)
         rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes))
     return rules
-
-
-def _rows(block: BlockSpec, part: str) -> int:
-    """Rows of a matrix that may be joined with others."""
-    if part.startswith("ffn."):
-        return int(block.ffn.width)
-    return int(block.mixer.head_dim * (block.mixer.heads if part == "mixer.q" else block.mixer.kv_heads))
 
 
 def _rotated_heads(config: ModelConfig) -> dict[str, int]:
     """Tensors whose rows lie pair by pair -> their number of heads."""
     facts, heads = facts_of(config), {}
     for block in config.blocks:
-        if (
-            not facts.partial
-            and block.mixer.rope is not None
-            and block.mixer.rope.dims not in (0, block.mixer.head_dim)
-        ):
+        rope = getattr(block.mixer, "rope", None)
+        if not facts.partial and rope is not None and rope.dims not in (0, block.mixer.head_dim):
             raise ConfigError(f"{facts.arch}: partial rotary positions have no GGUF form")
     if not facts.interleaved:
         return {}
@@ -156,7 +146,12 @@ def halved(stored: Stored, heads: int, what: str) -> Stored:
     """A tensor whose rows are read in the order of halves. Raises ConfigError where its rows are no pairs."""
     if not stored.shape or stored.shape[0] % (2 * heads):
         raise ConfigError(f"{what}: expected rows in pairs for {heads} heads, got shape {stored.shape}")
-    return replace(stored, array=lambda: halve(stored.array(), heads), rows=None)
+    made = stored.derived(lambda: halve(stored.array(), heads))
+    if stored.blocks is None:
+        return made
+    kind, rows = stored.blocks
+    order = halve(np.arange(stored.shape[0]), heads)
+    return replace(made, blocks=(kind, lambda start, stop: rows(0, stored.shape[0])[order[start:stop]]))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -194,7 +189,8 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
     def planned(rule: Rule) -> gguf_writer.Planned:
         parts = {name: arrays[name] for name in rule.parts()}
-        shape = (sum(part.shape[0] for part in parts.values()), *next(iter(parts.values())).shape[1:])
+        shapes = [part.shape for part in parts.values()]
+        shape = rule.packing.shape(shapes) if rule.packing else (sum(each[0] for each in shapes), *shapes[0][1:])
 
         def values() -> npt.NDArray[Any]:
             value = to_file((rule,), parts)[rule.theirs]
@@ -221,7 +217,7 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
 def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConfig) -> GgmlType:
     # llama.cpp adds biases of experts in float32, and never quantizes what chooses them.
-    plain = name.endswith(("norm.weight", ".bias")) or "ffn_gate_inp" in name
+    plain = name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_conv1d.weight")) or "ffn_gate_inp" in name
     if len(shape) < 2 or name.startswith("position_embd") or plain:
         return NAMED["F32"]
     chosen = kind.upper()

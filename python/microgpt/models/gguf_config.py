@@ -219,8 +219,11 @@ def _plain(config: ModelConfig) -> dict[str, Any]:
     for made, block in zip(values["blocks"], config.blocks, strict=True):
         del made["dropout"]
         for name in ("balance_loss", "balance_rate"):  # what experts are trained with
-            made["ffn"].pop(name, None)
+            if made["ffn"] is not None:
+                made["ffn"].pop(name, None)
         mixer, inner = block.mixer, made["mixer"]
+        if not isinstance(mixer, AttentionSpec):
+            continue
         if mixer.rope is not None:
             frequencies, factor = rope_frequencies(mixer.rope, mixer.head_dim, config.max_positions)
             inner["rope"] = {"frequencies": tuple(frequencies), "factor": factor,
@@ -249,7 +252,7 @@ def _differences(ours: Any, theirs: Any, where: str = "") -> str:
 
 def _turning(config: ModelConfig) -> tuple[AttentionSpec, RopeSpec]:
     """The mixer whose rotary positions stand in the file: of a full layer where one has some."""
-    turning = [(block.mixer, block.mixer.rope) for block in config.blocks if block.mixer.rope is not None]
+    turning = [(block.mixer, block.mixer.rope) for block in config.blocks if getattr(block.mixer, "rope", None)]
     if not turning:
         raise ConfigError(f"GGUF's {facts_of(config).arch} has rotary positions, this model none")
     return next((each for each in turning if each[0].window is None), turning[0])

@@ -56,9 +56,14 @@ def dimensions(model: str, size: str, vocab_size: int, block_size: int) -> Dimen
         least = min(least, one)
         layers = min(1024, max(1, round((wanted - one) / (two - one)) + 1))
         shape = Dimensions(layers, _heads(width), width)
-        off = abs(math.log((one + (layers - 1) * (two - one)) / wanted))
+        held = count(model, shape, vocab_size, block_size)
+        if layers > 2 and held != one + (layers - 1) * (two - one):  # blocks of several kinds: once more, by their mean
+            layers += round((wanted - held) / ((held - one) / (layers - 1)))
+            shape = Dimensions(min(1024, max(1, layers)), _heads(width), width)
+            held = count(model, shape, vocab_size, block_size)
+        off = abs(math.log(held / wanted))
         near = off <= math.log1p(CLOSE)
-        found.append((not near, abs(math.log(width / layers / ASPECT)) if near else off, shape))
+        found.append((not near, abs(math.log(width / shape.layers / ASPECT)) if near else off, shape))
     far, off, shape = min(found)
     if far and off > math.log(2.0):
         raise ConfigError(f"size: {size} is {wanted:,} parameters, but the smallest {model} with a vocabulary of "

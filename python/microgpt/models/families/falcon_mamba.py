@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ...nn.mixers.mamba import MambaSpec
 from ...nn.spec import NormSpec
+from . import mamba
 from .declare import Float, declare
+from .gguf import GGUF, Gguf
 from .mamba import IGNORED, NAMES, keys, layer_names, sized
 
 declare(
@@ -13,3 +15,25 @@ declare(
     mixer=MambaSpec, ffn=None, fixed={"mixer.norm": NormSpec("rms", weight=False, bias=False)}, ignored=IGNORED,
     sized=sized,
 )  # fmt: skip
+
+
+def write_gguf(values: dict[str, object]) -> None:
+    """Its files are told by a switch."""
+    mamba.write_gguf(values)
+    values["normed"] = True
+
+
+def read_gguf(values: dict[str, object]) -> None:
+    """The inverse."""
+    mamba.read_gguf(values)
+    if values.pop("normed") is not True:
+        raise ValueError("ssm.dt_b_c_rms is false")
+
+
+# llama.cpp has one epsilon for all norms; the models' is 1e-6 where others have 1e-5.
+GGUF.add("falcon_mamba", Gguf(
+    "mamba", {**mamba.GGUF_KEYS, "ssm.dt_b_c_rms": "normed"}, told_by="ssm.dt_b_c_rms",
+    fixed={"hidden_act": "silu", "use_bias": False, "use_conv_bias": True}, assumed={"mixer_rms_eps": 1e-6},
+    rope=False, names=mamba.GGUF_NAMES, fused=mamba.GGUF_FUSED, packings=mamba.GGUF_PACKINGS, read=read_gguf,
+    write=write_gguf,
+))  # fmt: skip

@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ...io.names import Packing
 from ...nn.checks import require
 from ...nn.mixers.mamba import MambaSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Float, Key, Only, Part, declare, look
+from .gguf import GGUF, Gguf
 
 NAMES = {
     "embed": "backbone.embeddings", "norm": "backbone.norm_f", "head": "lm_head.weight", "blocks": "backbone.layers",
@@ -83,3 +87,46 @@ declare(
     "mamba", "MambaForCausalLM", keys(), {**NAMES, **layer_names("mixer", "mixer")},
     mixer=MambaSpec, ffn=None, ignored=IGNORED, sized=sized,
 )  # fmt: skip
+
+# -- GGUF: a = -exp(a_log) is stored, and a convolution's weight has two axes
+GGUF_NAMES = {
+    "mixer.conv": "ssm_conv1d", "mixer.select": "ssm_x", "mixer.delta": "ssm_dt", "mixer.a_log": "ssm_a",
+    "mixer.skip": "ssm_d", "mixer.o": "ssm_out", "mixer.delta_norm": "ssm_dt_norm", "mixer.b_norm": "ssm_b_norm",
+    "mixer.c_norm": "ssm_c_norm",
+}  # fmt: skip
+GGUF_FUSED = {"mixer.x mixer.z": "ssm_in"}
+GGUF_KEYS = {"ssm.conv_kernel": "conv_kernel", "ssm.inner_size": "inner_size", "ssm.state_size": "state_size",
+             "ssm.time_step_rank": "time_step_rank", "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+             "context_length": "max_position_embeddings", "embedding_length": "hidden_size",
+             "block_count": "num_hidden_layers", "feed_forward_length": "unused",
+             "attention.head_count": "unused"}  # fmt: skip
+GGUF_PACKINGS = {
+    "mixer.a_log": Packing(
+        lambda parts: -np.exp(parts[0].astype(np.float32)), lambda a: [np.log(-a.astype(np.float32))],
+        lambda shapes: shapes[0],
+    ),
+    "mixer.conv.weight": Packing(
+        lambda parts: parts[0][:, 0], lambda weight: [weight[:, None]], lambda shapes: (shapes[0][0], shapes[0][2])
+    ),
+}  # fmt: skip
+
+
+def read_gguf(values: dict[str, Any]) -> None:
+    """The factor of the width instead of the number of channels."""
+    values.pop("unused", None)
+    inner = values.pop("inner_size")
+    if inner % values["hidden_size"]:
+        raise ValueError(f"ssm.inner_size {inner}")
+    values["expand"] = inner // values["hidden_size"]
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """The inverse. Some keys must be there and mean nothing."""
+    values["inner_size"], values["unused"] = values["expand"] * values["hidden_size"], 0
+    values.setdefault("max_position_embeddings", 2**20)
+
+
+GGUF.add("mamba", Gguf(
+    "mamba", GGUF_KEYS, fixed={"hidden_act": "silu", "use_bias": False, "use_conv_bias": True}, rope=False,
+    names=GGUF_NAMES, fused=GGUF_FUSED, packings=GGUF_PACKINGS, read=read_gguf, write=write_gguf,
+))  # fmt: skip
