@@ -42,8 +42,8 @@ MAMBA2 = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_h
           "state_size": 12, "n_groups": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 HYBRID = {"mamba_n_heads": 4, "mamba_d_state": 9, "mamba_d_conv": 3, "num_hidden_layers": 3}
 # A head's first output is q . k times v: where it is near zero a small eps would magnify its roundings.
-DELTA = {**BASE, "rms_norm_eps": 1e-3, "head_dim": 16, "num_hidden_layers": 3, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
-         "linear_key_head_dim": 6, "linear_value_head_dim": 10,
+DELTA = {**BASE, "rms_norm_eps": 1e-3, "head_dim": 16, "num_hidden_layers": 3, "linear_num_value_heads": 4,
+         "linear_num_key_heads": 2, "linear_key_head_dim": 6, "linear_value_head_dim": 10,
          "layer_types": ["linear_attention", "full_attention", "linear_attention"]}  # fmt: skip
 
 # name -> (model_type, settings)
