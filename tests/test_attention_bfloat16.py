@@ -86,7 +86,7 @@ def int32(numbers: Any) -> k.Array:
 def attend(
     isa: str, arrays: list[Numbers], rows: list[int], keys: list[int], backward: bool = True, **options: Any
 ) -> list[Numbers]:
-    """out, and with `backward` dq, dk, dv, for packed sequences of these query rows and keys; 4 heads on 2 key heads."""
+    """out, and with `backward` dq, dk, dv, for packed sequences of these query rows and keys; 4 heads on 2."""
     k.set_isa(isa)
     q, key, value, dout = (k.from_numpy(np.ascontiguousarray(x)) for x in arrays)
     settings: dict[str, Any] = {

@@ -129,7 +129,7 @@ hi
 never
 """
     done = talk(place, "m", lines)
-    assert done.returncode == 0
+    assert done.returncode == 1  # some of them failed
     told = done.stderr.splitlines()
     for expected in (
         "forget the last message", "there is nothing to undo", "there is no reply to write again", "system prompt set",
@@ -160,6 +160,21 @@ def test_a_saved_conversation_goes_on(place: Path) -> None:
     assert (done.stdout, done.stderr) == (f"{expected.text}\n", "2 messages from on.json\n")
 
 
+def test_a_chat_that_has_not_begun_is_saved_and_loaded(place: Path) -> None:
+    done = talk(place, "m", "/save empty.json\n/load empty.json\n")
+    assert (done.returncode, done.stderr) == (0, "saved in empty.json\n0 messages from empty.json\n")
+    done = talk(place, "m", "hi\n", "--load", "empty.json")
+    expected = microgpt.load(place / "m").chat(
+        [{"role": "user", "content": "hi"}], seed=1, max_tokens=12, temperature=0.8
+    )
+    assert (done.returncode, done.stdout) == (0, expected.text + "\n")
+
+
+def test_a_script_whose_reply_fails_says_so_by_its_status(place: Path) -> None:
+    done = talk(place, "m", "hi\n", "--system", "no")
+    assert (done.returncode, done.stdout) == (1, "") and "never that" in done.stderr
+
+
 def test_lines_between_triple_quotes_are_one_message(place: Path) -> None:
     done = talk(place, "m", '"""\na\n\nb\n"""\n/save many.json\n')
     assert done.returncode == 0
@@ -168,10 +183,10 @@ def test_lines_between_triple_quotes_are_one_message(place: Path) -> None:
 
 def test_a_refusal_keeps_the_chat(place: Path) -> None:
     done = talk(place, "m", "/system no\nhi\n/system yes\nhi\n")
-    assert done.returncode == 0 and len(done.stdout.splitlines()) >= 1
+    assert done.returncode == 1 and len(done.stdout.splitlines()) >= 1
     assert "error: the chat template refuses these messages: never that" in done.stderr
     long = talk(place, "m", "x" * 210_000 + "\nhi\n")
-    assert long.returncode == 0 and "the model's context" in long.stderr and long.stdout
+    assert long.returncode == 1 and "the model's context" in long.stderr and long.stdout
 
 
 def test_a_model_without_template_continues_plain_text(place: Path) -> None:
@@ -256,6 +271,13 @@ class Terminal:
         before, _, self.seen = self.seen.partition(text)
         return before
 
+    def more(self, count: int) -> None:
+        """Read until `count` characters have come that nobody waited for."""
+        while len(self.seen) < count:
+            ready, _, _ = select.select([self.ours], [], [], 60)
+            assert ready, f"nothing came; got {self.seen[-500:]!r}"
+            self.seen += os.read(self.ours, 65536).decode("utf-8", "replace")
+
     def send(self, text: str) -> None:
         os.write(self.ours, text.encode())
 
@@ -278,8 +300,8 @@ def test_ctrl_c_stops_a_reply_and_ctrl_d_ends(terminal: Terminal) -> None:
     terminal.until("Ctrl-D ends")
     terminal.until("> ")
     terminal.send("hi\n")
-    terminal.until("hi\r\n")
-    time.sleep(0.2)  # into the reply, which takes many seconds
+    terminal.until("hi\r\n")  # which the terminal itself writes, before anybody has read it
+    terminal.more(5)  # of the reply, which takes many seconds
     os.kill(terminal.process.pid, signal.SIGINT)
     terminal.until("stopped; what was written is kept")
     terminal.until("> ")

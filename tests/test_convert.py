@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 import microgpt
-from microgpt.errors import CheckpointError, FormatError, StorageError
+from microgpt.errors import CheckpointError, ConfigError, StorageError, TokenizerError
 from microgpt.io import safetensors
+from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.char import CharTokenizer
+from microgpt.tokenizers.ids import IdsTokenizer
 from tests.cli_tools import environment, run
-from tests.format_tools import a_model, same
+from tests.format_tools import a_model, llama2c, same
 
 
 @pytest.fixture
@@ -78,6 +80,28 @@ def test_a_save_that_fails_leaves_no_folder(folder: Path, tmp_path: Path, monkey
     assert not (tmp_path / "new").exists() and list((tmp_path / "kept").iterdir()) == []
 
 
+def test_a_folder_that_is_replaced_keeps_nothing_of_the_model_before(folder: Path, tmp_path: Path) -> None:
+    """Shards, indexes, pickles, other vocabularies and chat templates would be taken for parts of the new one."""
+    model = microgpt.load(folder)
+    model.tokenizer.chat_templates.update({"default": "{{ messages }}", "tools": "{{ tools }}"})
+    old = model.save(tmp_path / "old")
+    (old / "model.safetensors").rename(old / "model-00001-of-00002.safetensors")
+    stale = """model-00002-of-00002.safetensors model.safetensors.index.json pytorch_model.bin vocab.json merges.txt
+        tokenizer.model added_tokens.json 1_Pooling/config.json""".split()
+    own = ["README.md", "notes/config.json", "data.safetensors", "1_Pooling/mine"]
+    for name in [*stale, *own]:
+        (old / name).parent.mkdir(exist_ok=True)
+        (old / name).write_text("{}")
+    assert run("convert", str(folder), str(old), "--force", "--quiet").exit_code == 0
+    left = {path.relative_to(old).as_posix() for path in old.rglob("*") if path.is_file()}
+    assert left == {path.name for path in folder.iterdir()} | set(own)
+    assert microgpt.load(old).tokenizer.chat_templates == {}
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "vocab.json").write_text("{}")  # of no model
+    model.save(tmp_path / "new")
+    assert (tmp_path / "new" / "vocab.json").exists()
+
+
 def test_a_name_that_is_not_utf8_and_a_number_beyond_float32(folder: Path, tmp_path: Path) -> None:
     model = microgpt.load(folder)
     place = tmp_path / os.fsdecode(b"a\xff.gguf")
@@ -88,7 +112,7 @@ def test_a_name_that_is_not_utf8_and_a_number_beyond_float32(folder: Path, tmp_p
     assert microgpt.load(model.export(place, "f32")).decoder.config == model.decoder.config
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e308}))
-    with pytest.raises(FormatError, match="expected a float32, got 1e\\+308"):
+    with pytest.raises(ConfigError, match="cannot say what this model is: norm eps: expected a number"):
         microgpt.load(folder).export(tmp_path / "m.gguf")
 
 
@@ -120,3 +144,26 @@ def test_generate_with_a_closed_stdout(folder: Path) -> None:
     done = subprocess.run(command, shell=True, env=environment(), stderr=subprocess.PIPE, text=True, timeout=120,
                           check=False)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_model_without_a_vocabulary_stays_one_of_ids(tmp_path: Path) -> None:
+    """A folder says so too; llama2.c keeps the vocabulary in a file beside, tokenizer.bin."""
+    from tests.tokenizer_tools import llama2c as vocabulary
+
+    llama2c(a_model(vocab_size=600, tie_word_embeddings=True), tmp_path / "m.bin")
+    assert run("convert", str(tmp_path / "m.bin"), str(tmp_path / "m")).exit_code == 0
+    back = microgpt.load(tmp_path / "m")
+    assert isinstance(back.tokenizer, IdsTokenizer) and back.tokenizer.vocab_size == 600
+    assert back.tokenizer.encode("5 7") == [5, 7]
+    config = tmp_path / "m" / "tokenizer_config.json"
+    for bad in ({"vocab_size": 0}, {"vocab_size": "x"}, {"bos_token_id": [1]}, {"vocab_size": 2**25}):
+        config.write_text(json.dumps({"tokenizer_class": "IdsTokenizer", "vocab_size": 600, **bad}))
+        with pytest.raises(TokenizerError, match="expected a vocab_size of 1 to"):
+            microgpt.load(tmp_path / "m")
+    (tmp_path / "tokenizer.bin").write_bytes(vocabulary()[:9000])
+    with pytest.raises(TokenizerError, match=r"tokenizer\.bin"):
+        microgpt.load(tmp_path / "m.bin")
+    (tmp_path / "tokenizer.bin").write_bytes(vocabulary())
+    size = Tokenizer.load(tmp_path / "tokenizer.bin").vocab_size
+    llama2c(a_model(vocab_size=size, tie_word_embeddings=True), tmp_path / "m.bin")
+    assert microgpt.load(tmp_path / "m.bin").tokenizer.encode("a b") != []

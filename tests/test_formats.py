@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import resource
 import sys
@@ -19,8 +20,9 @@ import microgpt
 from microgpt.errors import CheckpointError, ConfigError, FormatError
 from microgpt.io import safetensors
 from microgpt.models.decoder import Decoder
+from microgpt.models.gguf import save_gguf
 from microgpt.models.presets import MODELS
-from microgpt.models.pretrained import copy, load_decoder, open_checkpoint, save_decoder
+from microgpt.models.pretrained import copy, load_decoder, open_checkpoint, save_decoder, take
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import LLAMA, a_model, llama2c, mlx, same, sharded, theirs
 from tests.training_tools import python
@@ -263,3 +265,23 @@ print(opened - base, peak() - base)
     opened, loaded = map(int, python(code).stdout.split())
     assert size > 55e6 and opened < 4e6 and loaded < 1.1 * size + 8e6
     assert resource.getpagesize() <= size
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "gguf", "llama2c", "quantized"])
+def test_a_file_that_is_cut_short_while_it_is_open(tmp_path: Path, kind: str) -> None:
+    """A typed error and no SIGBUS: weights are read and not looked at through the map."""
+    model = a_model(hidden_size=64, tie_word_embeddings=True)
+    if kind == "safetensors":
+        save_decoder(model, tmp_path)
+        place, victim = tmp_path, tmp_path / "model.safetensors"
+    elif kind == "llama2c":
+        place = victim = tmp_path / "m.bin"
+        llama2c(model, victim)
+    else:
+        place = victim = tmp_path / "m.gguf"
+        save_gguf(model, victim, "f32" if kind == "gguf" else "q8_0")
+    found = open_checkpoint(place)
+    size = victim.stat().st_size
+    os.truncate(victim, size // 2)
+    with pytest.raises(FormatError, match=f"cut short while it was read: it had {size} bytes and has {size // 2}"):
+        take(found)

@@ -125,7 +125,7 @@ def test_prompts_that_cannot_be(names: LanguageModel, tmp_path: Path) -> None:
         names.generate("a" * CONTEXT)  # and the token that begins a name
     with pytest.raises(TokenizerError, match="'É' at position 1"):
         names.generate("aÉ")
-    with pytest.raises(TokenizerError, match=r"'\\udc80' at position 0"):
+    with pytest.raises(TokenizerError, match="character 0, U\\+DC80, is half"):
         names.generate("\udc80")
     with pytest.raises(TokenizerError):
         names.generate("<|endoftext|>")  # text is content, never a control token

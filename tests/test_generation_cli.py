@@ -106,7 +106,7 @@ BAD: list[tuple[str, int, str]] = [
     ("--prompt-file long.txt", 1, "expected 1 to 16 tokens (the model's context), got 1001"),
     ("--prompt-file /dev/zero", 1, f"/dev/zero: expected a prompt of at most {PROMPT_LIMIT} bytes, got more"),
     ("--prompt-file", 2, "requires an argument"),
-    ("--prompt \udcff", 1, r"'\udcff' at position 0"),
+    ("--prompt \udcff", 1, "character 0, U+DCFF, is half"),
     ("--prompt <|endoftext|>", 1, "'<' at position 0"),
     ("--min-p 1.5", 2, "min_p: expected a number in [0, 1], got 1.5"),
     ("--min-p -0.1", 2, "min_p: expected"),

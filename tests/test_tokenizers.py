@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,9 @@ from microgpt.errors import MicrogptError, MissingExtraError, StorageError, Toke
 from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.char import END_OF_TEXT, CharTokenizer
 from microgpt.tokenizers.hub import HubTokenizer
+from microgpt.tokenizers.ids import IdsTokenizer
 from microgpt.tokenizers.stream import StreamDecoder
+from tests.tokenizer_tools import FOLDER
 
 library = pytest.importorskip("tokenizers", reason="the tokenizers library is not installed")
 
@@ -93,11 +96,26 @@ def test_uncovered_characters_are_named_with_their_positions() -> None:
     with pytest.raises(TokenizerError, match=r"^text 2: characters .* vocabulary: 'z' at position 1$"):
         tokenizer.encode_many(["ab", "", "az", "z"])
     with pytest.raises(TokenizerError, match=r"'\\ud800' at position 1"):
-        tokenizer.encode("a\ud800")
-    with pytest.raises(TokenizerError, match=r"'\\ud800' at position 1"):
         tokenizer.encode_many(["a\ud800"])
     with pytest.raises(TokenizerError, match=r"'\\U0010ffff' at position 0"):
         tokenizer.encode_many(["\U0010ffff"])
+
+
+@pytest.mark.parametrize("name", ["char", "bpe.model", "unigram.model", "cl100k_base.tiktoken", "bpe", "ids"])
+def test_half_a_surrogate_pair_is_told(name: str, bpe: Tokenizer) -> None:
+    if "." in name:
+        made = Tokenizer.load(FOLDER / name)
+    else:
+        made = {"char": CharTokenizer("ab"), "bpe": bpe, "ids": IdsTokenizer(9)}[name]
+    for text, place in (("a\ud800b", "character 1, U+D800"), ("\udfff", "character 0, U+DFFF")):
+        message = re.escape(f"{place}, is half of a surrogate pair, which is no text: read the input as UTF-8")
+        with pytest.raises(TokenizerError, match="^" + message):
+            made.encode(text)
+        if name != "char":
+            with pytest.raises(TokenizerError, match=f"text 1: {message}"):
+                made.encode_many(["", text])
+    with pytest.raises(TokenizerError, match="expected a text, got bytes"):
+        made.encode(b"a")  # type: ignore[arg-type]
 
 
 def test_vocabulary_that_cannot_be() -> None:
@@ -299,9 +317,9 @@ def test_bpe_is_the_library_s(bpe: Tokenizer) -> None:
         bpe.encode("a", add_bos=True)
     with pytest.raises(TokenizerError, match="id 290 at position 0: expected 0 to 289"):
         bpe.decode([290])
-    with pytest.raises(TokenizerError, match="cannot encode this text"):
+    with pytest.raises(TokenizerError, match="half of a surrogate pair"):
         bpe.encode("a\ud800")
-    with pytest.raises(TokenizerError, match="text 1: cannot encode"):
+    with pytest.raises(TokenizerError, match=r"text 1: character ., U\+D800, is half"):
         bpe.encode_many(["a", "\ud800"])
 
 

@@ -119,7 +119,7 @@ def test_a_document_in_pieces_has_the_same_ids(
 
 
 def test_a_text_that_fails_is_named(bpe: HubTokenizer) -> None:
-    with pytest.raises(TokenizerError, match="text 1: cannot encode"):
+    with pytest.raises(TokenizerError, match=r"text 1: character ., U\+D800, is half"):
         bpe.encode_many(["a", "\ud800", "b"])
     chars = CharTokenizer(["a"])
     with pytest.raises(TokenizerError, match=r"^src: after 0 documents: text 1: .*'b' at position 0"):

@@ -21,6 +21,7 @@ ALLOWED = {
     "scalar": set[str](),
     "avx2": {"vex"},
     "avx512": {"vex", "avx512"},
+    "avx512vnni": {"vex", "avx512", "vnni"},
     "avx512bf16": {"vex", "avx512", "bf16"},
     "avx512amx": {"vex", "avx512", "amx"},
 }

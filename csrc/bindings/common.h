@@ -19,15 +19,18 @@ namespace py = pybind11;
 
 void register_arrays(py::module_& m);
 void register_checks(py::module_& m);
+void register_calls(py::module_& m);
 void register_math(py::module_& m);
 void register_layers(py::module_& m);
 void register_experts(py::module_& m);
 void register_ssd(py::module_& m);
 void register_delta(py::module_& m);
+void register_rwkv(py::module_& m);
 void register_training(py::module_& m);
 void register_runtime(py::module_& m);
 void register_peaks(py::module_& m);
 void register_scan(py::module_& m);
+void register_quantized(py::module_& m);
 
 template <class T> T* pointer(const Array* array, int64_t size, const char* op, const char* name, bool required) {
   if (!array) {

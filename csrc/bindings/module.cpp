@@ -14,13 +14,16 @@ PYBIND11_MODULE(_kernels, m) {
   });
   mg::bindings::register_arrays(m);
   mg::bindings::register_checks(m);
+  mg::bindings::register_calls(m);
   mg::bindings::register_math(m);
   mg::bindings::register_layers(m);
   mg::bindings::register_experts(m);
   mg::bindings::register_ssd(m);
   mg::bindings::register_delta(m);
+  mg::bindings::register_rwkv(m);
   mg::bindings::register_training(m);
   mg::bindings::register_runtime(m);
   mg::bindings::register_peaks(m);
   mg::bindings::register_scan(m);
+  mg::bindings::register_quantized(m);
 }

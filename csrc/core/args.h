@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "core/bf16.h"
+#include "core/qtensor.h"
 
 namespace mg {
 
@@ -38,6 +39,62 @@ template <class T> struct GemmArgs {
   int64_t batch, stride_a, stride_b, stride_c;
   int32_t trans_a, trans_b, accumulate;
   Act act;
+};
+
+// Activations to int8 for a quantized product. scale = max |x| / 127 of each row and group, code = x * (127 / max) to
+// nearest even, start = -offset * (sum of the codes): what a product with unsigned weight codes starts from. A float's
+// arithmetic, also where x is double. Groups and K as in QWeight; codes beyond K are 0. Layout in core/qtensor.h.
+template <class T> struct QRowsArgs {
+  const T* x;       // (M, K)
+  int8_t* codes;    // (M, groups * group)
+  float* scales;    // (M, groups)
+  int32_t* starts;  // (M, groups)
+  int64_t m, k, group;
+  QType type;       // of the weight: says the offset and the height of tiles
+};
+
+// C = residual + act(X W^T + bias) with X as QRowsArgs made it.
+// Promise: an element is s = fma(float(sum of the group's products), weight scale * activation scale, s) over the groups in
+// order, from 0; the sums of products are exact integers. So its bits depend on its row and column alone.
+template <class T> struct QGemmArgs {
+  QWeight w;  // (N, K)
+  const int8_t* codes;
+  const float* scales;
+  const int32_t* starts;
+  T* c;               // or null: the result goes to wide_c
+  Wide<T>* wide_c;    // or null
+  const T* bias;      // (N) or null
+  const T* residual;  // (M, N) or null
+  T* pre;             // (M, N) or null
+  int64_t m;
+  Act act;
+};
+
+// Rows of a quantized weight as numbers, scale * (code - offset) rounded once to T: y[i] = W[ids ? ids[i] : first + i].
+template <class T> struct QDequantizeArgs {
+  QWeight w;
+  const int32_t* ids;  // (rows) or null
+  T* y;                // (rows, K)
+  int64_t rows, first;
+};
+
+// Numbers to a quantized weight. Groups of float16 scales: of several scales, each with the integers it rounds to and the
+// least-squares scale for these, the one with the least squared error; the integers are then chosen for its float16.
+// One scale a column: max |x| / 127. A column with NaN or infinity, or a scale beyond float16, gets scales NaN.
+template <class T> struct QuantizeArgs {
+  const T* x;     // (rows, K)
+  QWeight w;
+  uint8_t* data;  // w.data, to be written; rows first .. first + rows, first a multiple of kQCols
+  int64_t rows, first;
+};
+
+// Codes and scales of others into the layout of QWeight. Rows as above.
+struct QPackArgs {
+  const uint8_t* codes;  // (rows, K), each below 2^bits
+  const float* scales;   // (rows, groups); exact in the type's own
+  QWeight w;
+  uint8_t* data;
+  int64_t rows, first;
 };
 
 // y[t] (+)= table[ids[t]]; ids in [0, vocab) are checked by the caller.

@@ -95,7 +95,6 @@ struct ScoreRule {
   float scale, cap, inverse_cap, slope;
   bool capped, biased, plain;
 };
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 template <class T>
 static inline ScoreRule score_rule(const AttentionArgs<T>& args, int64_t head) {
   ScoreRule rule;
@@ -129,17 +128,4 @@ static inline Vec keep_seen(Vec x, Vec other, int first, int begin, int end) {
   if (first + kWidth > end) x = select(lt(lane, set1((float)(end - first))), x, other);
   if (first < begin) x = select(lt(lane, set1((float)(begin - first))), other, x);
   return x;
-}
-
-// 2^x, relative error 1.7e-7 (2.1 ulp; 9.2e-8 of it from a fit of our own); 0 where the result would be below the smallest
-// normal, for masked scores above all. 2^0 is 1.
-static inline Vec power_of_two(Vec x) {
-  static constexpr float c[] = {0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f, 0.00132647273f};
-  const Vec n = round_even(x), r = sub(x, n), p = fma(horner(r, c), r, set1(1.0f));
-#if defined(__AVX512F__)
-  const Vec y = {_mm512_scalef_ps(p.v, n.v)};
-#else
-  const Vec y = mul(p, pow2i(min(set1(127.0f), max(set1(-126.0f), n))));
-#endif
-  return select(lt(x, set1(-126.0f)), zero(), y);
 }

@@ -53,7 +53,7 @@ static void narrow_rows(const AttentionArgs<float>& args, const QueryRows& q, in
     if (seen.begin >= seen.end) continue;
     low = at_most(low, seen.begin), high = at_least(high, seen.end);
   }
-  const int64_t from = low / kSoftmaxStep * kSoftmaxStep, to = (high + kSoftmaxStep - 1) / kSoftmaxStep * kSoftmaxStep;
+  const int64_t from = low / kSteps * kSteps, to = (high + kSteps - 1) / kSteps * kSteps;
   const bool window = begin[q.count - 1] > (float)low;
   const Vec lowest = set1(-INFINITY), first = load(begin), last = load(end);
   const Vec position = add(load(kLanes), set1((float)q.position));
@@ -78,12 +78,10 @@ static void narrow_rows(const AttentionArgs<float>& args, const QueryRows& q, in
     for (int64_t k = high; k < to; ++k) prob[k] = zero();
     Vec sums[kWidth], sum[D];
     for (int i = 0; i < kWidth; ++i) sums[i] = zero();
-    for (int64_t k = from; k < to; k += kSoftmaxStep)
+    for (int64_t k = from; k < to; k += kSteps)
 #pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) {
-        const Vec a = prob[k + i], b = prob[k + kWidth + i];
-        sums[i] = kSteps == kWidth ? add(add(sums[i], a), b) : add(sums[i], add(a, b));
-      }
+      for (int i = 0; i < kWidth; ++i)
+        sums[i] = add(sums[i], kSteps == kWidth ? prob[k + i] : add(prob[k + i], prob[k + kSteps - kWidth + i]));
 #pragma GCC unroll 8
     for (int d = 0; d < D; ++d) sum[d] = zero();
     for (int64_t k = low; k < high; ++k) {

@@ -7,7 +7,7 @@ template <class T> void act(const ActArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
-      store_or_add(args.y + i, apply_act(kind.value, get(args.x + i, part)), args.accumulate, part);
+      store_or_add(args.y + i, apply_act<kNarrow<T>>(kind.value, get(args.x + i, part)), args.accumulate, part);
     });
   });
 }
@@ -17,7 +17,7 @@ template <class T> void act_backward(const ActArgs<T>& args, const Share& share)
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
-      const Vec slope = act_grad(kind.value, get(args.x + i, part));
+      const Vec slope = act_grad<kNarrow<T>>(kind.value, get(args.x + i, part));
       store_or_add(args.y + i, mul(get(args.dy + i, part), slope), args.accumulate, part);
     });
   });
@@ -28,7 +28,7 @@ template <class T> void glu(const GluArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
-      const Vec gate = apply_act(kind.value, get(args.gate + i, part));
+      const Vec gate = apply_act<kNarrow<T>>(kind.value, get(args.gate + i, part));
       put(args.y + i, mul(gate, get(args.up + i, part)), part);
     });
   });
@@ -41,7 +41,7 @@ template <class T> void glu_backward(const GluArgs<T>& args, const Share& share)
     each_vec(range.begin, range.end, [&](int64_t i, auto part) {
       const Vec dy = get(args.dy + i, part), gate = get(args.gate + i, part);
       const Vec up = args.dgate ? get(args.up + i, part) : zero();
-      const ActPair at_gate = act_pair(kind.value, gate);
+      const ActPair at_gate = act_pair<kNarrow<T>>(kind.value, gate);
       if (args.dup) store_or_add(args.dup + i, mul(dy, at_gate.value), args.accumulate_dup, part);
       if (args.dgate) store_or_add(args.dgate + i, mul(mul(dy, up), at_gate.slope), args.accumulate_dgate, part);
     });

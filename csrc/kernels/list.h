@@ -34,6 +34,8 @@
   X(ssd_backward, SsdBackwardArgs)                     \
   X(gated_delta, DeltaArgs)                            \
   X(gated_delta_backward, DeltaBackwardArgs)           \
+  X(rwkv7, Rwkv7Args)                                  \
+  X(rwkv7_backward, Rwkv7BackwardArgs)                 \
   X(cross_entropy, CrossEntropyArgs)                   \
   X(dropout, DropoutArgs)                              \
   X(unary, UnaryArgs)                                  \
@@ -50,7 +52,11 @@
   X(linear_recurrence, RecurrenceArgs)                 \
   X(linear_recurrence_backward, RecurrenceBackwardArgs)\
   X(rg_lru, RgLruArgs)                                 \
-  X(rg_lru_backward, RgLruBackwardArgs)
+  X(rg_lru_backward, RgLruBackwardArgs)               \
+  X(qrows, QRowsArgs)                                  \
+  X(qgemm, QGemmArgs)                                  \
+  X(qdequantize, QDequantizeArgs)                      \
+  X(quantize, QuantizeArgs)
 #define MG_KERNELS(X)                                  \
   MG_STORED_KERNELS(X)                                 \
   X(sort_experts, SortExpertsArgs)                     \

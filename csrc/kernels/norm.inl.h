@@ -1,26 +1,31 @@
 // Kernels over whole rows: norms and softmax. Shares: rows_per_share(cols) rows; norm_backward_weight is cut by columns.
 
 // One row; gives rstd. The mean is kept in two parts, high and the average of x - high, which the pass over the squares
-// yields as well: y then has no error from a mean far larger than the spread, nor from one outlier.
+// yields as well: y then has no error from a mean far larger than the spread, nor from one outlier. `high` is the mean of the
+// first few; where that is further from the mean than the spread, it is the mean, in a second pass.
+constexpr int64_t kMeanProbe = 64;
 template <bool kCenter, class T> static inline float norm_row(const NormArgs<T>& args, int64_t row) {
-  const int64_t cols = args.cols;
+  const int64_t cols = args.cols, probe = cols < kMeanProbe ? cols : kMeanProbe;
   const double count = (double)cols;
   const T* x = args.x + row * cols;
   T* y = args.y + row * cols;
   Vec high = zero(), low = zero();
   double variance;
   if constexpr (kCenter) {
-    const float rough = (float)(blocked_sum(cols, [&](int64_t i, auto part) { return get(x + i, part); }) / count);
-    high = set1(rough);
-    const Sums sums = blocked_sums(cols, [&](int64_t i, auto part) {
-      const Vec d = lanes_or(sub(get(x + i, part), high), part, 0.0f);
-      return Terms{d, mul(d, d)};
-    });
-    const double rest = sums.first / count;
-    low = set1((float)rest);
-    args.mean[row] = (float)((double)rough + rest);
-    const double corrected = sums.second / count - rest * rest;
-    variance = corrected < 0.0 ? 0.0 : corrected;  // NaN stays
+    float rough = (float)(blocked_sum(probe, [&](int64_t i, auto part) { return get(x + i, part); }) / (double)probe);
+    for (int pass = 0;; ++pass) {
+      high = set1(rough);
+      const Sums sums = blocked_sums(cols, [&](int64_t i, auto part) {
+        const Vec d = lanes_or(sub(get(x + i, part), high), part, 0.0f);
+        return Terms{d, mul(d, d)};
+      });
+      const double rest = sums.first / count, corrected = sums.second / count - rest * rest;
+      low = set1((float)rest);
+      args.mean[row] = (float)((double)rough + rest);
+      variance = corrected < 0.0 ? 0.0 : corrected;  // NaN stays
+      if (pass == 1 || !(rest * rest > variance)) break;
+      rough = args.mean[row];
+    }
   } else {
     variance = blocked_sum(cols, [&](int64_t i, auto part) { return mul(get(x + i, part), get(x + i, part)); }) / count;
   }

@@ -22,4 +22,8 @@ MG_KERNELS(X)
 MG_BF16_KERNELS(X)
 #undef X
 
+// The only kernel that is the same on every machine: it moves bytes.
+Plan plan_qpack(const QPackArgs& args);
+void qpack(const QPackArgs& args, const Share& share);
+
 }  // namespace mg

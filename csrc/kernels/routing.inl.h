@@ -135,7 +135,9 @@ template <class T> void gather_rows(const GatherArgs<T>& args, const Share& shar
       continue;
     }
     const Vec weight = set1(value_of(args.weights[from]));
-    each_vec(0, args.width, [&](int64_t i, auto part) { store_or_add(y + i, mul(weight, get(x + i, part)), args.accumulate, part); });
+    each_vec(0, args.width, [&](int64_t i, auto part) {
+      store_or_add(y + i, mul(weight, get(x + i, part)), args.accumulate, part);
+    });
   }
 }
 

@@ -150,7 +150,8 @@ void grouped_linear(const GroupedArgs<double>& args, const Share&) {
     for (int64_t r = args.offsets[e]; r < args.offsets[e + 1]; ++r) {
       for (int64_t j = 0; j < args.n; ++j) {
         double sum = args.accumulate ? args.c[r * args.n + j] : 0.0;
-        for (int64_t i = 0; i < args.k; ++i) sum += args.a[r * args.k + i] * (args.trans_b ? b[j * args.k + i] : b[i * args.n + j]);
+        for (int64_t i = 0; i < args.k; ++i)
+          sum += args.a[r * args.k + i] * (args.trans_b ? b[j * args.k + i] : b[i * args.n + j]);
         args.c[r * args.n + j] = sum + (args.bias ? args.bias[e * args.n + j] : 0.0);
       }
     }

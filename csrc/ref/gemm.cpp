@@ -5,8 +5,9 @@
 
 namespace mg::ref {
 
-namespace {
-double activate(Act act, double x) {
+// Also of quantized products.
+double epilogue_act(Act act, double x);
+double epilogue_act(Act act, double x) {
   switch (act) {
     case Act::none: return x;
     case Act::gelu: return 0.5 * x * std::erfc(-x * 0.70710678118654752440);
@@ -17,7 +18,6 @@ double activate(Act act, double x) {
   }
   return x;
 }
-}  // namespace
 
 void gemm(const GemmArgs<double>& args, const Share& share) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
@@ -37,7 +37,7 @@ void gemm(const GemmArgs<double>& args, const Share& share) {
         }
         if (args.bias) sum += args.bias[j];
         if (args.pre) args.pre[at] = sum;
-        sum = activate(args.act, sum);
+        sum = epilogue_act(args.act, sum);
         if (args.residual) sum += args.residual[at];
         args.c[at] = sum;
       }

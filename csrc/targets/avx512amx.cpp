@@ -34,7 +34,7 @@ void grouped_weight(const GroupedWeightArgs<bf16>& args, const Share& share) {
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512::table_bf16();
+    KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_amx;
     all.grouped_linear = &grouped_linear;
     all.grouped_weight = &grouped_weight;

@@ -41,7 +41,7 @@ void peak_pairs(const PeakArgs<bf16>& args, const Share& share) { args.y[share.i
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512::table_bf16();
+    KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_of<BfPairs>;
     all.grouped_linear = &grouped_linear;
     all.grouped_weight = &grouped_weight;

@@ -1,5 +1,6 @@
 // Included inside a target's namespace, after its vectors: every body once, then the table.
 namespace {
+#include "simd/dot.h"
 #include "simd/math.h"
 //
 #include "kernels/elementwise.inl.h"
@@ -9,6 +10,8 @@ namespace {
 #include "kernels/gemm.inl.h"
 #include "kernels/grouped.inl.h"
 #include "kernels/routing.inl.h"
+#include "kernels/qgemm.inl.h"
+#include "kernels/qrows.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/scan.inl.h"
 #include "kernels/scan_backward.inl.h"
@@ -19,6 +22,7 @@ namespace {
 #include "kernels/ssd_backward.inl.h"
 #include "kernels/delta.inl.h"
 #include "kernels/delta_backward.inl.h"
+#include "kernels/rwkv.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/read.inl.h"
 

@@ -42,13 +42,18 @@ const std::vector<Target>& targets() {
     const CpuFeatures& cpu = cpu_features();
     (void)cpu;
     std::vector<Target> all;
-    // These have a bf16 matrix product of their own; the rest is avx512's.
+    // The first two have a bf16 matrix product of their own, and with avx512vnni quantized ones; the rest is avx512's.
 #ifdef MG_TARGET_AVX512AMX
-    all.push_back({"avx512amx", &avx512::table, &avx512amx::table_bf16, cpu.amx_bf16 && allow_tiles(), true});
+    all.push_back({"avx512amx", &avx512vnni::table, &avx512amx::table_bf16,
+                   cpu.amx_bf16 && cpu.avx512_vnni && allow_tiles(), true});
 #endif
 #ifdef MG_TARGET_AVX512BF16
-    const Target pairs = {"avx512bf16", &avx512::table, &avx512bf16::table_bf16, cpu.avx512_bf16, cpu.pairs_pay};
+    const Target pairs = {"avx512bf16", &avx512vnni::table, &avx512bf16::table_bf16, cpu.avx512_bf16 && cpu.avx512_vnni,
+                          cpu.pairs_pay};
     if (cpu.pairs_pay) all.push_back(pairs);
+#endif
+#ifdef MG_TARGET_AVX512VNNI
+    all.push_back({"avx512vnni", &avx512vnni::table, &avx512vnni::table_bf16, cpu.avx512_vnni});
 #endif
 #ifdef MG_TARGET_AVX512
     all.push_back({"avx512", &avx512::table, &avx512::table_bf16, cpu.avx512});

@@ -7,6 +7,7 @@
 #include "core/rng.h"
 #include "kernels/list.h"
 #include "kernels/scan_tiles.h"
+#include "kernels/qgemm_grid.h"
 #include "kernels/tiles.h"
 #include "targets/targets.h"
 

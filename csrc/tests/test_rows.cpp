@@ -46,6 +46,24 @@ TEST_CASE("norm") {
   }
 }
 
+TEST_CASE("norm of rows whose first numbers lie far from the mean") {
+  for (const double far : {50.0, -3000.0}) {
+    const int64_t rows = 3, cols = 4000;
+    Buffer x = Buffer::input(rows * cols, 1, -2.0, 2.0), y = Buffer::output(rows * cols), mean = Buffer::output(rows),
+           rstd = Buffer::output(rows);
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = 0; i < 64; ++i) x.set(row * cols + i, far);
+    const auto make = [&](auto t) {
+      using T = decltype(t);
+      return NormArgs<T>{x.as<T>(), nullptr, nullptr, y.as<T>(), mean.as<T>(), rstd.as<T>(), rows, cols, 0.01, 1};
+    };
+    // As above, with rstd below 1. The sum of x - mean cancels numbers of size |far|, 64 of 4000, in chains of few roundings.
+    const double coarse = 64.0 / 4000.0 * (far < 0 ? -far : far);
+    const Tolerance of_y{8 * kU, 16 * kU}, of_rstd{16 * kU, 0.0}, of_mean{2 * kU, 4 * kU * (1.0 + coarse)};
+    CHECK_KERNEL(norm, make, (Tolerances{of_y, of_rstd, of_mean}), &y, &rstd, &mean);
+  }
+}
+
 TEST_CASE("norm in place, and of a row with NaN") {
   Buffer y = Buffer::output(3 * 65), rstd = Buffer::output(3);
   y.set(70, kNan);

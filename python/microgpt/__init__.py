@@ -18,6 +18,7 @@ _EXPORTS = {
     "MicrogptError": "errors",
     "load": "api",
     "train": "api",
+    "quantize": "api",
     "info": "api",
     "viz": "api",
     "LanguageModel": "api",
@@ -26,13 +27,25 @@ _EXPORTS = {
 _MODULES = ("ops", "nn", "models", "optim", "data", "tokenizers", "io", "training", "engine", "errors", "api", "scalar")
 
 if TYPE_CHECKING:
-    from .api import LanguageModel, info, load, train, viz
+    from .api import LanguageModel, info, load, quantize, train, viz
     from .autograd import no_grad
     from .errors import MicrogptError
     from .tensor import Tensor, tensor
     from .training.callback import Callback
 
-__all__ = ["Callback", "LanguageModel", "MicrogptError", "Tensor", "info", "load", "no_grad", "tensor", "train", "viz"]
+__all__ = [
+    "Callback",
+    "LanguageModel",
+    "MicrogptError",
+    "Tensor",
+    "info",
+    "load",
+    "no_grad",
+    "quantize",
+    "tensor",
+    "train",
+    "viz",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,10 @@ import numpy as _numpy
 __all__: list[str] = [
     "NORM_CHUNK",
     "PEAK_GRAIN",
+    "Q_COLS",
+    "Q_LEAST_GROUP",
+    "Q_MOST_GROUP",
+    "Q_MOST_K",
     "READ_GRAIN",
     "SCAN_STRIDE",
     "VERSION",
@@ -67,6 +71,15 @@ __all__: list[str] = [
     "peak_bf16",
     "peak_fma",
     "pool_stats",
+    "put_rows",
+    "q_bytes",
+    "q_dequantize",
+    "q_gemm",
+    "q_matmul",
+    "q_pack",
+    "q_rows",
+    "q_types",
+    "quantize",
     "read",
     "recording",
     "reduce",
@@ -442,6 +455,84 @@ def peak_fma(y: Array) -> None:
     """
 
 def pool_stats() -> dict[str, typing.Any]: ...
+def put_rows(x: Array, ids: Array, table: Array) -> None:
+    """
+    table[ids[t]] = x[t]
+    """
+
+def q_bytes(
+    type: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    group: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    Bytes of a quantized weight (n, k).
+    """
+
+def q_dequantize(
+    data: Array, y: Array, type: int, n: int, k: int, group: int, ids: Array | None = None, first: int = 0
+) -> None:
+    """
+    Rows `ids`, or those from `first` on, as numbers.
+    """
+
+def q_gemm(
+    codes: Array,
+    scales: Array,
+    starts: Array,
+    data: Array,
+    c: Array,
+    type: int,
+    m: int,
+    n: int,
+    k: int,
+    group: int,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    pre: Array | None = None,
+    act: int = 0,
+) -> None: ...
+def q_matmul(
+    x: Array,
+    data: Array,
+    y: Array,
+    type: int,
+    m: int,
+    n: int,
+    k: int,
+    group: int,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    pre: Array | None = None,
+    act: int = 0,
+    to_inputs: bool = False,
+    accumulate: bool = False,
+) -> None:
+    """
+    y = residual + act(x W^T + bias) with the numbers of W; to_inputs: y (+)= x W.
+    """
+
+def q_pack(codes: Array, scales: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:
+    """
+    Codes (rows, k) and scales (rows, groups) of others into `data`.
+    """
+
+def q_rows(x: Array, codes: Array, scales: Array, starts: Array, type: int, m: int, k: int, group: int) -> None:
+    """
+    Activations x (m, k) to int8, for products with such a weight.
+    """
+
+def q_types() -> list[tuple[str, int, int, int, bool, int]]:
+    """
+    Name, bits, offset, bytes of a scale, whether that is a row's, and the step of groups: by number.
+    """
+
+def quantize(x: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:
+    """
+    Rows x of a weight, from row `first` on, to codes and scales in `data`.
+    """
+
 def read(x: Array, partial: Array) -> None:
     """
     partial[i] = sum of READ_GRAIN elements of x.
@@ -624,6 +715,10 @@ def sort_experts(ids: Array, order: Array, place: Array, offsets: Array, load: A
 
 NORM_CHUNK: int = 16384
 PEAK_GRAIN: int = 1572864
+Q_COLS: int = 32
+Q_LEAST_GROUP: int = 16
+Q_MOST_GROUP: int = 256
+Q_MOST_K: int = 131072
 READ_GRAIN: int = 65536
 SCAN_STRIDE: int = 32
 VERSION: str

@@ -21,6 +21,7 @@ from . import _kernels as k
 from .autograd import no_grad
 from .engine.config import GenerationConfig, GenerationOptions, shows_options
 from .engine.embed import embed
+from .engine.perplexity import Score, score
 from .engine.sampler import whole
 from .engine.text import write
 from .errors import CheckpointError, ConfigError, ShapeError, StorageError, TokenizerError
@@ -29,7 +30,8 @@ from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.gguf import save_gguf
 from .models.pooling import Pooling, read_pooling
-from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, take
+from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
+from .models.quantized import KEPT, Report, Scheme, quantize_decoder, weights_of
 from .nn.context import Ctx, Layout
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
@@ -218,10 +220,18 @@ class LanguageModel:
         with self._lock:
             return embed(self.decoder, self.tokenizer, self.pooling, texts, truncate)
 
+    def perplexity(self, text: str, context: int | None = None, original: LanguageModel | None = None) -> Score:
+        """How well the model predicts a text, and how far it is from `original`; see engine.perplexity.score()."""
+        self._writes()
+        ids = self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos)
+        with self._lock:
+            return score(self.decoder, ids, context, None if original is None else original.decoder)
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the Hugging Face layout into `folder` (made if needed); transformers loads families it knows.
 
-        The files are written beside the folder's own and renamed over them. Raises StorageError.
+        The files are written beside the folder's own and renamed over them; what else belonged to a model that was
+        there (its shards, its chat template) is removed. Raises StorageError.
         """
         place = Path(folder)
         temp = files.temp_name(place / "saving")
@@ -237,10 +247,13 @@ class LanguageModel:
             self.tokenizer.save(temp)
             if self.pooling is not None:
                 self.pooling.save(temp)
-            for name in files.regular_files(temp):
+            names, other = files.regular_files(temp), (place / "config.json").exists()
+            for name in names:
                 files.fsync_file(temp / name)
                 (place / name).parent.mkdir(exist_ok=True)
                 files.rename(temp / name, place / name)
+            for path in stale(place, names) if other else ():
+                files.remove(path)
             files.fsync_dir(place)
             done = True
         except OSError as error:
@@ -266,6 +279,8 @@ class LanguageModel:
         place = Path(path)
         if place.suffix != ".gguf":
             raise ConfigError(f"export: expected a path that ends in .gguf, got {place}; save() writes a model folder")
+        if weights_of(self.decoder):
+            raise ConfigError("export: a quantized model has lost what a GGUF type would round; export the original")
         name = place.stem.encode(errors="replace").decode()  # a file's name need not be UTF-8
         save_gguf(self.decoder, place, type, {"general.name": name, **embedded.write(self.tokenizer)})
         return place
@@ -303,6 +318,9 @@ def load(
     path: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
     say: Callable[[str], None] | None = None,
+    *,
+    quantize: str | Scheme | None = None,
+    report: Report | None = None,
 ) -> LanguageModel:
     """Open a model folder, a run folder (its newest good checkpoint), a GGUF or llama2.c file, or a model of the hub.
 
@@ -311,6 +329,11 @@ def load(
 
     `dtype` float32, bfloat16 or float64; None keeps the file's, and makes float32 of quantized weights. `say` is told
     how much memory the weights need before they are read. A file without a vocabulary gets a tokenizer of bare ids.
+
+    `quantize` int4, int8, int8_channel (or q4_0, q8_0) rounds the matrices while they are read, in groups of 32,
+    without a copy of the whole (`report` then holds the error of each); "keep" leaves Q4_0 and Q8_0 of a GGUF
+    file as they are. The bits of a quantized model in a folder stay as they are.
+
     Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
     if isinstance(path, str) and hub.is_id(path):
@@ -328,16 +351,44 @@ def load(
         elif (place / manifest.NAME).exists():
             verify(place)
     found = open_checkpoint(place)
+    keep = quantize == KEPT
+    scheme = None if quantize is None or keep else Scheme.named(quantize) if isinstance(quantize, str) else quantize
+    if scheme is not None and found.codes:
+        raise ConfigError(f"{place}: is quantized already; quantize the original")
     if say is not None:
         kind, count = dtype or found.dtype, found.config.num_parameters()
-        megabytes = found.bytes_needed(dtype) / 1e6
+        kind = scheme.layers if scheme is not None else "quantized" if found.codes else kind
+        megabytes = found.bytes_needed(dtype, scheme) / 1e6
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
-    return LanguageModel(take(found, dtype), tokenizer, None if place.is_file() else read_pooling(place))
+    decoder = take(found, dtype, scheme, keep, report)
+    return LanguageModel(decoder, tokenizer, None if place.is_file() else read_pooling(place))
+
+
+def quantize(
+    model: LanguageModel,
+    bits: int = 4,
+    group_size: int = 32,
+    method: str = "rtn",
+    say: Callable[[str], None] | None = None,
+) -> Report:
+    """Round a model's matrices to 4 or 8 bits in place, a scale for every `group_size` numbers.
+
+    Embeddings and head have 8; norms and biases stay. `method` rtn rounds to nearest with a search for the scales.
+    `say` is told of each matrix. Raises ConfigError, NonFiniteError naming the weight.
+
+        microgpt.quantize(model, bits=4).relative_error
+    """
+    scheme = Scheme.of_bits(bits, group_size, method)
+    with model._lock:
+        return quantize_decoder(model.decoder, scheme, say)
 
 
 def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:
-    """The tokenizer of a model that is one file: what its metadata holds, else one of ids."""
+    """The tokenizer of a model that is one file: what its metadata holds, else one of ids; llama2.c keeps it beside."""
+    beside = place.with_name("tokenizer.bin")
+    if found.gguf is None and beside.is_file():
+        return Tokenizer.load(beside)
     return embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
 
 

@@ -19,6 +19,16 @@ def flags(*names: str) -> int:
     return int(value)
 
 
+def read_at(fd: int, target: memoryview, at: int) -> int:
+    """Read from place `at` of an open file into `target`, as much as comes at once; 0 at the end. Raises OSError."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [target], at)
+    os.lseek(fd, at, os.SEEK_SET)
+    data = os.read(fd, len(target))
+    target[: len(data)] = data
+    return len(data)
+
+
 def try_lock(fd: int) -> bool:
     """Lock an open file until it is closed; False if another process has the lock. Raises OSError."""
     if sys.platform == "win32":

@@ -68,7 +68,10 @@ def weights(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 def stored(model: Any, name: str) -> str:
     """What save_pretrained calls a parameter."""
-    return "embed_out.weight" if name == "lm_head.weight" and model.config.model_type == "gpt_neox" else name
+    kind = model.config.model_type
+    if kind == "nemotron_h" and name.startswith("model."):
+        return name.replace("model.", "backbone.", 1)
+    return "embed_out.weight" if name == "lm_head.weight" and kind == "gpt_neox" else name
 
 
 def logits(model: Any) -> np.ndarray[Any, Any]:
@@ -98,7 +101,8 @@ def gradients(model: Any) -> dict[str, np.ndarray[Any, Any]]:
         with torch.no_grad():
             for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
                 mine.copy_(theirs.grad)
-        return weights(other)
+        buffers = {each for each, _ in model.named_buffers()}
+        return {each: gradient for each, gradient in weights(other).items() if each not in buffers}
     return {stored(model, name): p.grad.numpy().copy() for name, p in model.named_parameters()}
 
 

@@ -26,6 +26,8 @@ VERBS = {
     "train": "Train a model on a text file, a folder of texts, or the bundled names.",
     "generate": "Write text with a trained model.",
     "convert": "Write a model in another format: GGUF for llama.cpp, or a Hugging Face folder.",
+    "quantize": "Write a model with weights of 4 or 8 bits.",
+    "perplexity": "Say how well a model predicts a text.",
     "chat": "Talk to a model.",
     "viz": "Draw the losses of runs, in the terminal or as a picture.",
     "tokenize": "Turn text into token shards; train a tokenizer.",

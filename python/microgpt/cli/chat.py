@@ -58,6 +58,7 @@ class Chat:
         self.show, self.tell = show, tell
         self.plain = not model.tokenizer.chat_templates and template is None
         self.messages: list[dict[str, Any]] = []
+        self.failed = False  # whether anything did not succeed
         self._system(system)
 
     def line(self, text: str) -> bool:
@@ -74,19 +75,23 @@ class Chat:
             "/undo": self._undo, "/show": self._show, "/params": self._params, "/save": self._save, "/load": self.load,
         }  # fmt: skip
         if name not in commands:
-            self.tell(
+            self._fail(
                 f"no command {name}{nearest(name, commands)}; /help lists them (// sends a line that begins with /)"
             )
         else:
             commands[name](rest.strip())
         return True
 
+    def _fail(self, why: str) -> None:
+        self.failed = True
+        self.tell(why)
+
     def load(self, name: str) -> None:
         """Go on with the conversation in a file."""
         try:
             self.messages = _conversation(name)
         except MicrogptError as error:
-            self.tell(str(error))
+            self._fail(str(error))
             return
         self.tell(f"{len(self.messages)} messages from {name}")
 
@@ -106,7 +111,7 @@ class Chat:
                     if stop.asked:
                         break
         except MicrogptError as error:
-            self.tell(f"error: {' '.join(str(error).split())}")
+            self._fail(f"error: {' '.join(str(error).split())}")
             if not parts:
                 return False
         self.show("\n")
@@ -179,7 +184,7 @@ class Chat:
             try:
                 GenerationConfig.of(changed)  # type: ignore[arg-type]
             except ConfigError as error:
-                self.tell(f"error: {error}")
+                self._fail(f"error: {error}")
                 return
             self.options = changed
         self.tell(", ".join(f"{name} {value}" for name, value in self.options.items()))
@@ -192,7 +197,7 @@ class Chat:
                 raise OSError(errno.EINVAL, "not a regular file")
             files.write_bytes_atomic(place, text.encode())
         except (OSError, ValueError) as error:
-            self.tell(f"cannot save {name or 'without a file name'}: {getattr(error, 'strerror', None) or error}")
+            self._fail(f"cannot save {name or 'without a file name'}: {getattr(error, 'strerror', None) or error}")
             return
         self.tell(f"saved in {name}")
 
@@ -205,7 +210,7 @@ def _conversation(name: str) -> list[dict[str, Any]]:
         value = json.loads(files.read_bytes(Path(name), FILE_LIMIT, follow=True))
         if not isinstance(value, dict) or "messages" not in value:
             raise ValueError("expected a JSON object with messages")
-        return checked(value["messages"])
+        return checked(value["messages"]) if value["messages"] != [] else []  # a chat that has not begun
     except (OSError, ValueError, RecursionError, MicrogptError) as error:
         why = getattr(error, "strerror", None) or error
         raise DataError(f"cannot load {name or 'a file without a name'}: {why}") from error
@@ -298,7 +303,9 @@ def _run(
             say("\nCtrl-D or /exit ends")
             continue
         if text is None or not chat.line(text):
-            return
+            break
+    if chat.failed and not terminal:  # a person has seen it
+        raise click.exceptions.Exit(1)
 
 
 command = Command(
@@ -314,5 +321,5 @@ command = Command(
     examples=EXAMPLES,
     help="Talk to a model: a folder, a run, or ORG/NAME of the hub. [default: the newest run below ./runs]\n\n"
     "Replies go to stdout, everything else to stderr. Input that is not a terminal is read line by line, so that a "
-    "script can talk too.",
+    "script can talk too; it ends with status 1 where a reply or a command failed.",
 )  # fmt: skip

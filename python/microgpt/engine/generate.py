@@ -15,6 +15,7 @@ from ..nn.context import Ctx, Layout
 from ..state.contiguous import ContiguousStates
 from ..tensor import Tensor
 from .sampler import Sampling, draw
+from .step import Steps
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,17 @@ def generate_ids(
     states = ContiguousStates(model.state_specs(), len(prompts), min(context, longest + max_tokens))
     fresh: list[list[int]] = [list(p) for p in prompts]
     written: list[list[int]] = [[] for _ in prompts]
+    steps = Steps(model, states)
     while any(fresh):
         active = [row for row, ids in enumerate(fresh) if ids]
-        logits = forward_cached(model, fresh, states)
+        if (
+            all(len(fresh[row]) == 1 for row in active)
+            and all(states.lengths[row] for row in active)
+            and steps.fits(active)
+        ):
+            logits = steps.run(active, [fresh[row][0] for row in active])
+        else:
+            logits = forward_cached(model, fresh, states)
         lengths = states.lengths
         following: list[list[int]] = [[] for _ in prompts]
         for place, row in enumerate(active):

@@ -129,35 +129,46 @@ class GgufFile:
         return value
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
-        """The bytes of a tensor as they lie in the file. Raises FormatError when there is none of this name."""
+        """A view of a tensor's bytes in the file. Raises FormatError when there is none of this name."""
+        info = self._info(name)
+        return self.file.view(info.start, info.bytes)
+
+    def _info(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)
         if info is None:
             raise FormatError(f"{self.file.path}: no tensor {name!r}")
-        return self.file.view(info.start, info.bytes)
+        return info
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """A tensor: a view of the file for plain numbers (bfloat16 as ml_dtypes'), float32 for quantized ones."""
-        raw = self.raw(name)
-        info = self.tensors[name]
+        """A tensor: plain numbers as they are (bfloat16 as ml_dtypes'), float32 for quantized ones."""
+        info = self._info(name)
+        data = self.file.read(info.start, info.bytes)
         if info.kind.plain:
-            return raw.view(_plain_dtype(info.kind)).reshape(info.shape)
-        return ggml.dequantize(raw, info.kind, info.shape)
+            return data.view(_plain_dtype(info.kind)).reshape(info.shape)
+        return ggml.dequantize(data, info.kind, info.shape)
 
     def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """The rows (along the first axis) from `start` up to `stop` of a tensor, as array() has them."""
         info = self.tensors[name]
         each = info.bytes // info.shape[0]
-        raw = self.raw(name)[start * each : stop * each]
-        return ggml.dequantize(raw, info.kind, (stop - start, *info.shape[1:]))
+        data = self.file.read(info.start + start * each, (stop - start) * each)
+        return ggml.dequantize(data, info.kind, (stop - start, *info.shape[1:]))
+
+    def raw_rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """The bytes of these rows of a tensor, (rows, bytes)."""
+        info = self.tensors[name]
+        each = info.bytes // info.shape[0]
+        return self.file.read(info.start + start * each, (stop - start) * each).reshape(stop - start, each)
 
     def weights(self) -> dict[str, Stored]:
         """Every tensor, to be read when its turn comes."""
 
         def stored(name: str, info: TensorInfo) -> Stored:
             if info.kind.plain:
-                return Stored(info.shape, _plain_dtype(info.kind).name, lambda: self.array(name), self.file.release)
+                return self.file.stored(info.start, _plain_dtype(info.kind), info.shape)
             rows = (lambda start, stop: self.rows(name, start, stop)) if len(info.shape) > 1 else None
-            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows)
+            blocks = (info.kind.name, lambda start, stop: self.raw_rows(name, start, stop)) if rows else None
+            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows, blocks=blocks)
 
         return {name: stored(name, info) for name, info in self.tensors.items()}
 

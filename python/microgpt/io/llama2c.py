@@ -6,6 +6,8 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from microgpt.errors import FormatError
 from microgpt.io.mapped import MappedFile, Stored
 
@@ -29,7 +31,7 @@ class Sizes(NamedTuple):
 def looks_like_pickle(path: Path) -> bool:
     """Whether a file begins as what torch.save writes. Raises FormatError when it cannot be read."""
     file = MappedFile(path)
-    start = file.view(0, min(4, file.size)).tobytes()
+    start = file.read(0, min(4, file.size)).tobytes()
     return start.startswith(_PICKLES)
 
 
@@ -39,7 +41,7 @@ def open_weights(path: Path | str) -> tuple[Sizes, dict[str, Stored]]:
     file = MappedFile(path)
     if file.size < 28:
         raise FormatError(f"{path}: {file.size} bytes, too few for a llama2.c header")
-    numbers = struct.unpack("<7i", file.view(0, 28).tobytes())
+    numbers = struct.unpack("<7i", file.read(0, 28).tobytes())
     if numbers[0] == VERSIONED:
         raise FormatError(f"{path}: a versioned llama2.c file, expected version 0 (export.py --version 0)")
     width, hidden, layers, heads, kv_heads, vocab, context = numbers
@@ -79,10 +81,6 @@ def open_weights(path: Path | str) -> tuple[Sizes, dict[str, Stored]]:
         for i in range(count):
             size = 4 * rows * columns
             if name:
-                found[name.format(i)] = _stored(file, at, size, shape)
+                found[name.format(i)] = file.stored(at, np.dtype("<f4"), shape)
             at += size
     return sizes, found
-
-
-def _stored(file: MappedFile, start: int, size: int, shape: tuple[int, ...]) -> Stored:
-    return Stored(shape, "float32", lambda: file.view(start, size).view("<f4").reshape(shape), file.release)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +14,16 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from microgpt import system
 from microgpt.errors import FormatError
 from microgpt.io import files
 
 
 class MappedFile:
-    """The bytes of a regular file, not yet read: the system fetches the pages that are looked at.
+    """A regular file, mapped and open: the system fetches the pages that are looked at, or what is read.
 
-    A file that is cut short while it is mapped ends the process (SIGBUS), as with every memory map.
+    Weights that are copied are read (`read_into`), so a file that is cut short meanwhile is a FormatError; through a
+    `view` it would end the process (SIGBUS), as with every memory map.
     Raises FormatError naming the file when it is missing, no regular file, or unreadable.
     """
 
@@ -29,20 +33,66 @@ class MappedFile:
             fd = files.open_regular(self.path, follow=True)  # the hub's cache is made of symlinks
         except OSError as error:
             raise FormatError(f"{path}: cannot read: {error.strerror or error}") from error
+        self._fd = fd
+        weakref.finalize(self, os.close, fd)
         try:
             self.size = os.fstat(fd).st_size
             self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if self.size else None
         except (OSError, ValueError) as error:
             raise FormatError(f"{path}: cannot map: {error}") from error
-        finally:
-            os.close(fd)
         self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map or b"", np.uint8)
+
+    def _inside(self, start: int, count: int) -> None:
+        if not (0 <= start <= self.size and 0 <= count <= self.size - start):
+            raise FormatError(f"{self.path}: expected {count} bytes at {start}, the file has {self.size}")
 
     def view(self, start: int, count: int) -> npt.NDArray[np.uint8]:
         """`count` bytes from `start` on, without reading them. Raises FormatError beyond the file's end."""
-        if not (0 <= start <= self.size and 0 <= count <= self.size - start):
-            raise FormatError(f"{self.path}: expected {count} bytes at {start}, the file has {self.size}")
+        self._inside(start, count)
         return self.bytes[start : start + count]
+
+    def read(self, start: int, count: int) -> npt.NDArray[np.uint8]:
+        """`count` bytes from `start` on, in memory of their own. Raises FormatError beyond the file's end."""
+        self._inside(start, count)
+        made = np.empty(count, np.uint8)
+        self.read_into(start, made)
+        return made
+
+    def read_into(self, start: int, target: npt.NDArray[Any]) -> None:
+        """Fill a C-contiguous array of any type with the bytes from `start` on. Raises FormatError where they end."""
+        self._inside(start, target.nbytes)
+        left = memoryview(target.reshape(-1).view(np.uint8))  # no copy, being contiguous
+        at = start
+        try:
+            while len(left):
+                done = system.read_at(self._fd, left, at)
+                if not done:
+                    now = os.fstat(self._fd).st_size
+                    raise FormatError(
+                        f"{self.path}: cut short while it was read: it had {self.size} bytes and has {now}"
+                    )
+                left, at = left[done:], at + done
+        except OSError as error:
+            raise FormatError(f"{self.path}: cannot read: {error.strerror or error}") from error
+
+    def stored(self, start: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Stored:
+        """The tensor of plain numbers that lies at `start`."""
+        each = dtype.itemsize * math.prod(shape[1:])
+
+        def array() -> npt.NDArray[Any]:
+            made = np.empty(shape, dtype)
+            self.read_into(start, made)
+            return made
+
+        def rows(first: int, last: int) -> npt.NDArray[Any]:
+            made = np.empty((last - first, *shape[1:]), dtype)
+            self.read_into(start + first * each, made)
+            return made
+
+        def into(first: int, target: npt.NDArray[Any]) -> None:
+            self.read_into(start + first * each, target)
+
+        return Stored(shape, dtype.name, array, self.release, rows if shape else None, into if shape else None)
 
     def release(self) -> None:
         """Let go of the pages that were read; views stay valid and would fetch them again."""
@@ -54,8 +104,12 @@ class MappedFile:
 class Stored:
     """A tensor of a file: `shape`, the NumPy name of the type that `array()` has, and what reads it.
 
-    `array()` is a read-only view of the map where the file holds plain numbers, else a new array; `rows(start, stop)`,
-    where there is one, makes these rows alone. `release()` lets go of the pages behind them.
+    `array()` makes all of it; `rows(start, stop)`, where there is one, these rows alone, and `into(start, target)`,
+    where the file holds plain numbers, fills a target of the same type with as many rows. `release()` lets go of pages
+    that a view has touched.
+
+    `blocks`: the GGUF type of a quantized matrix, and a function of start and stop that gives the bytes of these rows
+    (rows, bytes) as they are.
     """
 
     shape: tuple[int, ...]
@@ -63,6 +117,12 @@ class Stored:
     array: Callable[[], npt.NDArray[Any]]
     release: Callable[[], None] = lambda: None
     rows: Callable[[int, int], npt.NDArray[Any]] | None = None
+    into: Callable[[int, npt.NDArray[Any]], None] | None = None
+    blocks: tuple[str, Callable[[int, int], npt.NDArray[Any]]] | None = None
+
+    def derived(self, array: Callable[[], npt.NDArray[Any]], shape: tuple[int, ...] | None = None) -> Stored:
+        """Another tensor, that `array` makes of this one."""
+        return Stored(self.shape if shape is None else shape, self.dtype, array, self.release)
 
     @property
     def size(self) -> int:

@@ -41,7 +41,7 @@ def open_weights(path: Path | str) -> dict[str, Stored]:
     for name in sorted(header):
         dtype, shape, begin, end = _entry(file, name, header[name], file.size - data)
         spans.append((begin, end, name))
-        found[name] = _stored(file, dtype, shape, data + begin, end - begin)
+        found[name] = file.stored(data + begin, dtype, shape)
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
@@ -57,7 +57,7 @@ def load(path: Path | str) -> dict[str, np.ndarray[Any, Any]]:
 
     Raises FormatError naming the file when it is missing, not a file, truncated or inconsistent.
     """
-    return {name: stored.array().copy() for name, stored in open_weights(path).items()}
+    return {name: stored.array() for name, stored in open_weights(path).items()}
 
 
 def _bad(file: MappedFile, what: str) -> FormatError:
@@ -68,10 +68,10 @@ def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
     """The entries of the tensors, and where the data begin."""
     if file.size < 8:
         raise _bad(file, f"{file.size} bytes, too few for a header")
-    length = int.from_bytes(file.view(0, 8).tobytes(), "little")
+    length = int.from_bytes(file.read(0, 8).tobytes(), "little")
     if not 2 <= length <= min(MOST_HEADER, file.size - 8):
         raise _bad(file, f"a header of {length} bytes, expected 2 to {min(MOST_HEADER, file.size - 8)}")
-    text = file.view(8, length).tobytes()
+    text = file.read(8, length).tobytes()
     if text[:1] != b"{":
         raise _bad(file, "the header does not begin with {")
     try:
@@ -119,11 +119,6 @@ def _entry(file: MappedFile, name: str, entry: Any, space: int) -> tuple[np.dtyp
 
 def _sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
-
-
-def _stored(file: MappedFile, dtype: np.dtype[Any], shape: tuple[int, ...], start: int, count: int) -> Stored:
-    raw = file.view(start, count)
-    return Stored(shape, dtype.name, lambda: raw.view(dtype).reshape(shape), file.release)
 
 
 def save(

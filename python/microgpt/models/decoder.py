@@ -14,6 +14,7 @@ from ..nn.linear import Embedding, Linear, drop
 from ..nn.module import Module, Parameter
 from ..nn.norm import Norm
 from ..nn.place import Place
+from ..qtensor import QTensor
 from ..state.spec import StateSpec
 from ..tensor import Tensor
 from .config import ModelConfig
@@ -48,7 +49,7 @@ class Decoder(Module):
             if source is not None:
                 self.blocks[source].mixer.shared = True
         self.norm = Norm(config.final_norm, width, dtype) if config.final_norm else None
-        self.head = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
+        self.head: Any = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
         self.pooler = Linear(width, width, True, std, dtype) if config.pooler else None
         self.head_bias = Parameter((config.vocab_size,), dtype) if config.head_bias else None
         self.remat = False  # recompute each block in the backward instead of keeping its activations
@@ -62,7 +63,7 @@ class Decoder(Module):
         return [(name, module) for name, module in self.named_modules() if hasattr(module, "state_spec")]
 
     @property
-    def head_weight(self) -> Parameter:
+    def head_weight(self) -> Any:
         """(V, D) of the output projection: the embedding where they are tied."""
         return self.embed.weight if self.head is None else self.head
 
@@ -112,7 +113,8 @@ class Decoder(Module):
         `options`: label_smoothing and z_loss of ops.cross_entropy.
         """
         hidden = self.hidden(tokens, ctx)
-        if self.head_bias is not None or self.config.logit_soft_cap is not None:
+        whole = self.head_bias is not None or self.config.logit_soft_cap is not None
+        if whole or isinstance(self.head_weight, QTensor):
             y: Tensor = ops.cross_entropy(self.logits(hidden), targets, reduction=reduction, **options)
         else:
             y = ops.linear_cross_entropy(

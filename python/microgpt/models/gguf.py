@@ -41,11 +41,11 @@ class FoundGguf:
 
 
 def _less_one(stored: Stored) -> Stored:
-    return replace(stored, array=lambda: stored.array().astype(np.float32) - 1)
+    return stored.derived(lambda: stored.array().astype(np.float32) - 1)
 
 
 def _one_row(stored: Stored) -> Stored:
-    return replace(stored, shape=(1, *stored.shape), array=lambda: stored.array()[None], rows=None)
+    return stored.derived(lambda: stored.array()[None], (1, *stored.shape))
 
 
 def open_model(path: Path | str) -> FoundGguf:
@@ -146,7 +146,12 @@ def halved(stored: Stored, heads: int, what: str) -> Stored:
     """A tensor whose rows are read in the order of halves. Raises ConfigError where its rows are no pairs."""
     if not stored.shape or stored.shape[0] % (2 * heads):
         raise ConfigError(f"{what}: expected rows in pairs for {heads} heads, got shape {stored.shape}")
-    return replace(stored, array=lambda: halve(stored.array(), heads), rows=None)
+    made = stored.derived(lambda: halve(stored.array(), heads))
+    if stored.blocks is None:
+        return made
+    kind, rows = stored.blocks
+    order = halve(np.arange(stored.shape[0]), heads)
+    return replace(made, blocks=(kind, lambda start, stop: rows(0, stored.shape[0])[order[start:stop]]))
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -4,22 +4,24 @@ llama2.c files. A checkpoint is opened first, which reads names and shapes only,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import _kernels as k
 from .. import system
 from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
 from ..io import files, llama2c, safetensors, shards
 from ..io.mapped import Stored
 from ..io.names import Rule, matched, to_file
 from ..nn.checks import whole
-from ..tensor import numpy_dtype
-from . import gguf
+from ..nn.module import unfilled
+from ..qtensor import QTensor
+from . import gguf, quantized
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
@@ -73,7 +75,8 @@ def save_decoder(
 ) -> None:
     """Write the model's three files into an existing folder; transformers loads the families it knows."""
     config = model.config
-    family = FAMILIES.get(config.family)
+    codes = quantized.to_config(model)
+    family = FAMILIES.get(config.family if codes is None else "microgpt")
     ends = {"bos_token_id": bos_id, "eos_token_id": eos_id}
     write_json(
         folder / "config.json",
@@ -83,14 +86,28 @@ def save_decoder(
             "architectures": [family.architecture],
             "dtype": model.dtype,
             "use_cache": True,
+            **({} if codes is None else {"quantized": codes}),
             **ends,
         },
     )
     write_json(folder / "generation_config.json", {key: value for key, value in ends.items() if value is not None})
-    arrays = model.arrays()
+    arrays = {**model.arrays(), **dict(quantized.arrays(model))}
     if family.rules is not None:
         arrays = to_file(family.rules(config), arrays)
     safetensors.save(folder / "model.safetensors", arrays, {"format": "pt"})
+
+
+# Names of files that a loader takes for parts of the model in a folder, whatever else lies there.
+PARTS = """model*.safetensors *.safetensors.index.json pytorch_model*.bin pytorch_model.bin.index.json config.json
+    generation_config.json tokenizer.json tokenizer_config.json tokenizer.model vocab.json merges.txt vocab.txt
+    *.tiktoken added_tokens.json special_tokens_map.json chat_template.json chat_template.jinja
+    additional_chat_templates/*.jinja modules.json sentence_bert_config.json 1_Pooling/config.json""".split()
+
+
+def stale(folder: Path, written: Collection[str]) -> list[Path]:
+    """Files of another model in a folder, that would be taken for parts of the one whose files are `written`."""
+    found = {path for pattern in PARTS for path in folder.glob(pattern) if path.is_file() or path.is_symlink()}
+    return sorted(path for path in found if path.relative_to(folder).as_posix() not in written)
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -107,7 +124,7 @@ def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
         if isinstance(values.get(key), int):
             whole(f"{folder / 'config.json'}: {key}", values[key], 1, 1024)
     quantization = values.get("quantization")  # MLX's, under both names; shards.dequantized reads it
-    ours = {key: value for key, value in values.items() if not (key == "quantization" or (
+    ours = {key: value for key, value in values.items() if not (key in ("quantization", "quantized") or (
         key == "quantization_config" and value == quantization))}  # fmt: skip
     try:
         return FAMILIES.get(kind).read(ours)
@@ -127,19 +144,23 @@ class Checkpoint:
     rules: Sequence[Rule] | None
     optional: Sequence[str]
     gguf: Mapping[str, Any] | None = None
+    codes: Mapping[str, quantized.Row] = field(default_factory=dict)  # weights that are codes and scales
+    computes: str | None = None  # the type that a quantized model computes in
 
     @property
     def dtype(self) -> str:
         """What the model would compute in: the type of the matrices where that is float64 or bfloat16, else float32."""
+        if self.computes is not None:
+            return self.computes
         kinds = {stored.dtype for stored in self.weights.values() if len(stored.shape) > 1}
         kept = kinds.pop() if len(kinds) == 1 else ""
         return kept if kept in ("float64", "bfloat16") else "float32"
 
-    def bytes_needed(self, dtype: str | None = None) -> int:
+    def bytes_needed(self, dtype: str | None = None, scheme: quantized.Scheme | None = None) -> int:
         """Memory that the weights take in a model of `dtype`. Raises ConfigError for a type that models do not have."""
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
-        return self.config.num_parameters() * numpy_dtype(dtype or self.dtype).itemsize
+        return quantized.bytes_needed(self.config.shapes(), dtype or self.dtype, scheme, self.codes)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -197,7 +218,11 @@ def _open_folder(folder: Path) -> Checkpoint:
     family = FAMILIES.get(config.family)
     weights = shards.dequantized(shards.open_folder(folder), values, str(folder))
     rules = family.rules(config) if family.rules is not None else None
-    return Checkpoint(str(folder), config, weights, rules, family.optional(config))
+    codes = values.get("quantized")
+    if codes is None:
+        return Checkpoint(str(folder), config, weights, rules, family.optional(config))
+    computes, found = quantized.from_config(codes, str(folder / "config.json"))
+    return Checkpoint(str(folder), config, weights, None, (), None, found, computes)
 
 
 def load_decoder(path: Path, dtype: str | None = None) -> Decoder:
@@ -208,10 +233,19 @@ def load_decoder(path: Path, dtype: str | None = None) -> Decoder:
     return take(open_checkpoint(path), dtype)
 
 
-def take(found: Checkpoint, dtype: str | None = None) -> Decoder:
-    """The model of an opened checkpoint: each weight is read once, and its pages let go."""
+def take(
+    found: Checkpoint,
+    dtype: str | None = None,
+    scheme: quantized.Scheme | None = None,
+    keep: bool = False,
+    report: quantized.Report | None = None,
+) -> Decoder:
+    """The model of an opened checkpoint: each weight is read once, and its pages let go.
+
+    `scheme` rounds matrices on the way; `keep` leaves those quantized that a GGUF file has in blocks of a known layout.
+    """
     chosen = dtype or found.dtype
-    need, config = found.bytes_needed(chosen), found.config
+    need, config = found.bytes_needed(chosen, scheme), found.config
     there = sum(stored.size for stored in found.weights.values())
     if config.num_parameters() > 4 * there + (1 << 20):  # nothing is allocated for what the file cannot fill
         raise CheckpointError(
@@ -222,23 +256,73 @@ def take(found: Checkpoint, dtype: str | None = None) -> Decoder:
         raise CheckpointError(
             f"{found.where}: the weights need {need / 1e6:,.0f} MB of memory as {chosen}, {free / 1e6:,.0f} MB are free"
         )
-    model = Decoder(config, dtype=chosen, seed=None)
+    with unfilled():
+        model = Decoder(config, dtype=chosen, seed=None)
     own = dict(model.named_parameters())
+    spots = quantized.places(model) if scheme or keep or found.codes else {}
     wrong: list[str] = []
     left = set(own)
+    for name, row in found.codes.items():
+        if name not in spots or own[name].shape != row[2:]:
+            wrong.append(f"unexpected quantized {name} of {row[2:]}")
     for name, stored in _parameters(found):
-        parameter = own.get(name)
+        parameter: Any = own.get(name)
+        left.discard(name)
         if parameter is None:
             wrong.append(f"unexpected {name}")
-        elif parameter.shape != stored.shape:
+        elif name not in found.codes and parameter.shape != stored.shape:
             wrong.append(f"{name} expected {parameter.shape}, got {stored.shape}")
         elif not wrong:
-            copy(stored, parameter.numpy())
-        left.discard(name)
+            made = None if name not in spots else _codes(stored, found.codes.get(name), keep, scheme, spots[name][2],
+                                                         chosen, name, report, f"{found.where}: ")  # fmt: skip
+            if made is None:
+                copy(stored, parameter.numpy())
+            else:
+                setattr(*spots[name][:2], made)
+                own.pop(name)
+                parameter = None
+                k.trim_pool()  # or what it had, never touched, would be handed out next and touched
     wrong += [f"missing {name}" for name in sorted(left)]
     if wrong:
         raise CheckpointError(f"{found.where}: weights do not fit the model: {'; '.join(wrong)}")
     return model
+
+
+def _codes(
+    stored: Stored,
+    row: quantized.Row | None,
+    keep: bool,
+    scheme: quantized.Scheme | None,
+    table: bool,
+    dtype: str,
+    name: str,
+    report: quantized.Report | None,
+    where: str,
+) -> QTensor | None:
+    """A matrix as codes and scales: as the file has it, or rounded; None where it stays numbers."""
+    if row is not None:
+        return quantized.restored(row, stored, dtype, where + name)
+    if keep and stored.blocks is not None and stored.blocks[0] in quantized.BLOCKS:
+        return quantized.from_blocks(*stored.blocks, stored.shape, dtype)
+    if scheme is None:
+        return None
+    kind = scheme.tables if table else scheme.layers
+    return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, name, report, where)
+
+
+def _pieces(stored: Stored) -> Callable[[int, int], npt.NDArray[Any]]:
+    """Rows of a tensor as they come, the pages behind the last ones let go."""
+    whole = stored.array() if stored.rows is None else None
+
+    def rows(start: int, stop: int) -> npt.NDArray[Any]:
+        if whole is None:
+            assert stored.rows is not None
+            return stored.rows(start, stop)
+        piece = whole[start:stop].copy()
+        stored.release()
+        return piece
+
+    return rows
 
 
 def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
@@ -269,7 +353,13 @@ def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
     if not stored.shape:
         target[...] = stored.array()
         return
-    rows = stored.rows
+    rows, into = stored.rows, stored.into
+    length = len(target)
+    step = max(1, PIECE * length // max(1, target.size))
+    if into is not None and target.dtype.name == stored.dtype and target.flags.c_contiguous:
+        for start in range(0, length, step):
+            into(start, target[start : start + step])
+        return
     if rows is None:
         value = stored.array()
         if value.ndim > 1 and value.flags.f_contiguous and not value.flags.c_contiguous:
@@ -278,8 +368,8 @@ def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
         def rows(start: int, stop: int) -> npt.NDArray[Any]:
             return value[start:stop]
 
-    length = len(target)
-    step = max(1, PIECE * length // max(1, target.size))
+        length = len(target)
+        step = max(1, PIECE * length // max(1, target.size))
     for start in range(0, length, step):
         np.copyto(target[start : start + step], rows(start, min(length, start + step)), casting="unsafe")
         stored.release()

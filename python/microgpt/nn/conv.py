@@ -18,9 +18,10 @@ def conv(name: str, channels: int, taps: int, bias: bool) -> Shapes:
 
 
 class Conv(Module):
-    """silu(bias + sum of the last `taps` rows times weights); weight is (channels, 1, taps) as in PyTorch."""
+    """act(bias + sum of the last `taps` rows times weights); weight is (channels, 1, taps) as in PyTorch."""
 
-    def __init__(self, channels: int, taps: int, bias: bool = True, dtype: str = "float32") -> None:
+    def __init__(self, channels: int, taps: int, bias: bool = True, dtype: str = "float32", act: str = "silu") -> None:
+        self.act = act
         # The spread of PyTorch's uniform initial values, whose bound is 1 / sqrt(taps).
         self.weight = Parameter((channels, 1, taps), dtype, std=(3.0 * taps) ** -0.5)
         self.bias = Parameter((channels,), dtype) if bias else None
@@ -28,5 +29,5 @@ class Conv(Module):
     def __call__(self, x: Tensor, q_start: Any, state: Any = None) -> Tensor:
         channels, _, taps = self.weight.shape
         weight = self.weight.reshape(channels, taps)
-        y: Tensor = ops.causal_conv1d(x, weight, self.bias, q_start=q_start, act="silu", state=state)
+        y: Tensor = ops.causal_conv1d(x, weight, self.bias, q_start=q_start, act=self.act, state=state)
         return y

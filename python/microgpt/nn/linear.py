@@ -30,13 +30,15 @@ class Linear(Module):
     """y = residual + act(x weight^T + bias); weight is (out, in) as in PyTorch. `std` spreads the initial weight."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True, std: float = 0.02, dtype: str = "float32") -> None:
-        self.weight = Parameter((outputs, inputs), dtype, std=std)
+        self.weight: Any = Parameter((outputs, inputs), dtype, std=std)  # or a QTensor
         self.bias = Parameter((outputs,), dtype) if bias else None
         self.adapters: list[Adapter] = []
 
-    def __call__(self, x: Tensor, ctx: Ctx, act: str = "none", residual: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, ctx: Ctx, act: str = "none", residual: Tensor | None = None, rows: Any = None
+    ) -> Tensor:
         if not self.adapters:
-            y: Tensor = ops.linear(x, self.weight, self.bias, residual, act)
+            y: Tensor = ops.linear(x, self.weight, self.bias, residual, act, rows=rows)
             return y
         weight: Tensor = self.weight
         for adapter in self.adapters:
@@ -72,14 +74,15 @@ class GroupedLinear(Module):
 
 def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
     """Several projections of the same x (q, k, v; gate, up): the place where x is prepared once for all."""
-    return [linear(x, ctx) for linear in linears]
+    rows = ops.shared_rows(x, [linear.weight for linear in linears])
+    return [linear(x, ctx, rows=rows) for linear in linears]
 
 
 class Embedding(Module):
     """Rows of a table by number."""
 
     def __init__(self, count: int, width: int, std: float = 0.02, dtype: str = "float32") -> None:
-        self.weight = Parameter((count, width), dtype, std=std)
+        self.weight: Any = Parameter((count, width), dtype, std=std)  # or a QTensor
 
     def __call__(self, ids: Any) -> Tensor:
         y: Tensor = ops.embedding(self.weight, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,20 @@ from ..filters import Filter, matches
 from ..tensor import Tensor, numpy_dtype, wide
 
 M = TypeVar("M", bound="Module")
+
+
+_filling = True  # whether new parameters are filled
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Inside, new parameters hold anything: their memory is not touched before a file's values are written."""
+    global _filling
+    before, _filling = _filling, False
+    try:
+        yield
+    finally:
+        _filling = before
 
 
 class Parameter(Tensor):
@@ -35,7 +50,8 @@ class Parameter(Tensor):
         self.std = std
         self.fill = fill
         self.values = values
-        self.set_constant()
+        if _filling:
+            self.set_constant()
 
     def set_constant(self) -> None:
         """Write the initial values that are not drawn."""

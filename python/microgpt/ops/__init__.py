@@ -36,6 +36,8 @@ from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
+from .quantized import shared_rows
+from .rwkv import rwkv7
 from .scan import causal_conv1d, linear_recurrence, rg_lru, selective_scan
 from .sinks import sink_attention
 from .ssd import ssd
@@ -62,8 +64,8 @@ __all__ = [
     "erf",
     "exp",
     "expert_weights",
-    "gather_rows",
     "gated_delta",
+    "gather_rows",
     "glu",
     "grouped_linear",
     "layer_norm",
@@ -87,7 +89,9 @@ __all__ = [
     "rope",
     "route",
     "rsqrt",
+    "rwkv7",
     "selective_scan",
+    "shared_rows",
     "sigmoid",
     "sin",
     "sink_attention",

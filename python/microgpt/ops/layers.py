@@ -11,8 +11,9 @@ from typing import Any
 from .. import _kernels as k
 from ..autograd import Slot
 from ..errors import ConfigError, nearest
+from ..qtensor import QTensor
 from ..tensor import Tensor, full, wide
-from . import basic, raw
+from . import basic, quantized, raw
 from .op import Cost, check_float, check_int32, check_wide, elements_bytes, item_bytes, op, refuse
 
 Array = k.Array
@@ -32,20 +33,26 @@ def act_code(name: str) -> int:
 @op("x", "weight", "bias", "residual")
 def linear(
     x: Array,
-    weight: Array,
+    weight: Array | QTensor,
     bias: Array | None = None,
     residual: Array | None = None,
     act: str = "none",
     wide_out: bool = False,
+    rows: quantized.Rows | None = None,
     needs: Needs = None,
 ) -> Any:
     """residual + act(x @ weight.T + bias) in one pass over the output.
 
     x (..., K), weight (N, K), bias (N), residual and result (..., N). `act`: none, gelu, gelu_tanh, relu, relu2, silu.
     `wide_out`: the result of bfloat16 is float32, as it was summed (for logits).
+    A weight may be a QTensor, which takes no gradient; `rows` are then x as shared_rows() made it once for several.
     """
-    code = act_code(act)
-    y, pre = k.linear(x, weight, bias, residual, code, wide_out, bool(code and needs and any(needs[:3])))
+    code = act_code(act) if act != "none" else 0
+    if isinstance(weight, QTensor):
+        y, pre = quantized.linear(x, weight, bias, residual, code, wide_out, needs, rows)
+    else:
+        keep = any(needs[:3]) if needs and code else False
+        y, pre = k.linear(x, weight, bias, residual, code, wide_out, keep)
     return y, (x, weight, pre, code)
 
 
@@ -65,7 +72,9 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) 
     if code and (dx is not None or dweight is not None or dbias is not None):
         dz = dy if dresidual is None else k.empty_like(dy)  # dy may be overwritten unless the residual takes it
         k.act_backward(pre, dy, dz, code)
-    if dx is not None:
+    if dx is not None and isinstance(weight, QTensor):
+        quantized.give_inputs(dz, weight, rows, dx)
+    elif dx is not None:
         array, add_to = dx.target()  # products and sums write bfloat16 or float32, whichever the slot has
         k.gemm(dz, weight, array, rows, inner, n, accumulate=add_to)
     if dweight is not None:
@@ -79,7 +88,8 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) 
 
 
 @linear.cost
-def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "none", wide_out: bool = False) -> Cost:
+def _(x: Any, weight: Any, bias: Any = None, residual: Any = None, act: str = "none", wide_out: bool = False,
+      rows: Any = None) -> Cost:  # fmt: skip
     n, inner = weight.shape
     rows = y_rows(x.shape)
     width = item_bytes(wide(x.dtype) if wide_out else x.dtype)
@@ -94,6 +104,7 @@ def _(
     residual: Tensor | None = None,
     act: str = "none",
     wide_out: bool = False,
+    rows: quantized.Rows | None = None,
 ) -> Tensor:
     y = x.reshape(y_rows(x.shape), x.shape[-1]) @ weight.permute(1, 0)
     y = y.reshape(*x.shape[:-1], weight.shape[0])
@@ -105,10 +116,12 @@ def _(
 
 # -- embedding ---------------------------------------------------------------------------------------------------------
 @op("table")
-def embedding(table: Array, ids: Array, needs: Needs = None) -> Any:
-    """Rows of table (V, D) at ids (T) int32 -> (T, D)."""
-    check_float("embedding", table=table)
+def embedding(table: Array | QTensor, ids: Array, needs: Needs = None) -> Any:
+    """Rows of table (V, D) at ids (T) int32 -> (T, D). The table may be a QTensor."""
     check_int32("embedding", ids=ids)
+    if isinstance(table, QTensor):
+        return table.rows(ids), None
+    check_float("embedding", table=table)
     if table.ndim != 2:
         refuse("embedding", "table", "two axes (vocabulary, width)", table.shape)
     y = k.empty((*ids.shape, table.shape[1]), table.dtype)
@@ -138,27 +151,15 @@ def _(table: Tensor, ids: Any) -> Tensor:
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------
-def _check_norm(name: str, x: Array, weight: Array | None, bias: Array | None) -> int:
-    check_float(name, x=x, weight=weight, bias=bias)
-    cols: int = x.shape[-1] if x.ndim else 0
-    if cols < 1:
-        refuse(name, "x", "a last axis of at least 1", x.shape)
-    if weight is not None and weight.shape != (cols,):
-        refuse(name, "weight", (cols,), weight.shape)
-    if bias is not None and bias.shape != (cols,):
-        refuse(name, "bias", (cols,), bias.shape)
-    return cols
-
-
 def _norm_backward(saved: Any, dy: Array, dx: Slot | None, dweight: Slot | None, dbias: Slot | None) -> None:
-    x, weight, mean, rstd, cols = saved
+    x, weight, mean, rstd = saved
     outputs: dict[str, Any] = {}
     slots = {"dx": dx, "dweight": dweight, "dbias": dbias}
     for name, slot in slots.items():
         if slot is not None:
             dtype = x.dtype if name == "dx" else wide(x.dtype)
             outputs[name], outputs[f"accumulate_{name}"] = slot.target(dtype)
-    k.norm_backward(dy, x, rstd, cols, weight=weight, mean=mean, **outputs)
+    k.norm_backward(dy, x, rstd, x.shape[-1], weight=weight, mean=mean, **outputs)
     for name, slot in slots.items():
         if slot is not None:
             slot.settle(outputs[name])
@@ -169,11 +170,8 @@ def layer_norm(
     x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5, needs: Needs = None
 ) -> Any:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    cols = _check_norm("layer_norm", x, weight, bias)
-    y, rows = k.empty_like(x), x.size // cols
-    mean, rstd = k.empty((rows,), wide(x.dtype)), k.empty((rows,), wide(x.dtype))
-    k.norm(x, y, rstd, cols, eps, weight=weight, bias=bias, mean=mean)
-    return y, (x, weight, mean, rstd, cols)
+    y, mean, rstd = k.normalize(x, weight, bias, eps, True)
+    return y, (x, weight, mean, rstd)
 
 
 @layer_norm.backward
@@ -192,11 +190,8 @@ def _(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: 
 @op("x", "weight")
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6, needs: Needs = None) -> Any:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-    cols = _check_norm("rms_norm", x, weight, None)
-    y = k.empty_like(x)
-    rstd = k.empty((x.size // cols,), wide(x.dtype))
-    k.norm(x, y, rstd, cols, eps, weight=weight)
-    return y, (x, weight, None, rstd, cols)
+    y, mean, rstd = k.normalize(x, weight, None, eps, False)
+    return y, (x, weight, mean, rstd)
 
 
 @rms_norm.backward

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels as k
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UsageError
+from ..nn.linear import Adapter
 from ..nn.module import Module
+from ..qtensor import QTensor
 from ..tensor import Tensor
 from .arena import Arenas, Group
 from .rules import UpdateRule
@@ -23,10 +25,12 @@ class Optimizer:
 
     A step is: feed(step, lr), the loss and its backward, launch(loss). launch() only launches kernels, so it can be
     recorded. When the loss or the gradient norm is not finite nothing is updated; finite() tells. Parameters of
-    bfloat16 have float32 masters (see Arenas), which are part of the state.
+    bfloat16 have float32 masters (see Arenas), which are part of the state. Raises UsageError for quantized weights
+    without an adapter.
     """
 
     def __init__(self, model: Module, rule: UpdateRule, groups: Sequence[Group], max_norm: float = 0.0) -> None:
+        _check_trainable(model)
         self.arenas = Arenas(model, groups)
         self.rule = rule
         self.max_norm = max_norm
@@ -91,3 +95,11 @@ class Optimizer:
             view[...] = arrays[name]
         if self.arenas.rounded is not None:
             k.cast(self.arenas.params, self.arenas.rounded)
+
+
+def _check_trainable(model: Module) -> None:
+    modules = list(model.named_modules())
+    codes = [name for name, module in modules if any(isinstance(value, QTensor) for value in vars(module).values())]
+    if codes and not any(isinstance(module, Adapter) for _, module in modules):
+        raise UsageError(f"{codes[0]} and {len(codes) - 1} more have quantized weights, which cannot be trained: put "
+                         "adapters (LoRA) on them and train those, or load the original")  # fmt: skip

@@ -5,6 +5,7 @@ Recurrent arrays know only the present. Going back needs a copy of it: keep() ma
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 from .. import _kernels as k
@@ -27,6 +28,7 @@ class ContiguousStates:
         self.capacity = capacity
         self.lengths = [0] * sequences
         self._new = [0] * sequences
+        self._places: Array | None = None
         self._pairs: dict[int, tuple[Array, Array]] = {}
         self._recurrent: dict[int, dict[str, Array]] = {}
         self._kept: list[dict[int, Snapshot]] = [{} for _ in range(sequences)]  # by length
@@ -63,6 +65,10 @@ class ContiguousStates:
     def update(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the packed new rows of a layer behind each sequence's past; returns the whole arrays."""
         pair = self._pairs[slot]
+        if self._places is not None:
+            for store, fresh in zip(pair, (keys.data, values.data), strict=True):
+                k.put_rows(fresh, self._places, store)
+            return Tensor(pair[0]), Tensor(pair[1])
         for store, fresh in zip(pair, (keys.data, values.data), strict=True):
             width = fresh.shape[1] * fresh.shape[2]
             source = 0
@@ -72,6 +78,20 @@ class ContiguousStates:
                     k.axpy(fresh.view((count * width,), source * width), place)
                 source += count
         return Tensor(pair[0]), Tensor(pair[1])
+
+    @contextlib.contextmanager
+    def placed(self, places: Array) -> Iterator[None]:
+        """Inside, new token i is stored in row places[i] (int32), a buffer that a replayed step is fed with."""
+        self._places = places
+        try:
+            yield
+        finally:
+            self._places = None
+
+    @property
+    def recurrent_layers(self) -> bool:
+        """Whether some layers keep arrays of a fixed size."""
+        return bool(self._recurrent)
 
     def recurrent(self, slot: int) -> dict[str, Array]:
         """Arrays (sequences, ...) of a layer by name. Row s belongs to sequence s; the layer's kernels take it up and

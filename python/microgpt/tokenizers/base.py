@@ -21,6 +21,20 @@ from microgpt.tokenizers.chat import Messages, choose, render
 
 _FILE_LIMIT = 256 << 20  # bytes; the largest public tokenizer.json are about 35 MB
 _SHOWN = 5
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def check_text(text: Any) -> str:
+    """The text, if it is one that UTF-8 can write. Raises TokenizerError naming the character and its position."""
+    if not isinstance(text, str):
+        raise TokenizerError(f"expected a text, got {type(text).__name__}")
+    half = None if text.isascii() else _HALVES.search(text)
+    if half:
+        raise TokenizerError(
+            f"character {half.start()}, U+{ord(half[0]):04X}, is half of a surrogate pair, which is no text: read the "
+            "input as UTF-8 (errors='replace' makes U+FFFD of what is not)"
+        )
+    return text
 
 
 class Tokenizer(ABC):
@@ -81,9 +95,10 @@ class Tokenizer(ABC):
     def encode(self, text: str, add_bos: bool = False, add_eos: bool = False) -> list[int]:
         """The ids of `text`, between the beginning and end tokens where asked.
 
-        Raises TokenizerError naming the characters (and their positions) that the vocabulary does not cover.
+        Raises TokenizerError naming the characters (and their positions) that the vocabulary does not cover, or that
+        are half of a surrogate pair.
         """
-        return [*self._edge("bos", add_bos), *self._encode(text), *self._edge("eos", add_eos)]
+        return [*self._edge("bos", add_bos), *self._encode(check_text(text)), *self._edge("eos", add_eos)]
 
     def encode_many(
         self, texts: Sequence[str], add_bos: bool = False, add_eos: bool = False

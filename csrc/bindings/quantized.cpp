@@ -1,0 +1,207 @@
+// Quantized weights: making them, reading them, and products with them.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "bindings/common.h"
+#include "kernels/rows.h"
+
+namespace mg::bindings {
+namespace {
+
+constexpr int64_t kQMostK = 1 << 17;         // a row's sum of codes, at most 127 each, is exact in float
+constexpr int64_t kQPieceNumbers = 1 << 18;  // of a weight that are numbers at a time: 1 MiB, which stays in L2
+
+// A weight (n, k) in `data`, checked: the type is known, the group fits it, and the data hold all blocks.
+QWeight weight_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op) {
+  if (type < 0 || type >= kQTypes) throw usage_error(std::string(op) + ": no quantized type " + std::to_string(type));
+  const QTraits& traits = kQTraits[type];
+  if (n < 0 || k < 0 || k > kQMostK) throw shape_error(std::string(op) + ": a weight of " + std::to_string(n) + " x " + std::to_string(k));
+  const int64_t right = traits.channel ? std::max<int64_t>(traits.step, q_channel_group(k)) : group;
+  if (group != right || group < 1 || group % traits.step || (!traits.channel && (group < kQLeastGroup || group > kQMostGroup)))
+    throw shape_error(std::string(op) + ": groups of " + std::to_string(group) + " for " + traits.name);
+  const int64_t blocks = checked_mul(q_panels(n), q_groups(k, group));
+  return {in<uint8_t>(&data, checked_mul(blocks, q_block_bytes((QType)type, group)), op, "data"), n, k, group, (QType)type};
+}
+
+uint8_t* writable_data(const Array& data, const char* op) {
+  return out<uint8_t>(&data, 0, op, "data");
+}
+
+void check_rows(const QWeight& w, int64_t first, int64_t rows, const char* op) {
+  if (first < 0 || rows < 0 || rows > w.n || first > w.n - rows) throw shape_error(std::string(op) + ": rows beyond the weight");
+}
+void check_panels(const QWeight& w, int64_t first, int64_t rows, const char* op) {
+  check_rows(w, first, rows, op);
+  if (first % kQCols || (rows % kQCols && first + rows != w.n))
+    throw shape_error(std::string(op) + ": pieces must be whole panels of " + std::to_string(kQCols) + " rows");
+}
+
+int64_t q_bytes(int type, int64_t n, int64_t k, int64_t group) {
+  if (type < 0 || type >= kQTypes) throw usage_error("q_bytes: no quantized type " + std::to_string(type));
+  return checked_mul(checked_mul(q_panels(n), q_groups(k, group)), q_block_bytes((QType)type, group));
+}
+
+void quantize(const Array& x, const Array& data, int type, int64_t n, int64_t k, int64_t group, int64_t first) {
+  const char* op = "quantize";
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    const int64_t rows = k > 0 ? x.size / k : 0;
+    check_panels(w, first, rows, op);
+    QuantizeArgs<T> args{in<T>(&x, checked_mul(rows, k), op, "x"), w, writable_data(data, op), rows, first};
+    MG_RUN(quantize, T, args, &x, &data);
+  });
+}
+
+void q_pack(const Array& codes, const Array& scales, const Array& data, int type, int64_t n, int64_t k, int64_t group,
+            int64_t first) {
+  const char* op = "q_pack";
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  const int64_t rows = k > 0 ? codes.size / k : 0;
+  check_panels(w, first, rows, op);
+  QPackArgs args{in<uint8_t>(&codes, checked_mul(rows, k), op, "codes"),
+                 in<float>(&scales, checked_mul(rows, q_groups(k, group)), op, "scales"), w, writable_data(data, op), rows, first};
+  run_kernel("qpack", &qpack, args, plan_qpack(args), {&codes, &scales, &data});
+}
+
+void q_dequantize(const Array& data, const Array& y, int type, int64_t n, int64_t k, int64_t group, const Array* ids,
+                  int64_t first) {
+  const char* op = "q_dequantize";
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  by_dtype(y, op, [&](auto t) {
+    using T = decltype(t);
+    const int64_t rows = ids ? ids->size : k > 0 ? y.size / k : 0;
+    if (ids) check_ids(*ids, 0, n, op, "ids");
+    else check_rows(w, first, rows, op);
+    QDequantizeArgs<T> args{w, ids ? ids->as<int32_t>() : nullptr, out<T>(&y, checked_mul(rows, k), op, "y"), rows, first};
+    MG_RUN(qdequantize, T, args, &data, ids, &y);
+  });
+}
+
+void q_rows(const Array& x, const Array& codes, const Array& scales, const Array& starts, int type, int64_t m, int64_t k,
+            int64_t group) {
+  const char* op = "q_rows";
+  if (type < 0 || type >= kQTypes || group < 1 || m < 0 || k < 0 || k > kQMostK) throw usage_error("q_rows: no such rows");
+  const int64_t numbers = checked_mul(m, q_groups(k, group));
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    QRowsArgs<T> args{in<T>(&x, checked_mul(m, k), op, "x"),
+                      reinterpret_cast<int8_t*>(out<uint8_t>(&codes, checked_mul(numbers, group), op, "codes")),
+                      out<float>(&scales, numbers, op, "scales"), out<int32_t>(&starts, numbers, op, "starts"),
+                      m, k, group, (QType)type};
+    MG_RUN(qrows, T, args, &x, &codes, &scales, &starts);
+  });
+}
+
+void q_gemm(const Array& codes, const Array& scales, const Array& starts, const Array& data, const Array& c, int type,
+            int64_t m, int64_t n, int64_t k, int64_t group, const Array* bias, const Array* residual, const Array* pre,
+            int act) {
+  const char* op = "q_gemm";
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  if (m < 0) throw shape_error("q_gemm: negative size");
+  const Array& typed = bias ? *bias : residual ? *residual : pre ? *pre : c;  // c may be wider
+  by_dtype(typed, op, [&](auto t) {
+    using T = decltype(t);
+    const int64_t numbers = checked_mul(m, q_groups(k, group)), mn = checked_mul(m, n);
+    QGemmArgs<T> args{};
+    args.w = w;
+    args.codes = reinterpret_cast<const int8_t*>(in<uint8_t>(&codes, checked_mul(numbers, group), op, "codes"));
+    args.scales = in<float>(&scales, numbers, op, "scales");
+    args.starts = in<int32_t>(&starts, numbers, op, "starts");
+    if (kNarrow<T> && c.dtype == dtype_of<Wide<T>>::value) args.wide_c = out<Wide<T>>(&c, mn, op, "out");
+    else args.c = out<T>(&c, mn, op, "out");
+    args.bias = in_opt<T>(bias, n, op, "bias");
+    args.residual = in_opt<T>(residual, mn, op, "residual");
+    args.pre = out_opt<T>(pre, mn, op, "pre");
+    args.m = m;
+    args.act = (Act)act;
+    MG_RUN(qgemm, T, args, &codes, &scales, &starts, &data, bias, residual, pre, &c);
+  });
+}
+
+// Y = residual + act(X W^T + bias) with W as numbers of X's type, made a few panels at a time; or, to_inputs, Y (+)= X W
+// for X (m, n), which sums in Y over the pieces and so wants it wide.
+void q_matmul(const Array& x, const Array& data, const Array& y, int type, int64_t m, int64_t n, int64_t k, int64_t group,
+              const Array* bias, const Array* residual, const Array* pre, int act, bool to_inputs, bool accumulate) {
+  const char* op = "q_matmul";
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    const int64_t piece = std::max<int64_t>(kQCols, kQPieceNumbers / std::max<int64_t>(k, 1) / kQCols * kQCols);
+    const int64_t most = std::min(piece, std::max<int64_t>(n, 1)), shape[] = {most, k};
+    const Array part = make_array(dtype_of<T>::value, shape, 2);
+    const int64_t mn = checked_mul(m, n), mk = checked_mul(m, k), size = to_inputs ? mk : mn;
+    const bool wide = kNarrow<T> && y.dtype == dtype_of<Wide<T>>::value;
+    for (int64_t first = 0; first < std::max<int64_t>(n, 1); first += piece) {
+      const int64_t rows = std::min(piece, n - first);
+      QDequantizeArgs<T> numbers{w, nullptr, part.as<T>(), rows, first};
+      MG_RUN(qdequantize, T, numbers, &data, &part);
+      GemmArgs<T> args{};
+      args.a = in<T>(&x, to_inputs ? mn : mk, op, "x") + (to_inputs ? first : 0);
+      args.b = part.as<T>();
+      const int64_t at = to_inputs ? 0 : first;
+      if (wide) args.wide_c = out<Wide<T>>(&y, size, op, "y") + at;
+      else args.c = out<T>(&y, size, op, "y") + at;
+      args.m = m, args.n = to_inputs ? k : rows, args.k = to_inputs ? rows : k;
+      args.lda = to_inputs ? n : k, args.ldb = k, args.ldc = to_inputs ? k : n;
+      args.trans_b = !to_inputs, args.batch = 1;
+      args.accumulate = to_inputs && (accumulate || first > 0);
+      if (!to_inputs) {
+        args.bias = bias ? in<T>(bias, n, op, "bias") + at : nullptr;
+        args.residual = residual ? in<T>(residual, mn, op, "residual") + at : nullptr;
+        args.pre = pre ? out<T>(pre, mn, op, "pre") + at : nullptr;
+        args.act = (Act)act;
+      }
+      MG_RUN(gemm, T, args, &x, &part, &y, bias, residual, pre);
+    }
+  });
+}
+
+// Ids are not looked at: they lie in a buffer that is fed before each replay, and who feeds it knows the table.
+void put_rows(const Array& x, const Array& ids, const Array& table) {
+  const char* op = "put_rows";
+  const int64_t tokens = ids.size, width = tokens > 0 ? x.size / tokens : 0;
+  if (x.dtype != table.dtype || width * tokens != x.size || (width > 0 && table.size % width))
+    throw shape_error("put_rows: rows of " + shape_text(x.shape, x.rank) + " do not fit " + shape_text(table.shape, table.rank));
+  if (!table.writable) throw usage_error("put_rows: the table is read-only");
+  if (!recording()) check_ids(ids, 0, width > 0 ? table.size / width : 1, op, "ids");
+  PutRowsArgs args{x.data, in<int32_t>(&ids, tokens, op, "ids"), table.data, tokens, width * (int64_t)item_size(x.dtype)};
+  run_kernel(op, &mg::put_rows, args, plan_put_rows(args), {&x, &ids, &table});
+}
+
+}  // namespace
+
+void register_quantized(py::module_& m) {
+  using Row = std::tuple<std::string, int, int, int, bool, int>;
+  m.def("q_types", [] {
+    std::vector<Row> rows;
+    for (const QTraits& t : kQTraits) rows.emplace_back(t.name, t.bits, t.offset, t.scale_bytes, t.channel, t.step);
+    return rows;
+  }, "Name, bits, offset, bytes of a scale, whether that is a row's, and the step of groups: by number.");
+  m.attr("Q_COLS") = kQCols;
+  m.attr("Q_LEAST_GROUP") = kQLeastGroup;
+  m.attr("Q_MOST_GROUP") = kQMostGroup;
+  m.attr("Q_MOST_K") = kQMostK;
+  m.def("q_bytes", &q_bytes, py::arg("type"), py::arg("n"), py::arg("k"), py::arg("group"), "Bytes of a quantized weight (n, k).");
+  define<&quantize>(m, "quantize", py::arg("x"), py::arg("data"), py::arg("type"), py::arg("n"), py::arg("k"),
+        py::arg("group"), py::arg("first") = 0, "Rows x of a weight, from row `first` on, to codes and scales in `data`.");
+  define<&q_pack>(m, "q_pack", py::arg("codes"), py::arg("scales"), py::arg("data"), py::arg("type"), py::arg("n"),
+        py::arg("k"), py::arg("group"), py::arg("first") = 0, "Codes (rows, k) and scales (rows, groups) of others into `data`.");
+  define<&q_dequantize>(m, "q_dequantize", py::arg("data"), py::arg("y"), py::arg("type"), py::arg("n"), py::arg("k"),
+        py::arg("group"), py::arg("ids") = nullptr, py::arg("first") = 0, "Rows `ids`, or those from `first` on, as numbers.");
+  define<&q_rows>(m, "q_rows", py::arg("x"), py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("type"),
+        py::arg("m"), py::arg("k"), py::arg("group"), "Activations x (m, k) to int8, for products with such a weight.");
+  define<&q_gemm>(m, "q_gemm", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"), py::arg("c"),
+        py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr,
+        py::arg("residual") = nullptr, py::arg("pre") = nullptr, py::arg("act") = 0);
+  define<&put_rows>(m, "put_rows", py::arg("x"), py::arg("ids"), py::arg("table"), "table[ids[t]] = x[t]");
+  define<&q_matmul>(m, "q_matmul", py::arg("x"), py::arg("data"), py::arg("y"), py::arg("type"), py::arg("m"),
+        py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr, py::arg("residual") = nullptr,
+        py::arg("pre") = nullptr, py::arg("act") = 0, py::arg("to_inputs") = false, py::arg("accumulate") = false,
+        "y = residual + act(x W^T + bias) with the numbers of W; to_inputs: y (+)= x W.");
+}
+
+}  // namespace mg::bindings

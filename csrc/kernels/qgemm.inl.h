@@ -1,0 +1,151 @@
+// Product of int8 activations and a quantized weight. Lanes are columns, so no sum is split over lanes; each group's sum of
+// products is an exact integer, which a tile turns into float and scales.
+
+struct QTile {
+  const int8_t* a;        // [quad][row] words
+  const float* scales;    // [group][row]
+  const int32_t* starts;  // [group][row]
+  const uint8_t* b;       // a panel
+  int64_t groups, group, code_bytes, block_bytes;
+  float* out;             // [row][kQCols]
+};
+
+// Vectors of columns in hand: with 16 registers, one.
+constexpr int kQVectors = kRegisters == 32 && 2 * kWidth <= kQCols ? 2 : 1;
+
+struct Q4 {
+  static constexpr int kQuads = 2;  // of k in one load of codes
+  static inline void split(const uint8_t* p, Ints* out) {
+    const Ints both = codes(p);
+    out[0] = low_codes(both), out[1] = high_codes(both);
+  }
+};
+struct Q8 {
+  static constexpr int kQuads = 1;
+  static inline void split(const uint8_t* p, Ints* out) { out[0] = codes(p); }
+};
+
+// sum[r][v] += products of `steps` loads of codes.
+template <class Codes, int R, int V>
+static inline __attribute__((always_inline)) void q_dots(Ints (&sum)[R][V], const uint8_t* b, const int8_t* a, int64_t steps) {
+  for (; steps > 0; --steps, b += 4 * kQCols, a += 4 * R * Codes::kQuads) {
+    Ints parts[V][Codes::kQuads];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) Codes::split(b + v * 4 * kWidth, parts[v]);
+#pragma GCC unroll 2
+    for (int q = 0; q < Codes::kQuads; ++q) {
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const Quads x = quads(a + 4 * (q * R + r));
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] = dot(sum[r][v], parts[v][q], x);
+      }
+    }
+  }
+}
+
+// Float sums over the groups stay in registers.
+template <class Codes, int R> static void q_tile_groups(const QTile& t) {
+  constexpr int V = kQVectors;
+  const int64_t steps = t.group / (4 * Codes::kQuads);
+  for (int64_t col = 0; col < kQCols; col += V * kWidth) {
+    const uint8_t* b = t.b + 4 * col;
+    const int8_t* a = t.a;
+    const float* scales = t.scales;
+    const int32_t* starts = t.starts;
+    Vec total[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) total[r][v] = zero();
+    }
+    for (int64_t g = 0; g < t.groups; ++g) {
+      Ints sum[R][V];
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] = ints(starts[r]);
+      }
+      q_dots<Codes, R, V>(sum, b, a, steps);
+      Vec scale[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) scale[v] = load_halves(b - 4 * col + t.code_bytes + 2 * (col + v * kWidth));
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) total[r][v] = fma(to_floats(sum[r][v]), mul(scale[v], set1(scales[r])), total[r][v]);
+      }
+      a += R * t.group, scales += R, starts += R, b += t.block_bytes;
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) store(t.out + r * kQCols + col + v * kWidth, total[r][v]);
+    }
+  }
+}
+
+template <int R> static void q_tile_channel(const QTile& t) {
+  constexpr int V = kQVectors;
+  for (int64_t col = 0; col < kQCols; col += V * kWidth) {
+    Ints sum[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = ints(t.starts[r]);
+    }
+    q_dots<Q8, R, V>(sum, t.b + 4 * col, t.a, t.group / 4);
+    const float* scales = (const float*)(t.b + t.code_bytes) + col;
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v)
+        store(t.out + r * kQCols + col + v * kWidth, fma(to_floats(sum[r][v]), mul(load(scales + v * kWidth), set1(t.scales[r])), zero()));
+    }
+  }
+}
+
+using QTileFn = void (*)(const QTile&);
+static inline QTileFn q_tile_of(QType type, int64_t rows) {
+#define MG_Q(r) {&q_tile_groups<Q8, r>, &q_tile_groups<Q4, r>}
+  static constexpr QTileFn groups[kQGroupRows][2] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
+#undef MG_Q
+  static constexpr QTileFn channel[kQChannelRows] = {
+      &q_tile_channel<1>, &q_tile_channel<2>, &q_tile_channel<3>, &q_tile_channel<4>,  &q_tile_channel<5>,  &q_tile_channel<6>,
+      &q_tile_channel<7>, &q_tile_channel<8>, &q_tile_channel<9>, &q_tile_channel<10>, &q_tile_channel<11>, &q_tile_channel<12>};
+  return kQTraits[(int)type].channel ? channel[rows - 1] : groups[rows - 1][type == QType::int4];
+}
+
+template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& args) {
+  GemmArgs<T> gemm = {};
+  gemm.c = args.c, gemm.wide_c = args.wide_c, gemm.bias = args.bias, gemm.residual = args.residual, gemm.pre = args.pre;
+  gemm.ldc = args.w.n, gemm.act = args.act;
+  return gemm_epilogue(gemm, 0);
+}
+
+template <class T> static void qgemm(const QGemmArgs<T>& args, const Share& share) {
+  const QWeight& w = args.w;
+  if (args.m == 0 || w.n == 0) return;
+  const QGrid grid = q_grid(args.m, w.n, w.k);
+  const int64_t row_block = share.index % grid.row_blocks, col_block = share.index / grid.row_blocks;
+  const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), panels = q_panels(w.n);
+  const int64_t tile_end = (row_block + 1) * tiles / grid.row_blocks, panel_end = (col_block + 1) * panels / grid.col_blocks;
+  const GemmEpilogue<T> epilogue = q_epilogue(args);
+  alignas(64) float sums[kQChannelRows * kQCols];
+  QTile t;
+  t.group = w.group, t.groups = q_groups(w.k, w.group);
+  t.code_bytes = q_code_bytes(w.type, w.group), t.block_bytes = q_block_bytes(w.type, w.group);
+  t.out = sums;
+  for (int64_t panel = col_block * panels / grid.col_blocks; panel < panel_end; ++panel) {
+    t.b = w.data + panel * t.groups * t.block_bytes;
+    const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
+    for (int64_t tile = row_block * tiles / grid.row_blocks; tile < tile_end; ++tile) {
+      const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
+      t.a = args.codes + row * t.groups * t.group;
+      t.scales = args.scales + row * t.groups;
+      t.starts = args.starts + row * t.groups;
+      q_tile_of(w.type, height)(t);
+      gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
+    }
+  }
+}

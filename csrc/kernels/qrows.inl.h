@@ -1,0 +1,152 @@
+// Activations to int8, weights to codes and back.
+
+// Largest |x| of a stretch; anything if one is NaN, which the sum of its codes then is.
+template <class T> static inline float q_largest(const T* x, int64_t n) {
+  Vec most = zero();
+  each_vec(0, n, [&](int64_t i, auto part) { most = max(most, abs(get(x + i, part))); });
+  return hmax(most);
+}
+
+// A loop of known length becomes a few instructions.
+static inline void q_bytes(int8_t* codes, const float* lanes, Full) {
+  for (int i = 0; i < kWidth; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
+}
+static inline void q_bytes(int8_t* codes, const float* lanes, Part part) {
+  for (int64_t i = 0; i < part.n; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
+}
+
+// x * inverse to nearest whole numbers, as bytes; returns their sum, which is exact (up to 2^17 numbers of at most 127), or
+// NaN where one is.
+template <class T> static inline float q_round(const T* x, int64_t n, float inverse, int8_t* codes) {
+  const Vec factor = set1(inverse);
+  Vec sum = zero();
+  each_vec(0, n, [&](int64_t i, auto part) {
+    const Vec q = round_even(mul(get(x + i, part), factor));
+    sum = add(sum, q);
+    float lanes[kWidth];
+    store(lanes, max(min(select(eq(q, q), q, zero()), set1(127.0f)), set1(-127.0f)));
+    q_bytes(codes + i, lanes, part);
+  });
+  return hsum(sum);
+}
+
+template <class T> static void qrows(const QRowsArgs<T>& args, const Share& share) {
+  const int64_t most = q_tile_rows(args.type), tiles = q_tiles(args.m, most), groups = q_groups(args.k, args.group);
+  const int64_t step = q_row_tiles(args.k), tile_end = (share.index + 1) * step < tiles ? (share.index + 1) * step : tiles;
+  int8_t codes[kQChunk];
+  for (int64_t tile = share.index * step; tile < tile_end; ++tile) {
+    const int64_t first = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - first;
+    int8_t* words = args.codes + first * groups * args.group;
+    for (int64_t r = 0; r < height; ++r) {
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t begin = g * args.group, n = args.k - begin < args.group ? args.k - begin : args.group;
+        const T* x = args.x + (first + r) * args.k + begin;
+        const float seen = q_largest(x, n), largest = seen < kQTiny ? 0.0f : seen, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        float sum = 0.0f;
+        for (int64_t at = 0; at < args.group; at += kQChunk) {
+          const int64_t now = args.group - at < kQChunk ? args.group - at : kQChunk;
+          const int64_t there = n - at < now ? (n - at > 0 ? n - at : 0) : now;
+          sum += q_round(x + at, there, inverse, codes);
+          memset(codes + there, 0, (size_t)(now - there));
+          int8_t* to = words + ((begin + at) / 4 * height + r) * 4;
+          for (int64_t i = 0; i < now; i += 4) memcpy(to + i * height, codes + i, 4);
+        }
+        const int64_t place = first * groups + g * height + r;
+        args.scales[place] = sum == sum ? largest / 127.0f : NAN;
+        args.starts[place] = sum == sum ? -kQTraits[(int)args.type].offset * (int32_t)sum : 0;
+      }
+    }
+  }
+}
+
+// -- weights -------------------------------------------------------------------------------------------------------------
+// How far beyond the range of the integers the largest weight may fall, in steps; from sweeps (docs/log.md).
+constexpr int kQCandidates = 12;
+struct QFit {
+  float numerator, denominator;  // sum x q, sum q q of the integers: the scale, and how much of sum x x it explains
+};
+template <class T> static inline QFit q_fit(const T* x, int64_t n, float inverse, float low, float high) {
+  const Vec factor = set1(inverse), least = set1(low), most = set1(high);
+  Vec xq = zero(), qq = zero();
+  each_vec(0, n, [&](int64_t i, auto part) {
+    const Vec v = get(x + i, part), q = min(max(round_even(mul(v, factor)), least), most);
+    xq = fma(v, q, xq);
+    qq = fma(q, q, qq);
+  });
+  return {hsum(xq), hsum(qq)};
+}
+
+// The scale of one group: NaN where a number is not finite.
+template <class T> static inline float q_choose(const T* x, int64_t n, const QTraits& traits) {
+  const float largest = row_max(n, [&](int64_t i, auto part) { return abs(get(x + i, part)); });
+  const float high = (float)((1 << traits.bits) - 1 - traits.offset);
+  if (!(largest < INFINITY)) return NAN;
+  if (largest < kQTiny) return 0.0f;
+  if (traits.bits == 8) return traits.channel ? largest / high : half_value(half_of(largest / high));
+  float best = -1.0f, scale = 0.0f;
+  for (int side = -1; side <= 1; side += 2) {
+    for (int i = 0; i < kQCandidates; ++i) {
+      const float inverse = (float)side * (high - 1.0f + 0.25f * (float)i) / largest;
+      const QFit fit = q_fit(x, n, inverse, (float)-traits.offset, high);
+      const float explained = fit.denominator > 0.0f ? fit.numerator * (fit.numerator / fit.denominator) : 0.0f;
+      if (explained > best) best = explained, scale = fit.numerator / fit.denominator;
+    }
+  }
+  const float half = half_value(half_of(scale));
+  return half < INFINITY && half > -INFINITY ? half : NAN;
+}
+
+template <class T> static void quantize(const QuantizeArgs<T>& args, const Share& share) {
+  const QWeight& w = args.w;
+  const QTraits& traits = kQTraits[(int)w.type];
+  const float low = (float)-traits.offset, high = (float)((1 << traits.bits) - 1 - traits.offset);
+  const int64_t end = (share.index + 1) * kQCols, groups = q_groups(w.k, w.group);
+  uint8_t codes[kQChunk];
+  for (int64_t r = share.index * kQCols; r < end; ++r) {
+    const bool there = r < args.rows;  // else a column that fills up the last panel
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t begin = g * w.group, n = w.k - begin < w.group ? w.k - begin : w.group;
+      const T* x = args.x + r * w.k + begin;
+      const float scale = there ? q_choose(x, n, traits) : 0.0f;
+      const float inverse = scale == scale && scale != 0.0f ? 1.0f / scale : 0.0f;
+      const QColumn to = q_column(w, args.data, args.first + r, g);
+      q_put_scale(w.type, to, scale);
+      for (int64_t at = 0; at < w.group; at += kQChunk) {
+        const int64_t now = w.group - at < kQChunk ? w.group - at : kQChunk;
+        int64_t count = !there || n - at < 0 ? 0 : n - at < now ? n - at : now;
+        if (scale != scale) count = 0;
+        memset(codes + count, traits.offset, (size_t)(now - count));
+        each_vec(0, count, [&](int64_t i, auto part) {
+          float lanes[kWidth];
+          store(lanes, min(max(round_even(mul(get(x + at + i, part), set1(inverse))), set1(low)), set1(high)));
+          for (int64_t j = 0; j < kWidth && i + j < count; ++j) codes[i + j] = (uint8_t)((int32_t)lanes[j] + traits.offset);
+        });
+        q_put_codes(w.type, to, codes, at, now);
+      }
+    }
+  }
+}
+
+template <class T> static void qdequantize(const QDequantizeArgs<T>& args, const Share& share) {
+  const QWeight& w = args.w;
+  const int64_t groups = q_groups(w.k, w.group);
+  const Range rows = range_of(share.index, args.rows, rows_per_share(w.k));
+  uint8_t codes[kQChunk];
+  float values[kQChunk];
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const int64_t row = args.ids ? args.ids[i] : args.first + i;
+    for (int64_t g = 0; g < groups; ++g) {
+      const QColumn from = q_column(w, (uint8_t*)w.data, row, g);
+      const float scale = q_get_scale(w.type, from);
+      const int64_t begin = g * w.group, n = w.k - begin < w.group ? w.k - begin : w.group;
+      for (int64_t at = 0; at < n; at += kQChunk) {
+        const int64_t now = w.group - at < kQChunk ? w.group - at : kQChunk, count = n - at < now ? n - at : now;
+        q_get_codes(w.type, from, codes, at, now);
+        for (int64_t j = 0; j < count; ++j) values[j] = (float)((int32_t)codes[j] - kQTraits[(int)w.type].offset);
+        each_vec(0, count, [&](int64_t j, auto part) {
+          put(args.y + i * w.k + begin + at + j, mul(get(values + j, part), set1(scale)), part);
+        });
+      }
+    }
+  }
+}

@@ -1,0 +1,129 @@
+#include <cmath>
+#include <vector>
+
+#include "ref/ref.h"
+
+namespace mg::ref {
+
+double epilogue_act(Act act, double x);  // gemm.cpp
+
+namespace {
+struct Place {  // where a row's word and numbers lie among the tiles
+  int64_t first, height, row;
+};
+Place place_of(int64_t m, int64_t most, int64_t row) {
+  int64_t tile = 0;
+  while (q_tile_row(m, most, tile + 1) <= row) ++tile;
+  const int64_t first = q_tile_row(m, most, tile);
+  return {first, q_tile_row(m, most, tile + 1) - first, row - first};
+}
+
+std::vector<uint8_t> codes_of(const QWeight& w, int64_t row, int64_t group) {
+  std::vector<uint8_t> codes((size_t)w.group);
+  q_get_codes(w.type, q_column(w, const_cast<uint8_t*>(w.data), row, group), codes.data(), 0, w.group);
+  return codes;
+}
+double scale_of(const QWeight& w, int64_t row, int64_t group) {
+  return q_get_scale(w.type, q_column(w, const_cast<uint8_t*>(w.data), row, group));
+}
+}  // namespace
+
+// In float, as the kernels: a product of rounded activations is compared with one of the same.
+void qrows(const QRowsArgs<double>& args, const Share&) {
+  const int64_t groups = q_groups(args.k, args.group);
+  for (int64_t i = 0; i < args.m; ++i) {
+    const Place at = place_of(args.m, q_tile_rows(args.type), i);
+    for (int64_t g = 0; g < groups; ++g) {
+      float largest = 0.0f;
+      bool nan = false;
+      const auto value = [&](int64_t j) { return g * args.group + j < args.k ? (float)args.x[i * args.k + g * args.group + j] : 0.0f; };
+      for (int64_t j = 0; j < args.group; ++j) {
+        largest = std::fmax(largest, std::fabs(value(j)));
+        nan = nan || std::isnan(value(j));
+      }
+      if (nan || std::isinf(largest)) largest = NAN;  // what infinity times 127 / infinity is
+      if (largest < kQTiny) largest = 0.0f;
+      const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+      int32_t sum = 0;
+      for (int64_t j = 0; j < args.group; ++j) {
+        const float q = std::nearbyint(value(j) * inverse);
+        const int32_t code = std::isnan(q) ? 0 : (int32_t)q;
+        const int64_t quad = (g * args.group + j) / 4;
+        args.codes[at.first * groups * args.group + (quad * at.height + at.row) * 4 + j % 4] = (int8_t)code;
+        sum += code;
+      }
+      args.scales[at.first * groups + g * at.height + at.row] = largest / 127.0f;
+      args.starts[at.first * groups + g * at.height + at.row] =
+          std::isfinite(largest) ? -kQTraits[(int)args.type].offset * sum : 0;
+    }
+  }
+}
+
+void qgemm(const QGemmArgs<double>& args, const Share&) {
+  const QWeight& w = args.w;
+  const int64_t groups = q_groups(w.k, w.group);
+  for (int64_t i = 0; i < args.m; ++i) {
+    const Place at = place_of(args.m, q_tile_rows(w.type), i);
+    for (int64_t n = 0; n < w.n; ++n) {
+      double y = 0.0;
+      for (int64_t g = 0; g < groups; ++g) {
+        const std::vector<uint8_t> codes = codes_of(w, n, g);
+        int64_t sum = args.starts[at.first * groups + g * at.height + at.row];
+        for (int64_t j = 0; j < w.group; ++j) {
+          const int64_t quad = (g * w.group + j) / 4;
+          sum += codes[(size_t)j] * args.codes[at.first * groups * w.group + (quad * at.height + at.row) * 4 + j % 4];
+        }
+        y += (double)sum * scale_of(w, n, g) * args.scales[at.first * groups + g * at.height + at.row];
+      }
+      const int64_t to = i * w.n + n;
+      if (args.bias) y += args.bias[n];
+      if (args.pre) args.pre[to] = y;
+      y = epilogue_act(args.act, y);
+      if (args.residual) y += args.residual[to];
+      args.c[to] = y;
+    }
+  }
+}
+
+void qdequantize(const QDequantizeArgs<double>& args, const Share&) {
+  const QWeight& w = args.w;
+  for (int64_t i = 0; i < args.rows; ++i) {
+    const int64_t row = args.ids ? args.ids[i] : args.first + i;
+    for (int64_t k = 0; k < w.k; ++k) {
+      const int32_t code = codes_of(w, row, k / w.group)[(size_t)(k % w.group)];
+      args.y[i * w.k + k] = scale_of(w, row, k / w.group) * (code - kQTraits[(int)w.type].offset);
+    }
+  }
+}
+
+// Nearest integers for the plainest scale, max |x| / 127 or the largest to -8: what a search must not be worse than.
+void quantize(const QuantizeArgs<double>& args, const Share&) {
+  const QWeight& w = args.w;
+  const QTraits& traits = kQTraits[(int)w.type];
+  const int64_t groups = q_groups(w.k, w.group);
+  for (int64_t r = 0; r < q_panels(args.rows) * kQCols; ++r) {
+    for (int64_t g = 0; g < groups; ++g) {
+      double largest = 0.0;
+      bool finite = true;
+      const auto value = [&](int64_t j) {
+        return r < args.rows && g * w.group + j < w.k ? args.x[r * w.k + g * w.group + j] : 0.0;
+      };
+      for (int64_t j = 0; j < w.group; ++j) {
+        if (!std::isfinite(value(j))) finite = false;
+        if (std::fabs(value(j)) > std::fabs(largest)) largest = value(j);
+      }
+      const QColumn to = q_column(w, args.data, args.first + r, g);
+      q_put_scale(w.type, to, finite ? (float)(traits.bits == 8 ? std::fabs(largest) / 127.0 : largest / -8.0) : NAN);
+      const double scale = q_get_scale(w.type, to);
+      std::vector<uint8_t> codes((size_t)w.group, (uint8_t)traits.offset);
+      for (int64_t j = 0; finite && scale != 0.0 && j < w.group; ++j) {
+        const double most = (1 << traits.bits) - 1 - traits.offset;
+        const double q = std::fmin(std::fmax(std::nearbyint(value(j) / scale), -traits.offset), most);
+        codes[(size_t)j] = (uint8_t)((int)q + traits.offset);
+      }
+      q_put_codes(w.type, to, codes.data(), 0, w.group);
+    }
+  }
+}
+
+}  // namespace mg::ref

@@ -1,0 +1,232 @@
+// Quantized weights: every target against the reference, integers exact at their extremes, rows alone and in a batch.
+#include "kernel_case.h"
+
+namespace {
+
+using namespace mg;
+using namespace mg::test;
+
+int64_t group_of(QType type, int64_t k, int64_t group) { return kQTraits[(int)type].channel ? q_channel_group(k) : group; }
+
+std::vector<uint8_t> empty_weight(QType type, int64_t n, int64_t k, int64_t group) {
+  return std::vector<uint8_t>((size_t)(q_panels(n) * q_groups(k, group) * q_block_bytes(type, group)), 0xee);
+}
+
+// Codes at the ends of their range as often as between, and the scales given.
+std::vector<uint8_t> packed(QType type, int64_t n, int64_t k, int64_t group, bool unit_scales) {
+  std::vector<uint8_t> data = empty_weight(type, n, k, group), codes((size_t)(n * k));
+  std::vector<float> scales((size_t)(n * q_groups(k, group)));
+  Random random(7);
+  const uint64_t most = (1u << kQTraits[(int)type].bits) - 1;
+  for (uint8_t& code : codes) {
+    const uint64_t kind = random.next() >> 20 & 3;
+    code = (uint8_t)(kind == 0 ? 0 : kind == 1 ? most : (random.next() >> 20) % (most + 1));
+  }
+  for (float& scale : scales) scale = unit_scales ? 1.0f : half_value(half_of((float)random.uniform(-0.02, 0.02)));
+  const QPackArgs args{codes.data(), scales.data(), {data.data(), n, k, group, type}, data.data(), n, 0};
+  run_shares(&qpack, args, plan_qpack(args), true);
+  return data;
+}
+
+struct Shape {
+  QType type;
+  int64_t m, n, k, group;
+};
+std::vector<Shape> shapes() {
+  std::vector<Shape> all;
+  for (const QType type : {QType::int8_channel, QType::int8, QType::int4}) {
+    for (const int64_t m : {1, 2, 3, 5, 6, 7, 13, 30}) all.push_back({type, m, 40, 72, 32});
+    for (const int64_t group : {16, 24, 64, 256}) all.push_back({type, 4, 33, 300, group});
+    all.push_back({type, 3, 1, 1, 16});
+    all.push_back({type, 130, 96, 1024, 32});
+  }
+  return all;
+}
+
+TEST_CASE("qrows and qgemm") {
+  for (const Shape& s : shapes()) {
+    const int64_t group = group_of(s.type, s.k, s.group), groups = q_groups(s.k, group);
+    INFO(std::string(kQTraits[(int)s.type].name) << " m " << s.m << " n " << s.n << " k " << s.k << " group " << group);
+    Buffer x = Buffer::input(s.m * s.k, 3), bias = Buffer::input(s.n, 4), residual = Buffer::input(s.m * s.n, 5);
+    for (int64_t i = 0; i < s.m * s.k; i += 3) x.set(i, i % 2 ? 2.0f : -2.0f);  // the ends: 127 and -127
+    std::vector<int8_t> codes((size_t)(s.m * groups * group)), right = codes;
+    std::vector<float> scales((size_t)(s.m * groups)), right_scales = scales;
+    std::vector<int32_t> starts((size_t)(s.m * groups)), right_starts = starts;
+    ref::qrows(QRowsArgs<double>{x.as<double>(), right.data(), right_scales.data(), right_starts.data(), s.m, s.k, group, s.type},
+               Share{0, 1, nullptr});
+    for (const bool unit : {true, false}) {
+      const std::vector<uint8_t> data = packed(s.type, s.n, s.k, group, unit);
+      const std::vector<float> ones((size_t)(s.m * groups), 1.0f);
+      Buffer c = Buffer::output(s.m * s.n), pre = Buffer::output(s.m * s.n);
+      const auto make = [&](auto t) {
+        using T = decltype(t);
+        QGemmArgs<T> args{};
+        args.w = {data.data(), s.n, s.k, group, s.type};
+        args.codes = right.data(), args.scales = unit ? ones.data() : right_scales.data(), args.starts = right_starts.data();
+        args.c = c.as<T>(), args.m = s.m, args.act = unit ? Act::none : Act::silu;
+        if (!unit) args.bias = bias.as<T>(), args.residual = residual.as<T>(), args.pre = pre.as<T>();
+        return args;
+      };
+      // Sums of products below 2^24 are exact with scales of 1: no tolerance. With scales each group adds two roundings of
+      // at most |sum so far|, bounded by groups * 128 * 127 * group * the scales.
+      const double size = 0.02 * (2.0 / 127.0) * 128.0 * 127.0 * (double)(group * groups);
+      const Tolerance tolerance = unit ? Tolerance{0.0, 0.0} : Tolerance{8 * kU, 4.0 * (double)(groups + 2) * kU * size + 8 * kU};
+      if (unit) CHECK_KERNEL(qgemm, make, tolerance, &c);
+      else CHECK_KERNEL(qgemm, make, tolerance, &c, &pre);
+    }
+    for (const Target& target : targets()) {
+      if (!target.supported) continue;
+      INFO(std::string(target.name));
+      const QRowsArgs<float> args{x.as<float>(), codes.data(), scales.data(), starts.data(), s.m, s.k, group, s.type};
+      std::fill(codes.begin(), codes.end(), (int8_t)77);
+      run_shares(target.table()->qrows, args, plan_qrows(args), true);
+      CHECK(codes == right);
+      CHECK(scales == right_scales);
+      CHECK(starts == right_starts);
+    }
+  }
+}
+
+TEST_CASE("a row of a quantized product has the same bits alone") {
+  for (const QType type : {QType::int8_channel, QType::int8, QType::int4}) {
+    const int64_t m = 29, n = 70, k = 200, group = group_of(type, k, 32), groups = q_groups(k, group);
+    const std::vector<uint8_t> data = packed(type, n, k, group, false);
+    Buffer x = Buffer::input(m * k, 8);
+    for (const Target& target : targets()) {
+      if (!target.supported) continue;
+      INFO(std::string(target.name));
+      const auto product = [&](const float* rows, int64_t count) {
+        std::vector<int8_t> codes((size_t)(count * groups * group));
+        std::vector<float> scales((size_t)(count * groups)), c((size_t)(count * n));
+        std::vector<int32_t> starts((size_t)(count * groups));
+        const QRowsArgs<float> rounded{rows, codes.data(), scales.data(), starts.data(), count, k, group, type};
+        run_shares(target.table()->qrows, rounded, plan_qrows(rounded), false);
+        QGemmArgs<float> args{};
+        args.w = {data.data(), n, k, group, type};
+        args.codes = codes.data(), args.scales = scales.data(), args.starts = starts.data(), args.c = c.data(), args.m = count;
+        args.act = Act::none;
+        run_shares(target.table()->qgemm, args, plan_qgemm(args), false);
+        return c;
+      };
+      const std::vector<float> all = product(x.as<float>(), m);
+      for (int64_t r = 0; r < m; ++r) {
+        const std::vector<float> one = product(x.as<float>() + r * k, 1);
+        CHECK(std::memcmp(one.data(), all.data() + r * n, (size_t)n * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("activations that are not finite") {
+  const int64_t m = 8, n = 33, k = 96;
+  for (const QType type : {QType::int8_channel, QType::int8, QType::int4}) {
+    const int64_t group = group_of(type, k, 32), groups = q_groups(k, group);
+    const std::vector<uint8_t> data = packed(type, n, k, group, false);
+    for (const float bad : {NAN, INFINITY, -INFINITY, 1e-42f}) {
+      for (const int64_t place : {int64_t(0), int64_t(31), int64_t(70)}) {
+        Buffer x = Buffer::input(m * k, 8);
+        for (int64_t i = 0; bad == 1e-42f && i < k; ++i) x.set(3 * k + i, bad);  // whose inverse is infinite
+        x.set(3 * k + place, bad);
+        for (const Target& target : targets()) {
+          if (!target.supported) continue;
+          INFO(std::string(target.name) << " " << bad << " at " << place);
+          std::vector<int8_t> codes((size_t)(m * groups * group));
+          std::vector<float> scales((size_t)(m * groups)), c((size_t)(m * n));
+          std::vector<int32_t> starts((size_t)(m * groups));
+          const QRowsArgs<float> rounded{x.as<float>(), codes.data(), scales.data(), starts.data(), m, k, group, type};
+          run_shares(target.table()->qrows, rounded, plan_qrows(rounded), false);
+          QGemmArgs<float> args{};
+          args.w = {data.data(), n, k, group, type};
+          args.codes = codes.data(), args.scales = scales.data(), args.starts = starts.data(), args.c = c.data(), args.m = m;
+          args.act = Act::none;
+          run_shares(target.table()->qgemm, args, plan_qgemm(args), false);
+          for (int64_t i = 0; i < m * n; ++i) {
+            if (i / n != 3) CHECK(std::isfinite(c[(size_t)i]));
+            else if (bad == 1e-42f) CHECK(c[(size_t)i] == 0.0f);
+            else CHECK(std::isnan(c[(size_t)i]));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("qdequantize") {
+  for (const QType type : {QType::int8_channel, QType::int8, QType::int4}) {
+    const int64_t n = 50, k = 150, group = group_of(type, k, 32);
+    const std::vector<uint8_t> data = packed(type, n, k, group, false);
+    const std::vector<int32_t> ids = {0, 49, 7, 7, 31, 32};
+    for (const bool gather : {false, true}) {
+      const int64_t rows = gather ? (int64_t)ids.size() : 37;
+      Buffer y = Buffer::output(rows * k);
+      const auto make = [&](auto t) {
+        using T = decltype(t);
+        return QDequantizeArgs<T>{{data.data(), n, k, group, type}, gather ? ids.data() : nullptr, y.as<T>(), rows, 13};
+      };
+      CHECK_KERNEL(qdequantize, make, (Tolerance{0.0, 0.0}), &y);  // one product of 11 by 8 bits
+    }
+  }
+}
+
+struct Error {
+  double root, size;  // of the squares of what rounding took, and of the numbers
+};
+
+TEST_CASE("quantize") {
+  for (const QType type : {QType::int8_channel, QType::int8, QType::int4}) {
+    for (const int64_t k : {1, 40, 520}) {
+      const int64_t n = 45, group = group_of(type, k, 32), groups = q_groups(k, group);
+      INFO(std::string(kQTraits[(int)type].name) << " k " << k);
+      Buffer x = Buffer::input(n * k, 11);
+      for (int64_t i = 0; i < k; ++i) x.set(i, 0.0f), x.set(2 * k + i, 1e-42f);
+      x.set(k, NAN);
+      std::vector<uint8_t> right = empty_weight(type, n, k, group);
+      const QWeight w = {right.data(), n, k, group, type};
+      ref::quantize(QuantizeArgs<double>{x.as<double>(), w, right.data(), n, 0}, Share{0, 1, nullptr});
+      const auto error = [&](std::vector<uint8_t>& data, int64_t r, int64_t g) {
+        const QColumn at = q_column(w, data.data(), r, g);
+        std::vector<uint8_t> codes((size_t)group);
+        q_get_codes(type, at, codes.data(), 0, group);
+        double sum = 0.0, square = 0.0;
+        for (int64_t i = g * group; i < std::min(k, (g + 1) * group); ++i) {
+          square += x.wide(r * k + i) * x.wide(r * k + i);
+          const double off = x.wide(r * k + i) - q_get_scale(type, at) * (codes[(size_t)(i % group)] - kQTraits[(int)type].offset);
+          sum += off * off;
+        }
+        return Error{std::sqrt(sum), std::sqrt(square)};
+      };
+      for (const Target& target : targets()) {
+        if (!target.supported) continue;
+        INFO(std::string(target.name));
+        std::vector<uint8_t> data = empty_weight(type, n, k, group);
+        const QuantizeArgs<float> args{x.as<float>(), {data.data(), n, k, group, type}, data.data(), n, 0};
+        run_shares(target.table()->quantize, args, plan_quantize(args), true);
+        for (int64_t r = 0; r < q_panels(n) * kQCols; ++r) {
+          for (int64_t g = 0; g < groups; ++g) {
+            const float scale = q_get_scale(type, q_column(w, data.data(), r, g));
+            if (r == 1 && g == 0) CHECK(std::isnan(scale));
+            else if (r == 0 || r == 2 || r >= n) CHECK(scale == 0.0f);
+            else {  // the search finds no worse, but for the rounding of its scale to float16 (1/2,048) and of its sums
+              const Error ours = error(data, r, g), plain = error(right, r, g);
+              CHECK(ours.root <= plain.root + plain.size / 2048.0 + 1e-6);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("float16") {
+  for (uint32_t bits = 0; bits < 0x10000; ++bits) {
+    const float value = half_value((uint16_t)bits);
+    if (std::isnan(value)) CHECK(std::isnan(half_value(half_of(value))));
+    else CHECK(half_of(value) == bits);
+  }
+  CHECK(half_of(65519.0f) == 0x7bff);
+  CHECK(half_of(65520.0f) == 0x7c00);
+  CHECK(half_of(1.00048828125f) == 0x3c00);  // half way: to even
+  CHECK(half_of(1.00146484375f) == 0x3c02);
+}
+
+}  // namespace

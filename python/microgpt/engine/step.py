@@ -1,0 +1,69 @@
+"""One-token steps of sequences that go on together: recorded once for each number of them, and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _kernels as k
+from ..autograd import no_grad
+from ..models.decoder import Decoder
+from ..nn.context import Ctx, Layout
+from ..program import Program
+from ..state.contiguous import ContiguousStates
+from ..tensor import Tensor
+
+Array = k.Array
+
+
+class _Step:
+    """The recorded step of so many sequences, and the buffers that it reads."""
+
+    def __init__(self, model: Decoder, states: ContiguousStates, count: int) -> None:
+        self.tokens = k.empty((count,), "int32")
+        self.places = k.empty((count,), "int32")
+        self.layout = Layout(count, count)
+        self.layout.q_start.copy_from(np.arange(count + 1, dtype=np.int32))
+
+        def run() -> Tensor:
+            with no_grad(), states.placed(self.places):
+                return model.logits(model.hidden(self.tokens, Ctx(self.layout, states=states)))
+
+        self.program = Program(run)
+
+
+class Steps:
+    """Advances sequences of `states` by a token each; the same bits as forward_cached()."""
+
+    def __init__(self, model: Decoder, states: ContiguousStates) -> None:
+        self.model = model
+        self.states = states
+        self._steps: dict[int, _Step] = {}
+
+    def fits(self, rows: Sequence[int]) -> bool:
+        """Whether a step of these sequences can be recorded: recurrent layers advance all or none."""
+        return not self.states.recurrent_layers or list(rows) == list(range(len(self.states.lengths)))
+
+    def run(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Token i goes to sequence rows[i]; logits (n, V), valid until the next step. Raises ShapeError for a full
+        cache."""
+        count = len(rows)
+        step = self._steps.get(count)
+        if step is None:
+            step = self._steps[count] = _Step(self.model, self.states, count)
+        new = [0] * len(self.states.lengths)
+        for row in rows:
+            new[row] = 1
+        self.states.begin(new)
+        starts = np.array(self.states.rows, np.int32)[rows]
+        past = np.array(self.states.lengths, np.int32)[rows]
+        step.tokens.copy_from(np.array(tokens, np.int32))
+        step.places.copy_from(starts + past)
+        step.layout.k_start.copy_from(starts)
+        step.layout.k_len.copy_from(past + 1)
+        step.layout.positions.copy_from(past)
+        logits = step.program().numpy()
+        self.states.commit()
+        return logits

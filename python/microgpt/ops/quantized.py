@@ -1,0 +1,97 @@
+"""Products with quantized weights, on arrays: what `linear` does where its weight is a QTensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .. import _kernels as k
+from ..qtensor import QTensor
+from ..tensor import Tensor, wide
+from .op import check_float, refuse
+
+Array = k.Array
+
+
+class Rows(NamedTuple):
+    """Activations (M, K) as int8 codes, scales, and what sums start from; `key`: the weights they are made for."""
+
+    codes: Array
+    scales: Array
+    starts: Array
+    key: tuple[int, int]
+
+
+def key_of(weight: QTensor) -> tuple[int, int]:
+    """Weights of one key take the same activations."""
+    return weight.type.number, weight.group
+
+
+def rows_of(x: Array, weight: QTensor) -> Rows:
+    """x (..., K) rounded to int8 for a weight (N, K)."""
+    inner = weight.shape[1]
+    m, groups = x.size // inner, -(-inner // weight.group)
+    codes = k.empty((m * groups * weight.group,), "uint8")
+    scales, starts = k.empty((m * groups,), "float32"), k.empty((m * groups,), "int32")
+    k.q_rows(x, codes, scales, starts, weight.type.number, m, inner, weight.group)
+    return Rows(codes, scales, starts, key_of(weight))
+
+
+def shared_rows(x: Tensor, weights: Sequence[Any]) -> Rows | None:
+    """Rows that all these weights take, made once; None where they differ, are not quantized, or want x as it is."""
+    first = weights[0]
+    if len(weights) < 2 or not isinstance(first, QTensor) or not rounds(x.data, first, x.slot is not None):
+        return None
+    for weight in weights[1:]:
+        if not isinstance(weight, QTensor) or key_of(weight) != key_of(first) or weight.activations != "int8":
+            return None
+    return rows_of(x.data, first)
+
+
+def rounds(x: Array, weight: QTensor, taped: bool) -> bool:
+    """Whether activations are rounded: not where a gradient will be asked for, and never from float64."""
+    return weight.activations == "int8" and not taped and x.dtype != "float64"
+
+
+def linear(
+    x: Array,
+    weight: QTensor,
+    bias: Array | None,
+    residual: Array | None,
+    act: int,
+    wide_out: bool,
+    needs: list[bool] | None,
+    rows: Rows | None,
+) -> tuple[Array, Array | None]:
+    """y = residual + act(x weight^T + bias), and what act was given where the backward will ask for it."""
+    check_float("linear", x=x, bias=bias, residual=residual)
+    number, n, inner, group = weight.sizes
+    if x.shape[-1:] != (inner,):
+        refuse("linear", "x", f"(..., {inner})", x.shape)
+    if bias is not None and bias.shape != (n,):
+        refuse("linear", "bias", (n,), bias.shape)
+    shape = (*x.shape[:-1], n)
+    if residual is not None and residual.shape != shape:
+        refuse("linear", "residual", shape, residual.shape)
+    m = math.prod(shape[:-1])
+    y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
+    pre = k.empty(shape, x.dtype) if act and needs and any(needs[:3]) else None
+    if not rounds(x, weight, bool(needs and any(needs))):
+        k.q_matmul(x, weight.data, y, number, m, n, inner, group, bias=bias, residual=residual, pre=pre, act=act)
+        return y, pre
+    if rows is None or rows.key != key_of(weight):
+        rows = rows_of(x, weight)
+    k.q_gemm(
+        rows.codes, rows.scales, rows.starts, weight.data, y, number, m, n, inner, group,
+        bias=bias, residual=residual, pre=pre, act=act,
+    )  # fmt: skip
+    return y, pre
+
+
+def give_inputs(dz: Array, weight: QTensor, m: int, dx: Any) -> None:
+    """dx (+)= dz (m, N) times the weight's numbers."""
+    number, n, inner, group = weight.sizes
+    array, add_to = dx.target(wide(dz.dtype))
+    k.q_matmul(dz, weight.data, array, number, m, n, inner, group, to_inputs=True, accumulate=add_to)
+    dx.settle(array)
