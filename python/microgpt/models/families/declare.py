@@ -287,8 +287,9 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
 
     `names` maps the name of a module (or parameter) to theirs; in blocks it is relative to "blocks". "mamba.x" there is
     x of the layers of kind mamba, "mixer.x" and "ffn.x" are those of all kinds. Several modules
-    of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups. A "*" in
-    their name is the number of a row that is stored alone. `packings`: how the arrays of some keys lie in the file.
+    of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups, or after
+    "@" in as many as that field of the mixer says. A "*" in their name is the number of a row that is stored alone.
+    `packings`: how the arrays of some keys lie in the file.
     """
     shapes = config.shapes()
     rules: list[Rule] = []
@@ -306,11 +307,13 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
                 parts = [f"{ours}{part}{kind}" for part in modules]
                 if not all(part in shapes for part in parts):
                     continue
+                named, _, field = name.partition("@")
                 if key in packings:
                     shape = packings[key].shape([shapes[part] for part in parts])
-                    rules.append(Rule(tuple(parts), theirs + name + kind, shape=shape, packing=packings[key]))
+                    rules.append(Rule(tuple(parts), theirs + named + kind, shape=shape, packing=packings[key]))
                 else:
-                    rules.append(_rule(parts, theirs + name + kind, shapes, transposed and kind == ".weight", groups))
+                    many = getattr(block.mixer, field) if field and block is not None else groups
+                    rules.append(_rule(parts, theirs + named + kind, shapes, transposed and kind == ".weight", many))
     return rules
 
 
