@@ -127,8 +127,8 @@ def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
     method = config.get("quant_method") if isinstance(config, dict) else None
     if method not in (None, "mxfp4"):
         raise ConfigError(
-            f"{folder / 'config.json'}: weights quantized by {str(method)[:40]!r}: plain ones, MLX's and MXFP4 are read; "
-            "transformers' `dequantize()` and `save_pretrained()` make plain ones, and many models have a GGUF file"
+            f"{folder / 'config.json'}: weights quantized by {str(method)[:40]!r}: plain ones, MLX's and MXFP4 are "
+            "read; transformers' `dequantize()` and `save_pretrained()` make plain ones; many models have a GGUF file"
         )
     quantization = values.get("quantization")  # MLX's, under both names; shards.dequantized reads it
     ours = {key: value for key, value in values.items() if not (key in ("quantization", "quantized") or (
