@@ -73,7 +73,8 @@ class Limits(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        low, high = next(block.mixer.limits for block in config.blocks if hasattr(block.mixer, "limits"))
+        found = (getattr(block.mixer, "limits", None) for block in config.blocks)
+        low, high = next((each for each in found if each is not None), (0.0, None))
         if high is not None:
             out["time_step_limit"] = [low, high]
         elif low:
