@@ -5,7 +5,7 @@
 // panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used. A is read where
 // it lies unless its words must be made or its lines would fight for the same cache sets: then the rows of a tile are copied
 // (if A is transposed, packed as [k][rows]). P says what a packed word is (gemm_tile.inl.h). While a tile computes it
-// fetches what is needed next.
+// fetches what is needed next, or copies it.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
@@ -171,7 +171,10 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
     do {  // once even if K is 0: the epilogue of nothing
       const int64_t now = args.k - k < depth ? args.k - k : depth, words = (now + P::kPer - 1) / P::kPer;
       const bool first = k == 0, last = k + now == args.k;
+      // Tiles copy the next one's rows of A, if those are whole vectors, no more of them than a panel has steps.
+      const bool copies = copy_a && P::kInMemory && !args.trans_a && kGemmTileRows <= kWidth && now % (kWidth * P::kPer) == 0;
       int64_t row = block.row_begin;
+      bool copied = false;  // the tile of A, while the one before was in use
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t height = tile_rows + (i < longer);
         const T* a_tile = args.trans_a ? a + k * args.lda + row : a + row * args.lda + k;
@@ -183,7 +186,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           float* tile = packed;
           if (!args.trans_a) {
             const int64_t step = gemm_copy_step(words);
-            gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
+            tile += i % 2 * kGemmTileRows * step;
+            if (!copied) gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
+            copied = false;
             t.a_step = step * 4;
           } else {
             tile += i % kGemmPackTiles * words * kGemmPackedRows;
@@ -226,7 +231,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const int64_t p = col / kGemmTileCols;
           if (panel_count > 1 && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
             const T* next = a_tile + height * args.lda;
-            for (int64_t r = p * height / panel_count; r < (p + 1) * height / panel_count; ++r)
+            for (int64_t r = p * height / (panel_count - 1); r < (p + 1) * height / (panel_count - 1) && r < height; ++r)
               for (int64_t x = 0; x < now; x += 64 / (int64_t)sizeof(T)) __builtin_prefetch(next + r * args.lda + x, 0, 2);
           }
           t.ahead = (const char*)&t;  // nothing: a line that is at hand
@@ -240,7 +245,17 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           } else if (args.trans_a && i + 1 < tiles && (whole_words && !copy_a ? p == 0 : p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1)) {
             gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));  // the next tile, or four
           }
-          if (cols > kWidth) (args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height))(t);
+          if (copies && p + 2 == panel_count && i > 0 && i + 1 < tiles) {  // a whole panel, and B is packed
+            const int64_t step = gemm_copy_step(words);
+            t.ahead = (const char*)(a_tile + height * args.lda);
+            t.ahead_row = args.lda * (int64_t)sizeof(T);
+            t.ahead_group = words / kWidth;
+            t.copy = packed + (i + 1) % 2 * kGemmTileRows * step;
+            t.copy_rows = tile_rows + (i + 1 < longer);
+            t.copy_step = step;
+            copied = true;
+            gemm_tile_of<Step, 2, true, true>(height)(t);
+          } else if (cols > kWidth) (args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height))(t);
           else (args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height))(t);
           if (finish) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }

@@ -1,11 +1,22 @@
 // Activations to int8, weights to codes and back.
 
-// Largest |x| of a stretch, NaN if one is NaN.
+// Largest |x| of a stretch; anything if one is NaN, which the sum of its codes then is.
 template <class T> static inline float q_largest(const T* x, int64_t n) {
-  return row_max(n, [&](int64_t i, auto part) { return abs(get(x + i, part)); });
+  Vec most = zero();
+  each_vec(0, n, [&](int64_t i, auto part) { most = max(most, abs(get(x + i, part))); });
+  return hmax(most);
 }
 
-// x * inverse to nearest whole numbers, as bytes; returns their sum, which is exact (below 2^17 numbers of at most 127).
+// A loop of known length becomes a few instructions.
+static inline void q_bytes(int8_t* codes, const float* lanes, Full) {
+  for (int i = 0; i < kWidth; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
+}
+static inline void q_bytes(int8_t* codes, const float* lanes, Part part) {
+  for (int64_t i = 0; i < part.n; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
+}
+
+// x * inverse to nearest whole numbers, as bytes; returns their sum, which is exact (up to 2^17 numbers of at most 127), or
+// NaN where one is.
 template <class T> static inline float q_round(const T* x, int64_t n, float inverse, int8_t* codes) {
   const Vec factor = set1(inverse);
   Vec sum = zero();
@@ -13,9 +24,8 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
     const Vec q = round_even(mul(get(x + i, part), factor));
     sum = add(sum, q);
     float lanes[kWidth];
-    store(lanes, select(eq(q, q), q, zero()));
-    const int64_t count = n - i < kWidth ? n - i : kWidth;
-    for (int64_t j = 0; j < count; ++j) codes[i + j] = (int8_t)(int32_t)lanes[j];
+    store(lanes, max(min(select(eq(q, q), q, zero()), set1(127.0f)), set1(-127.0f)));
+    q_bytes(codes + i, lanes, part);
   });
   return hsum(sum);
 }
@@ -42,7 +52,7 @@ template <class T> static void qrows(const QRowsArgs<T>& args, const Share& shar
           for (int64_t i = 0; i < now; i += 4) memcpy(to + i * height, codes + i, 4);
         }
         const int64_t place = first * groups + g * height + r;
-        args.scales[place] = largest / 127.0f;
+        args.scales[place] = sum == sum ? largest / 127.0f : NAN;
         args.starts[place] = sum == sum ? -kQTraits[(int)args.type].offset * (int32_t)sum : 0;
       }
     }
@@ -68,7 +78,8 @@ template <class T> static inline QFit q_fit(const T* x, int64_t n, float inverse
 
 // The scale of one group: NaN where a number is not finite.
 template <class T> static inline float q_choose(const T* x, int64_t n, const QTraits& traits) {
-  const float largest = q_largest(x, n), high = (float)((1 << traits.bits) - 1 - traits.offset);
+  const float largest = row_max(n, [&](int64_t i, auto part) { return abs(get(x + i, part)); });
+  const float high = (float)((1 << traits.bits) - 1 - traits.offset);
   if (!(largest < INFINITY)) return NAN;
   if (largest < kQTiny) return 0.0f;
   if (traits.bits == 8) return traits.channel ? largest / high : half_value(half_of(largest / high));

@@ -41,7 +41,7 @@ void qrows(const QRowsArgs<double>& args, const Share&) {
         largest = std::fmax(largest, std::fabs(value(j)));
         nan = nan || std::isnan(value(j));
       }
-      if (nan) largest = NAN;
+      if (nan || std::isinf(largest)) largest = NAN;  // what infinity times 127 / infinity is
       if (largest < kQTiny) largest = 0.0f;
       const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
       int32_t sum = 0;

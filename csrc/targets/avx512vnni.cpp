@@ -16,7 +16,7 @@ namespace mg::avx512vnni {
 namespace {
 #include "simd/math.h"
 //
-#include "kernels/elementwise.inl.h"
+#include "kernels/loops.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/qgemm.inl.h"
 }  // namespace

@@ -117,6 +117,40 @@ TEST_CASE("a row of a quantized product has the same bits alone") {
   }
 }
 
+TEST_CASE("activations that are not finite") {
+  const int64_t m = 8, n = 33, k = 96;
+  for (const QType type : {QType::int8_channel, QType::int8, QType::int4}) {
+    const int64_t group = group_of(type, k, 32), groups = q_groups(k, group);
+    const std::vector<uint8_t> data = packed(type, n, k, group, false);
+    for (const float bad : {NAN, INFINITY, -INFINITY, 1e-42f}) {
+      for (const int64_t place : {int64_t(0), int64_t(31), int64_t(70)}) {
+        Buffer x = Buffer::input(m * k, 8);
+        for (int64_t i = 0; bad == 1e-42f && i < k; ++i) x.set(3 * k + i, bad);  // whose inverse is infinite
+        x.set(3 * k + place, bad);
+        for (const Target& target : targets()) {
+          if (!target.supported) continue;
+          INFO(std::string(target.name) << " " << bad << " at " << place);
+          std::vector<int8_t> codes((size_t)(m * groups * group));
+          std::vector<float> scales((size_t)(m * groups)), c((size_t)(m * n));
+          std::vector<int32_t> starts((size_t)(m * groups));
+          const QRowsArgs<float> rounded{x.as<float>(), codes.data(), scales.data(), starts.data(), m, k, group, type};
+          run_shares(target.table()->qrows, rounded, plan_qrows(rounded), false);
+          QGemmArgs<float> args{};
+          args.w = {data.data(), n, k, group, type};
+          args.codes = codes.data(), args.scales = scales.data(), args.starts = starts.data(), args.c = c.data(), args.m = m;
+          args.act = Act::none;
+          run_shares(target.table()->qgemm, args, plan_qgemm(args), false);
+          for (int64_t i = 0; i < m * n; ++i) {
+            if (i / n != 3) CHECK(std::isfinite(c[(size_t)i]));
+            else if (bad == 1e-42f) CHECK(c[(size_t)i] == 0.0f);
+            else CHECK(std::isnan(c[(size_t)i]));
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("qdequantize") {
   for (const QType type : {QType::int8_channel, QType::int8, QType::int4}) {
     const int64_t n = 50, k = 150, group = group_of(type, k, 32);

@@ -60,7 +60,7 @@ class MambaSpec(LayerSpec):
         if self.norm is not None:
             for name, size in (("delta_norm", self.rank), ("b_norm", self.state), ("c_norm", self.state)):
                 made |= below(name, self.norm.shapes(size))
-        return made | linear("o", self.inner, width, self.bias)
+        return made | linear("out", self.inner, width, self.bias)
 
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: x, z, what was convolved, delta, y; what selects; kept states."""
@@ -106,7 +106,7 @@ class Mamba(Module):
         decays = np.tile(np.log(np.arange(1.0, spec.state + 1)), spec.inner)
         self.a_log = Parameter((spec.inner, spec.state), dtype, values=decays.tolist())
         self.skip = Parameter((spec.inner,), dtype, fill=1.0)
-        self.o = Linear(spec.inner, width, spec.bias, place.out_std, dtype)
+        self.out = Linear(spec.inner, width, spec.bias, place.out_std, dtype)
 
     def state_spec(self) -> RecurrentSpec:
         """What a sequence must remember of this layer."""
@@ -128,7 +128,7 @@ class Mamba(Module):
             x, self.delta(delta, ctx), -ops.exp(a), b, c, self.skip, z,
             q_start=q_start, softplus=True, state=states.get("scan"),
         )  # fmt: skip
-        return self.o(y, ctx, residual=residual)
+        return self.out(y, ctx, residual=residual)
 
 
 def _time_steps(channels: int, low: float = 1e-3, high: float = 0.1) -> list[float]:
