@@ -66,14 +66,17 @@ class Limits(Part):
         found = get.get("time_step_limit", (list, tuple, type(None)), None) or (0.0, math.inf)
         where = f"{get.where}: time_step_limit"
         require(len(found) == 2, where, "two numbers", found)
-        numbers = [SPECIAL.get(str(each.get("__float__"))) if isinstance(each, dict) else each for each in found]
-        for each in numbers:
-            require(isinstance(each, (int, float)) and not isinstance(each, bool), where, "two numbers", found)
-        draft.set(self.ours, tuple(None if each == math.inf else float(each) for each in numbers))
+        limits = []
+        for each in found:
+            number = SPECIAL.get(str(each.get("__float__"))) if isinstance(each, dict) else each
+            require(isinstance(number, (int, float)) and not isinstance(number, bool), where, "two numbers", found)
+            limits.append(None if number == math.inf else number)
+        draft.set(self.ours, tuple(limits))
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        low, high = next(block.mixer.limits for block in config.blocks if hasattr(block.mixer, "limits"))
+        found = (getattr(block.mixer, "limits", None) for block in config.blocks)
+        low, high = next((each for each in found if each is not None), (0.0, None))
         if high is not None:
             out["time_step_limit"] = [low, high]
         elif low:
