@@ -8,9 +8,8 @@ namespace mg {
 namespace {
 // Scratch of a block of `grid` for any depth up to `k`; partial sums wait `aside` where K is cut.
 template <class T> size_t scratch_bytes(const GemmGrid& grid, int64_t k, bool aside) {
-  const GemmScratch sizes = gemm_scratch(grid, k < kGemmDepth ? k : kGemmDepth, false);
-  const int64_t partial = aside && k > kGemmDepth ? grid.rows * sizes.partial_step : 0;
-  size_t bytes = sizeof(Wide<T>) * (size_t)(sizes.panels + sizes.tile + partial);
+  const GemmScratch sizes = gemm_scratch(grid, k, aside);
+  size_t bytes = sizeof(Wide<T>) * (size_t)(sizes.panels + sizes.tile + sizes.partial);
   if (kNarrow<T>) {  // whichever of the two products of bf16 the machine has
     const AmxScratch amx = amx_scratch(grid, k);
     const size_t tiles = sizeof(bf16) * (size_t)(amx.panel + amx.packed) + sizeof(float) * (size_t)amx.partial;
