@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import random
 import signal
 import threading
 import time
@@ -15,15 +14,14 @@ from typing import Any
 
 import pytest
 
-from microgpt.errors import MicrogptError, TemplateError
+from microgpt.errors import TemplateError
 from microgpt.tokenizers import chat
 from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.char import END_OF_TEXT, CharTokenizer
 from microgpt.tokenizers.hub import HubTokenizer
 from microgpt.tokenizers.templates import RENDERER, Renderer
-from tests.chat_cases import CALL, CONVERSATIONS, TEMPLATES, TOOL, assistant, system, user
+from tests.chat_cases import CONVERSATIONS, TEMPLATES, TOOL, assistant, system, user
 from tests.tokenizer_fuzz import SENTENCES
-from tests.tokenizer_tools import damaged
 
 library = pytest.importorskip("tokenizers", reason="the tokenizers library is not installed")
 pytest.importorskip("jinja2", reason="jinja2 is not installed")
@@ -392,23 +390,3 @@ def test_long_messages_have_room() -> None:
     assert RENDERER.render("{{ m }}{{ m | trim }}", {"m": text}) == text + text.strip()
     with pytest.raises(TemplateError, match=r"it writes more than|it needs more than"):
         RENDERER.render("{% for i in range(99) %}{{ m }}{% endfor %}", {"m": text})
-
-
-def test_damaged_templates() -> None:
-    draw = random.Random(11)
-    values = {
-        "messages": [user("a"), assistant("b", tool_calls=[CALL])],
-        "tools": [TOOL],
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-    }
-    rendered = 0
-    for number in range(2000):
-        source = list(TEMPLATES.values())[number % len(TEMPLATES)].encode()
-        text = damaged(source, draw).decode("utf-8", "replace")
-        try:
-            assert isinstance(RENDERER.render(text, values), str)
-            rendered += 1
-        except MicrogptError as error:
-            assert isinstance(error, TemplateError)
-    assert 0 < rendered < 2000

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 import microgpt
-from microgpt.errors import CheckpointError, ConfigError, StorageError
+from microgpt.errors import CheckpointError, ConfigError, StorageError, TokenizerError
 from microgpt.io import safetensors
+from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.char import CharTokenizer
+from microgpt.tokenizers.ids import IdsTokenizer
 from tests.cli_tools import environment, run
-from tests.format_tools import a_model, same
+from tests.format_tools import a_model, llama2c, same
 
 
 @pytest.fixture
@@ -142,3 +144,37 @@ def test_generate_with_a_closed_stdout(folder: Path) -> None:
     done = subprocess.run(command, shell=True, env=environment(), stderr=subprocess.PIPE, text=True, timeout=120,
                           check=False)  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_model_without_a_vocabulary_stays_one_of_ids(tmp_path: Path) -> None:
+    """A folder says so too; llama2.c keeps the vocabulary in a file beside, tokenizer.bin."""
+    from tests.tokenizer_tools import llama2c as vocabulary
+
+    llama2c(a_model(vocab_size=600, tie_word_embeddings=True), tmp_path / "m.bin")
+    assert run("convert", str(tmp_path / "m.bin"), str(tmp_path / "m")).exit_code == 0
+    back = microgpt.load(tmp_path / "m")
+    assert isinstance(back.tokenizer, IdsTokenizer) and back.tokenizer.vocab_size == 600
+    assert back.tokenizer.encode("5 7") == [5, 7]
+    config = tmp_path / "m" / "tokenizer_config.json"
+    for bad in ({"vocab_size": 0}, {"vocab_size": "x"}, {"bos_token_id": [1]}, {"vocab_size": 2**25}):
+        config.write_text(json.dumps({"tokenizer_class": "IdsTokenizer", "vocab_size": 600, **bad}))
+        with pytest.raises(TokenizerError, match="expected a vocab_size of 1 to"):
+            microgpt.load(tmp_path / "m")
+    (tmp_path / "tokenizer.bin").write_bytes(vocabulary()[:9000])
+    with pytest.raises(TokenizerError, match=r"tokenizer\.bin"):
+        microgpt.load(tmp_path / "m.bin")
+    (tmp_path / "tokenizer.bin").write_bytes(vocabulary())
+    size = Tokenizer.load(tmp_path / "tokenizer.bin").vocab_size
+    llama2c(a_model(vocab_size=size, tie_word_embeddings=True), tmp_path / "m.bin")
+    assert microgpt.load(tmp_path / "m.bin").tokenizer.encode("a b") != []
+
+
+def test_gguf_in_capitals_and_weights_of_other_quantizers(folder: Path, tmp_path: Path) -> None:
+    assert run("convert", str(folder), str(tmp_path / "M.GGUF"), "--quiet").exit_code == 0
+    assert (tmp_path / "M.GGUF").read_bytes()[:4] == b"GGUF"
+    assert microgpt.load(tmp_path / "M.GGUF").decoder.config.family == "llama"
+    config = json.loads((folder / "config.json").read_text())
+    for method in ("gptq", "bitsandbytes", "fp8", 7):
+        (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
+        with pytest.raises(ConfigError, match=f"weights quantized by .*{method}.*: plain ones, MLX's"):
+            microgpt.load(folder)

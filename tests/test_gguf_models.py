@@ -22,7 +22,7 @@ from microgpt.models.pretrained import load_decoder
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import GPT2, LLAMA, a_model, same
-from tests.tiny_families import BASE, FOUR, TINY, VOCAB, WIDE
+from tests.tiny_families import BASE, FOUR, MAMBA, TINY, VOCAB, WIDE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 12}  # fmt: skip
@@ -84,6 +84,10 @@ REFUSED = {
     "qwen3_moe": r"mlp_only_layers \[\], this model \[0, 2\]",
     "olmoe": "num_key_value_heads: expected 4, got 2",
     "gpt_oss": "swiglu_limit 7.0, this model 0.5",
+    "mamba": "use_bias False, this model True",
+    "falcon_mamba": "use_conv_bias True, this model False",
+    "jamba": "mamba_proj_bias False, this model True",
+    "jamba_moe": "num_experts 1, this model 4",
 }
 # and with settings that it can
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -118,6 +122,9 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("qwen3_moe", {**TINY["qwen3_moe"][1], "decoder_sparse_step": 1}),
     "olmoe": ("olmoe", {**TINY["olmoe"][1], "num_key_value_heads": 4}),
     "gpt_oss": ("gpt_oss", {**TINY["gpt_oss"][1], "swiglu_limit": 7.0}),
+    "mamba": ("mamba", MAMBA),
+    "falcon_mamba": ("falcon_mamba", {**MAMBA, "tie_word_embeddings": False}),
+    "jamba": ("jamba", {**TINY["jamba"][1], "mamba_proj_bias": False}),
     "yarn": ("llama", {**BASE, "rope_parameters": {**YARN, "attention_factor": 1.25}}),
     "minicpm": ("minicpm", {**BASE, "scale_emb": 6.0, "scale_depth": 1.4, "dim_model_base": 8}),
 }
@@ -142,9 +149,11 @@ def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
     model = tiny(name)
     save_gguf(model, tmp_path / "m.gguf", "f32")
     back = load_decoder(tmp_path / "m.gguf")
-    # Norms of 1 + weight are stored with the one: a rounding of 2^-24, everything else has its bits.
+    # Norms of 1 + weight are stored with the one: a rounding of 2^-24. Logarithms of decays (below 2 here) are
+    # stored as decays: two roundings of those, two of the logarithm. Everything else has its bits.
     for key, value in model.arrays().items():
-        assert np.abs(back.arrays()[key] - value).max() <= (2.0**-23 if "norm" in key else 0.0), key
+        bound = 8 * 2.0**-24 if "a_log" in key else 2.0**-23 if "norm" in key else 0.0
+        assert np.abs(back.arrays()[key] - value).max() <= bound, key
     logits = [microgpt.LanguageModel(each, IdsTokenizer(VOCAB)).logits(IDS) for each in (model, back)]
     # Frequencies and scales are float32 in a file: a rounding of angles up to 24; logits are below 10.
     assert np.abs(logits[0] - logits[1]).max() <= 24 * 2.0**-24 * 10
@@ -291,7 +300,11 @@ def rewritten(path: Path, change: dict[str, Any], tensors: dict[str, Any] | None
         ({"llama.block_count": 1}, {}, r"unexpected \['blk.1.attn_k.weight'"),
         ({"llama.attention.head_count": 0}, {}, "heads"),
         ({"llama.attention.head_count": 3}, {}, "kv_heads: expected a divisor|divisible"),
-        ({"llama.attention.head_count_kv": [2, 1]}, {}, "head_count_kv' expected int or float or str or bool"),
+        (
+            {"llama.attention.head_count_kv": [2, 1]},
+            {},
+            "head_count_kv' expected int or float or str or bool|num_key_value_heads expected int, got array",
+        ),
         ({"llama.attention.key_length": 7}, {}, "even width|head_dim"),
         ({"llama.embedding_length": 2**31 - 1}, {}, "width: expected a whole number"),
         ({"llama.embedding_length": 64}, {}, r"embed.weight expected \(61, 64\), got \(61, 32\)"),

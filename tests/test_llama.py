@@ -11,7 +11,7 @@ import pytest
 from microgpt.errors import ConfigError
 from microgpt.models.config import ModelConfig
 from microgpt.models.families import FAMILIES
-from microgpt.nn.positions import rope_frequencies
+from microgpt.nn.positions import STRETCH, rope_frequencies, rope_tables
 from microgpt.nn.rope import RopeScaling, RopeSpec
 
 read, write = FAMILIES.get("llama").read, FAMILIES.get("llama").write
@@ -130,3 +130,14 @@ def test_dropout_survives_the_folder():
 def test_scaling_needs_one_factor_a_pair():
     with pytest.raises(ConfigError, match="expected one of linear, dynamic"):
         RopeScaling("stretch")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_rotary_tables_of_a_long_context(reverse: bool) -> None:
+    """Made by the sines of sums: as near to the angles' own as those are rounded, p * 2^-53."""
+    spec, positions = RopeSpec(10000.0, reverse=reverse), 2 * STRETCH + 77
+    cos, sin = (each.numpy() for each in rope_tables(spec, 16, positions, "float64"))
+    angle = np.arange(positions)[:, None] * rope_frequencies(spec, 16, positions)[0]
+    assert np.abs(cos - np.cos(angle)).max() <= positions * 2.0**-52
+    assert np.abs(sin - np.sin(angle) * (-1 if reverse else 1)).max() <= positions * 2.0**-52
+    assert np.array_equal(cos[:STRETCH], np.cos(angle[:STRETCH]))  # a short context as ever

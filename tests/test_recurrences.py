@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from microgpt import _kernels as k
 from microgpt import ops
-from microgpt.errors import ShapeError
+from microgpt.errors import UsageError
 from microgpt.tensor import Tensor
 
 from .opcases import RULES, assert_close
 from .opcases.bounds import U32
 from .opcases.delta import memory
+from .opcases.rwkv import mixing
 from .opcases.ssd import recurrence, spread, times
 
 Numbers = np.ndarray[Any, Any]
@@ -71,10 +72,31 @@ def delta_inputs(rng: np.random.Generator, rows: list[int]) -> tuple[Inputs, dic
     return made(rng), {"normalize": normalize}
 
 
+def rwkv_steps(i: Inputs, o: Any) -> Numbers:
+    r, w, keys, v, a, b = (i[name] for name in ("r", "w", "keys", "values", "a", "b"))
+    y = np.empty_like(v)
+    for begin, end in itertools.pairwise(i["q_start"]):
+        state = np.zeros((v.shape[1], r.shape[2], v.shape[2]))
+        for t in range(begin, end):
+            seen = np.einsum("hkv,hk->hv", state, a[t])
+            state = (
+                w[t][:, :, None] * state + b[t][:, :, None] * seen[:, None, :] + keys[t][:, :, None] * v[t][:, None, :]
+            )
+            y[t] = np.einsum("hkv,hk->hv", state, r[t])
+    return y
+
+
+def rwkv_inputs(rng: np.random.Generator, rows: list[int]) -> tuple[Inputs, dict[str, Any]]:
+    made = mixing(rows, int(rng.integers(1, 5)), int(rng.integers(1, 40)), int(rng.integers(1, 40)))
+    return made(rng), {}
+
+
 OPS: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[str, ...]]] = {
     "ssd": (ssd_inputs, ssd_steps, ("x", "dt", "b", "c")),
     "gated_delta": (delta_inputs, delta_steps, ("q", "keys", "values", "g", "beta")),
+    "rwkv7": (rwkv_inputs, rwkv_steps, ("r", "w", "keys", "values", "a", "b")),
 }
+STRIDE = {"ssd": 64, "gated_delta": 64, "rwkv7": 32}  # tokens from one kept state to the next
 every_op = pytest.mark.parametrize("name", OPS)
 
 
@@ -94,7 +116,9 @@ def call(name: str, i: Inputs, options: dict[str, Any], dtype: str = "float32", 
 
 
 def state_of(name: str, i: Inputs, sequences: int) -> k.Array:
-    if name == "ssd":
+    if name == "rwkv7":
+        shape = (*i["r"].shape[1:], i["values"].shape[2])
+    elif name == "ssd":
         shape = (*i["x"].shape[1:], i["b"].shape[2])
     else:
         shape = (i["values"].shape[1], i["q"].shape[2], i["values"].shape[2])
@@ -166,6 +190,8 @@ def test_pieces_are_the_whole(name: str, seed: int, length: int, piece: int) -> 
     state, pieces = state_of(name, i, 1), []
     for at in range(0, length, piece):
         pieces.append(call(name, part(name, i, slice(at, min(length, at + piece))), options, state=state))
+    if name == "rwkv7":  # token by token
+        assert np.concatenate(pieces).tobytes() == call(name, i, options).tobytes()
     want = OPS[name][1](i, options)
     # Each piece begins with a state that was rounded once more.
     assert_close(name, np.concatenate(pieces), want, 2 * RULES[name].forward(i, options, want, U32))
@@ -192,17 +218,17 @@ def test_states_are_not_differentiated(name: str) -> None:
     leaf = OPS[name][2][0]
     placed = {key: k.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x) for key, x in i.items()}
     placed[leaf] = Tensor(i[leaf].astype(np.float32), requires_grad=True)
-    with pytest.raises(ShapeError, match="`state` expected None where a gradient is wanted"):
+    with pytest.raises(UsageError, match="`state` expected None where a gradient is wanted"):
         getattr(ops, name)(**placed, **options, state=state_of(name, i, 1))
 
 
 @every_op
 def test_kept_states_are_what_the_documentation_says(name: str) -> None:
-    """One for each 64 tokens, and one a sequence."""
+    """One for each 64 or 32 tokens, and one a sequence."""
     i, options = inputs_of(name, 6, [300, 5])
     placed = {key: k.from_numpy(x.astype(np.float32) if x.dtype == np.float64 else x) for key, x in i.items()}
     tensors = getattr(ops, name).tensors
     arguments = [placed.pop(key, None) for key in tensors]
     saved = getattr(ops, name).forward(*arguments, **placed, **options, needs=[True] * len(tensors))[1]
-    assert saved[-2].shape[0] == 305 // 64 + 2
+    assert saved[-2].shape[0] == 305 // STRIDE[name] + 2
     assert saved[-2].shape[1:] == state_of(name, i, 1).shape[1:]

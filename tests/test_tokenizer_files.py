@@ -422,26 +422,6 @@ def test_damaged_llama2c() -> None:
         survives(lambda: from_llama2c(damaged(short, draw), {}), FEW)
 
 
-@pytest.mark.parametrize("name", ["bpe.model", "unigram.model"])
-def test_damaged_tokenizer_json(name: str, tmp_path: Path) -> None:
-    content = json.loads(Tokenizer.load(FOLDER / name)._files()["tokenizer.json"])
-    model = content["model"]
-    if isinstance(model["vocab"], dict):
-        kept = {token: n for token, n in model["vocab"].items() if n < 300}
-        model["vocab"] = kept
-        model["merges"] = [[a, b] for a, b in model["merges"] if a in kept and b in kept and a + b in kept]
-    else:
-        model["vocab"] = model["vocab"][:60]
-    data, draw = json.dumps(content, ensure_ascii=False).encode(), random.Random(9)
-    config = tmp_path / "tokenizer_config.json"
-    config.write_text(json.dumps({"bos_token": "<s>", "sentencepiece_normalization": True}))
-    made = 0
-    for _ in range(MUTANTS // 2):
-        (tmp_path / "tokenizer.json").write_bytes(damaged(data, draw))
-        made += survives(lambda: Tokenizer.load(tmp_path), FEW)
-    assert made < MUTANTS // 2
-
-
 def test_word_piece_file(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nhello\n##s\n")
     made = Tokenizer.load(tmp_path)
@@ -478,14 +458,3 @@ def test_many_texts(bpe: Tokenizer, unigram: Tokenizer, ranks: Tokenizer) -> Non
             assert "".join([*map(stream.push, ids.tolist() if made is not unigram else ids), stream.finish()]) == (
                 made.decode(ids)
             )
-
-
-@pytest.mark.soak
-def test_many_damaged() -> None:
-    seed = random.randrange(2**32)
-    draw, model = random.Random(seed), (FOLDER / "unigram.model").read_bytes()
-    rank_file, old = BYTES + b"YWI= 256\nYWJj 257\n", llama2c()
-    for _ in range(20_000):
-        survives(lambda: from_bytes(damaged(model[:3000] + model[-1500:], draw)), FEW)
-        survives(lambda: from_ranks(damaged(rank_file, draw), "r50k_base"), FEW)
-        survives(lambda: from_llama2c(damaged(old[:6000], draw), {}), FEW)

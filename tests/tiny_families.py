@@ -38,6 +38,14 @@ MAMBA = {**{key: BASE[key] for key in ("vocab_size", "hidden_size", "num_hidden_
 OSS_YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 8,
             "beta_fast": 4.0, "beta_slow": 1.0, "truncate": False}  # fmt: skip
 
+MAMBA2 = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8,
+          "state_size": 12, "n_groups": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+HYBRID = {"mamba_n_heads": 4, "mamba_d_state": 9, "mamba_d_conv": 3, "num_hidden_layers": 3}
+# A head's first output is q . k times v: where it is near zero a small eps would magnify its roundings.
+DELTA = {**BASE, "rms_norm_eps": 1e-3, "head_dim": 16, "num_hidden_layers": 3, "linear_num_value_heads": 4,
+         "linear_num_key_heads": 2, "linear_key_head_dim": 6, "linear_value_head_dim": 10,
+         "layer_types": ["linear_attention", "full_attention", "linear_attention"]}  # fmt: skip
+
 # name -> (model_type, settings)
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"vocab_size": VOCAB, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 4}),
@@ -111,6 +119,24 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
                                   "residual_multiplier": 0.4, "attention_multiplier": 0.3}),
     "gpt_oss": ("gpt_oss", {**WIDE, **FOUR, "num_local_experts": 4, "num_experts_per_tok": 2, "swiglu_limit": 0.5,
                             "rope_parameters": OSS_YARN}),
+    "mamba2": ("mamba2", MAMBA2),
+    "mamba2_limits": ("mamba2", {**MAMBA2, "n_groups": 1, "use_bias": True, "use_conv_bias": False,
+                                 "time_step_limit": (0.05, 0.7), "tie_word_embeddings": True}),
+    "bamba": ("bamba", {**BASE, **HYBRID, "mamba_n_groups": 2, "attn_layer_indices": [1], "mamba_proj_bias": True}),
+    "granitemoehybrid": ("granitemoehybrid", {
+        **BASE, **HYBRID, "num_local_experts": 0, "shared_intermediate_size": 24, "position_embedding_type": "rope",
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"], "embedding_multiplier": 3.0,
+        "logits_scaling": 0.7, "residual_multiplier": 0.4, "attention_multiplier": 0.3}),
+    "granitemoehybrid_moe": ("granitemoehybrid", {
+        **BASE, **HYBRID, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 24,
+        "layer_types": ["full_attention", "linear_attention", "linear_attention"]}),
+    "nemotron_h": ("nemotron_h", {
+        **{key: value for key, value in BASE.items() if key != "num_hidden_layers"}, "head_dim": 12,
+        "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"], "mamba_num_heads": 4,
+        "mamba_head_dim": 10, "ssm_state_size": 9, "n_groups": 2}),
+    "qwen3_5": ("qwen3_5_text", DELTA),
+    "qwen3_next": ("qwen3_next", {**DELTA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24,
+                                  "shared_expert_intermediate_size": 20, "mlp_only_layers": [1]}),
 }  # fmt: skip
 
 ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,41 @@ variants of a family.
 | model | architecture | parameters | logits | gradients | incremental | round trip |
 |---|---|---|---|---|---|---|
 """
+GGUF_HEAD = """
+## In GGUF files
+
+Read and written (in brackets general.architecture where it is another name):
+{names}.
+
+Files of each, in float32, give logits within 1e-4 of ours in llama.cpp b9190 (cyllama 0.2.18, float32 keys and
+values); those with GELU within 4e-3, because its GELU is a table of float16 numbers, and within 2e-4 in the mean
+where we compute with the same table (`tests/parity/test_llamacpp.py`). Reading back gives the same weights, but for
+norms by 1 + weight, which are stored with the one. What llama.cpp would compute otherwise is refused, with the
+setting named:
+
+- windows in Mistral, Mixtral, Qwen 2 and StarCoder 2; in EXAONE 4 of other than 64 layers; layers with a window,
+  without positions or without experts that do not follow the architecture's own pattern (Gemma 2 and 3, Cohere 2,
+  OLMo 3, SmolLM 3, the Qwen mixtures);
+- biases that its architecture has no tensor for (Qwen 3, Gemma, OLMo, Cohere, SmolLM 3, Hunyuan and ERNIE 4.5 have
+  none, Seed-OSS none in the output and the feed-forward), norms of queries and keys in Phi, and in Command R of less
+  than 64 layers; Falcon-RW;
+- tied embeddings in Apertus, GPT-NeoX, Nemotron, OLMo 2 and 3, Phi and StableLM, untied ones in Gemma 1 and 2 and
+  Cohere;
+- another width of heads than the model's width over their number, where no key says it (Granite, OLMo, Cohere,
+  Nemotron and most that have no `head_dim` of their own), and a scale of scores of its own in Gemma 2 and 3;
+- parts of heads that turn, but in Gemma, Cohere, GLM 4, GPT-NeoX, Nemotron, Phi, Phi 3 and StableLM; YaRN without
+  truncation but in gpt-oss; proportional scaling.
+
+llama.cpp knows no DiffLlama, Helium and NanoChat. It knows the encoders, whose files are not read here.
+"""
+
+
+def gguf_part() -> str:
+    """What stands about GGUF files."""
+    from microgpt.models.families.gguf import GGUF
+
+    names = ", ".join(f"{name} ({facts.arch})" if facts.arch != name else name for name, facts in sorted(GGUF.items()))
+    return GGUF_HEAD.format(names="\n".join(textwrap.wrap(names, 119)))
 
 
 def main() -> None:
@@ -47,7 +83,7 @@ def main() -> None:
         )
         print(lines[-1], flush=True)
     head = HEAD.format(tokens=sum(LENGTHS), lengths=", ".join(map(str, LENGTHS)), version=transformers.__version__)
-    (ROOT / "docs" / "families.md").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    (ROOT / "docs" / "families.md").write_text(head + "\n".join(lines) + "\n" + gguf_part(), encoding="utf-8")
 
 
 if __name__ == "__main__":

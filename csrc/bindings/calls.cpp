@@ -1,71 +1,210 @@
-// What every op does with its arguments before anything else (ops/op.py), for all of them at once.
+// What ops do around their kernels, where it would take longer in Python than a small kernel takes: arguments are unpacked,
+// checked, and results made in one call.
+#include <algorithm>
+#include <utility>
+
 #include "bindings/common.h"
 
+#include <structmember.h>
+
 namespace mg::bindings {
+
+struct Made {
+  py::tuple arrays;
+};
+template <> struct Result<Made> {
+  static constexpr const char* kType = "tuple[typing.Any, ...]";
+  static PyObject* give(Made&& made) { return made.arrays.release().ptr(); }
+};
+
 namespace {
 
-PyObject* interned(const char* name) { return PyUnicode_InternFromString(name); }
-
-// unpack_tensors(Tensor, args, count, required): arrays and slots of the first `count` of `args`. Those from `required` on may
-// be None, or missing at the end.
-PyObject* unpack_tensors(PyObject*, PyObject* const* given, Py_ssize_t number) {
-  static PyObject *const data = interned("data"), *const slot = interned("slot");
-  if (number != 4 || !PyType_Check(given[0]) || !PyTuple_Check(given[1])) {
-    PyErr_SetString(PyExc_TypeError, "unpack_tensors: expected Tensor, args, count, required");
-    return nullptr;
+// Where a Tensor has its attributes: they are __slots__, so every object has them in the same place.
+struct TensorType {
+  PyTypeObject* type;
+  Py_ssize_t data, requires_grad, slot;
+};
+Py_ssize_t offset_of(PyObject* type, const char* name) {
+  const py::object member = py::reinterpret_borrow<py::object>(type).attr(name);
+  if (Py_TYPE(member.ptr()) != &PyMemberDescr_Type) throw py::type_error(std::string("Tensor.") + name + " is no slot");
+  return reinterpret_cast<PyMemberDescrObject*>(member.ptr())->d_member->offset;
+}
+const TensorType& tensor_type(PyObject* type) {
+  static TensorType found = {nullptr, 0, 0, 0};
+  if (reinterpret_cast<PyObject*>(found.type) != type) {
+    if (!PyType_Check(type)) throw py::type_error("call_op: the first argument is Tensor");
+    found = {reinterpret_cast<PyTypeObject*>(type), offset_of(type, "data"), offset_of(type, "requires_grad"),
+             offset_of(type, "slot")};
+    Py_INCREF(type);
   }
-  PyTypeObject* const tensor = reinterpret_cast<PyTypeObject*>(given[0]);
-  PyObject* const args = given[1];
-  const Py_ssize_t size = PyTuple_GET_SIZE(args), count = PyLong_AsSsize_t(given[2]), required = PyLong_AsSsize_t(given[3]);
-  if (PyErr_Occurred()) return nullptr;
+  return found;
+}
+PyObject*& at(PyObject* tensor, Py_ssize_t offset) {
+  return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(tensor) + offset);
+}
+
+// A tensor of an array, without a slot; both references are the caller's.
+PyObject* untaped(const TensorType& tensor, PyObject* array) {
+  PyObject* const made = tensor.type->tp_alloc(tensor.type, 0);
+  if (!made) throw py::error_already_set();
+  Py_INCREF(array), Py_INCREF(Py_False), Py_INCREF(Py_None);
+  at(made, tensor.data) = array, at(made, tensor.requires_grad) = Py_False, at(made, tensor.slot) = Py_None;
+  return made;
+}
+
+constexpr Py_ssize_t kMostArguments = 32;
+
+// call_op(Tensor, forward, args, count, required, taping), see below.
+PyObject* call_op(PyObject*, PyObject* const* given, Py_ssize_t number) {
   try {
-    py::list arrays(size > count ? size : count), slots(count), needs(count);
+    if (number != 6 || !PyTuple_Check(given[2]))
+      throw py::type_error("call_op: Tensor, forward, args, count, required, taping");
+    const TensorType& tensor = tensor_type(given[0]);
+    const Py_ssize_t size = PyTuple_GET_SIZE(given[2]), count = PyLong_AsSsize_t(given[3]);
+    const Py_ssize_t required = PyLong_AsSsize_t(given[4]), all = size > count ? size : count;
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (all > kMostArguments) Py_RETURN_NONE;
+    PyObject *arrays[kMostArguments + 1], *slots[kMostArguments];  // borrowed: the tuple holds the tensors
     bool wanted = false;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(arrays.ptr()); ++i) {
-      PyObject* const value = i < size ? PyTuple_GET_ITEM(args, i) : Py_None;
-      PyObject *array = value, *of = Py_None;
-      Py_INCREF(value);
-      if (i < count) {
-        if (PyObject_TypeCheck(value, tensor)) {
-          Py_DECREF(value);
-          array = PyObject_GetAttr(value, data);
-          of = array ? PyObject_GetAttr(value, slot) : nullptr;
-          if (!of) {
-            Py_XDECREF(array);
-            return nullptr;
-          }
-        } else if (value == Py_None && i >= required) {
-          Py_INCREF(of);
-        } else {
-          Py_DECREF(value);
-          Py_RETURN_NONE;
-        }
-        wanted |= of != Py_None;
-        PyList_SET_ITEM(slots.ptr(), i, of);
-        PyList_SET_ITEM(needs.ptr(), i, py::bool_(of != Py_None).release().ptr());
+    for (Py_ssize_t i = 0; i < all; ++i) {
+      PyObject* const value = i < size ? PyTuple_GET_ITEM(given[2], i) : Py_None;
+      arrays[i] = value, slots[i] = Py_None;
+      if (i >= count) continue;
+      if (PyObject_TypeCheck(value, tensor.type)) {
+        arrays[i] = at(value, tensor.data), slots[i] = at(value, tensor.slot);
+        if (!arrays[i] || !slots[i]) Py_RETURN_NONE;
+        wanted |= slots[i] != Py_None;
+      } else if (value != Py_None || i < required) {
+        Py_RETURN_NONE;
       }
-      PyList_SET_ITEM(arrays.ptr(), i, array);
     }
-    PyObject* const asked = wanted ? needs.ptr() : Py_None;
-    return PyTuple_Pack(3, arrays.ptr(), slots.ptr(), asked);
+    const auto list_of = [](PyObject* const* items, Py_ssize_t n) {
+      py::list list(n);
+      for (Py_ssize_t i = 0; i < n; ++i) Py_INCREF(items[i]), PyList_SET_ITEM(list.ptr(), i, items[i]);
+      return list;
+    };
+    const bool taped = wanted && given[5] == Py_True, call = given[1] != Py_None;
+    py::object needs, inputs;
+    if (taped || !call) {
+      PyObject* each[kMostArguments];
+      for (Py_ssize_t i = 0; i < count; ++i) each[i] = slots[i] == Py_None ? Py_False : Py_True;
+      needs = list_of(each, count);
+      inputs = list_of(slots, count);
+    }
+    if (!call) return PyTuple_Pack(3, list_of(arrays, all).ptr(), inputs.ptr(), needs.ptr());
+    static PyObject *const word = PyUnicode_InternFromString("needs"), *const names = PyTuple_Pack(1, word);
+    arrays[all] = needs.ptr();
+    const py::object made = py::reinterpret_steal<py::object>(
+        PyObject_Vectorcall(given[1], arrays, (size_t)all, taped ? names : nullptr));
+    if (!made) return nullptr;
+    if (!PyTuple_Check(made.ptr()) || PyTuple_GET_SIZE(made.ptr()) != 2)
+      throw py::type_error("call_op: a forward gives (output, saved)");
+    if (taped)
+      return PyTuple_Pack(3, PyTuple_GET_ITEM(made.ptr(), 0), PyTuple_GET_ITEM(made.ptr(), 1), inputs.ptr());
+    PyObject* const out = PyTuple_GET_ITEM(made.ptr(), 0);
+    if (unwrap(out)) return untaped(tensor, out);
+    if (!PyTuple_Check(out)) throw py::type_error("call_op: outputs are an Array or a tuple of them");
+    py::tuple tensors(PyTuple_GET_SIZE(out));
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(out); ++i)
+      PyTuple_SET_ITEM(tensors.ptr(), i, untaped(tensor, PyTuple_GET_ITEM(out, i)));
+    PyObject* const none = Py_None;
+    return PyTuple_Pack(2, tensors.ptr(), none);
   } catch (...) {
     set_python_error();
     return nullptr;
   }
 }
 
+[[noreturn]] void refuse(const char* op, const char* argument, const std::string& expected, const Array& got) {
+  throw shape_error(std::string(op) + ": `" + argument + "` expected " + expected + ", got " +
+                    shape_text(got.shape, got.rank));
+}
+void check_shape(const Array* array, const int64_t* shape, int rank, const char* op, const char* argument) {
+  if (array && !(array->rank == rank && std::equal(shape, shape + rank, array->shape)))
+    refuse(op, argument, shape_text(shape, rank), *array);
+}
+
+// A tuple of the arrays; None for those that were not made.
+template <class... Arrays> Made results(Arrays&&... arrays) {
+  py::tuple tuple(sizeof...(Arrays));
+  Py_ssize_t at = 0;
+  ((PyTuple_SET_ITEM(tuple.ptr(), at, arrays.data ? wrap(std::move(arrays)) : py::none().release().ptr()), ++at), ...);
+  return {std::move(tuple)};
+}
+
+// -> (y, what the activation's backward needs or None). `keep`: a gradient will be asked for.
+Made linear(const Array& x, const Array& weight, const Array* bias, const Array* residual, int act, bool wide_out,
+                 bool keep) {
+  const std::pair<const char*, const Array*> given[] = {
+      {"x", &x}, {"weight", &weight}, {"bias", bias}, {"residual", residual}};
+  for (const auto& [name, array] : given) check_like(array, "linear", name, x, "x");
+  if (weight.rank != 2) refuse("linear", "weight", "two axes (out, in)", weight);
+  const int64_t n = weight.dim(0), inner = weight.dim(1);
+  if (x.rank == 0 || x.dim(-1) != inner) refuse("linear", "x", "(..., " + std::to_string(inner) + ")", x);
+  check_shape(bias, &n, 1, "linear", "bias");
+  int64_t shape[kMaxRank], rows = 1;
+  for (int axis = 0; axis < x.rank - 1; ++axis) rows = checked_mul(rows, shape[axis] = x.dim(axis));
+  shape[x.rank - 1] = n;
+  check_shape(residual, shape, x.rank, "linear", "residual");
+  Array y, pre;
+  by_dtype(x, "linear", [&](auto t) {
+    using T = decltype(t);
+    y = make_array(wide_out ? dtype_of<Wide<T>>::value : x.dtype, shape, x.rank);
+    if (keep && act) pre = make_array(x.dtype, shape, x.rank);
+    GemmArgs<T> args{};
+    args.a = x.as<T>(), args.b = weight.as<T>();
+    if (y.dtype == x.dtype) args.c = y.as<T>();
+    else args.wide_c = y.as<Wide<T>>();
+    args.bias = bias ? bias->as<T>() : nullptr, args.residual = residual ? residual->as<T>() : nullptr;
+    args.pre = pre.as<T>();
+    args.m = rows, args.n = n, args.k = inner, args.lda = inner, args.ldb = inner, args.ldc = n;
+    args.batch = 1, args.trans_b = 1, args.act = (Act)act;
+    MG_RUN(gemm, T, args, &x, &weight, &y, bias, residual, &pre);
+  });
+  return results(std::move(y), std::move(pre));
+}
+
+// -> (y, mean or None, rstd) of layer_norm, or of rms_norm.
+Made normalize(const Array& x, const Array* weight, const Array* bias, double eps, bool center) {
+  const char* op = center ? "layer_norm" : "rms_norm";
+  const std::pair<const char*, const Array*> given[] = {{"x", &x}, {"weight", weight}, {"bias", bias}};
+  for (const auto& [name, array] : given) check_like(array, op, name, x, "x");
+  const int64_t cols = x.rank ? x.dim(-1) : 0;
+  if (cols < 1) refuse(op, "x", "a last axis of at least 1", x);
+  check_shape(weight, &cols, 1, op, "weight");
+  check_shape(bias, &cols, 1, op, "bias");
+  const int64_t rows = x.size / cols;
+  Array y, mean, rstd;
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    y = make_array(x.dtype, x.shape, x.rank);
+    rstd = make_array(dtype_of<Wide<T>>::value, &rows, 1);
+    if (center) mean = make_array(dtype_of<Wide<T>>::value, &rows, 1);
+    const NormArgs<T> args{x.as<T>(), weight ? weight->as<T>() : nullptr, bias ? bias->as<T>() : nullptr, y.as<T>(),
+                           mean.as<Wide<T>>(), rstd.as<Wide<T>>(), rows, cols, eps, center};
+    MG_RUN(norm, T, args, &x, weight, bias, &y, &mean, &rstd);
+  });
+  return results(std::move(y), std::move(mean), std::move(rstd));
+}
+
 }  // namespace
 
 void register_calls(py::module_& m) {
   static PyMethodDef methods[] = {
-      {"unpack_tensors", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&unpack_tensors)), METH_FASTCALL,
-       "unpack_tensors(tensor: type, args: tuple[typing.Any, ...], count: int, required: int) -> "
-       "tuple[list[typing.Any], list[typing.Any], list[bool] | None] | None\n\n"
-       "Arrays of all arguments, slots of the first `count`, and which of these have one, None if none has. Arguments from\n"
-       "`required` on may be None or missing. None unless the others are tensors."},
+      {"call_op", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_op)), METH_FASTCALL,
+       "call_op(tensor: type, forward: collections.abc.Callable[..., typing.Any] | None, args: tuple[typing.Any, ...], "
+       "count: int, required: int, taping: bool) -> typing.Any\n\n"
+       "Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be\n"
+       "None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and\n"
+       "`taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,\n"
+       "whether each has one). None, and nothing is called, if one of the first is neither a tensor nor None."},
       {},
   };
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();
+  define<&linear>(m, "linear", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("act"),
+                  py::arg("wide_out"), py::arg("keep"), "(y, pre or None) of residual + act(x weight^T + bias)");
+  define<&normalize>(m, "normalize", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("center"),
+                     "(y, mean or None, rstd) of layer_norm if `center`, else of rms_norm");
 }
 
 }  // namespace mg::bindings

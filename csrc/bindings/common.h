@@ -25,6 +25,7 @@ void register_layers(py::module_& m);
 void register_experts(py::module_& m);
 void register_ssd(py::module_& m);
 void register_delta(py::module_& m);
+void register_rwkv(py::module_& m);
 void register_training(py::module_& m);
 void register_runtime(py::module_& m);
 void register_peaks(py::module_& m);

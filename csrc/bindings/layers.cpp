@@ -1,56 +1,9 @@
 // Kernels of layers: embedding, norms, activations, rotary positions, softmax, attention, cross-entropy, dropout.
-#include <algorithm>
-#include <utility>
-
 #include "bindings/common.h"
 #include "kernels/tiles.h"
 
 namespace mg::bindings {
 namespace {
-
-// The checks of `linear`, its output and its product in one call: from Python they take longer than a small product.
-[[noreturn]] void refuse_linear(const char* argument, const std::string& expected, const Array& got) {
-  throw shape_error(std::string("linear: `") + argument + "` expected " + expected + ", got " +
-                    shape_text(got.shape, got.rank));
-}
-bool has_shape(const Array& array, const int64_t* shape, int rank) {
-  return array.rank == rank && std::equal(shape, shape + rank, array.shape);
-}
-
-// -> (y, what the activation's backward needs or None). `keep`: a gradient will be asked for.
-py::tuple linear(const Array& x, const Array& weight, const Array* bias, const Array* residual, int act, bool wide_out,
-                 bool keep) {
-  const std::pair<const char*, const Array*> given[] = {
-      {"x", &x}, {"weight", &weight}, {"bias", bias}, {"residual", residual}};
-  for (const auto& [name, array] : given) check_like(array, "linear", name, x, "x");
-  if (weight.rank != 2) refuse_linear("weight", "two axes (out, in)", weight);
-  const int64_t n = weight.dim(0), inner = weight.dim(1);
-  if (x.rank == 0 || x.dim(-1) != inner) refuse_linear("x", "(..., " + std::to_string(inner) + ")", x);
-  if (bias && !has_shape(*bias, &n, 1)) refuse_linear("bias", shape_text(&n, 1), *bias);
-  int64_t shape[kMaxRank], rows = 1;
-  for (int axis = 0; axis < x.rank - 1; ++axis) rows = checked_mul(rows, shape[axis] = x.dim(axis));
-  shape[x.rank - 1] = n;
-  if (residual && !has_shape(*residual, shape, x.rank)) refuse_linear("residual", shape_text(shape, x.rank), *residual);
-  Array y, pre;
-  by_dtype(x, "linear", [&](auto t) {
-    using T = decltype(t);
-    y = make_array(wide_out ? dtype_of<Wide<T>>::value : x.dtype, shape, x.rank);
-    if (keep && act) pre = make_array(x.dtype, shape, x.rank);
-    GemmArgs<T> args{};
-    args.a = x.as<T>(), args.b = weight.as<T>();
-    if (y.dtype == x.dtype) args.c = y.as<T>();
-    else args.wide_c = y.as<Wide<T>>();
-    args.bias = bias ? bias->as<T>() : nullptr, args.residual = residual ? residual->as<T>() : nullptr;
-    args.pre = pre.as<T>();
-    args.m = rows, args.n = n, args.k = inner, args.lda = inner, args.ldb = inner, args.ldc = n;
-    args.batch = 1, args.trans_b = 1, args.act = (Act)act;
-    MG_RUN(gemm, T, args, &x, &weight, &y, bias, residual, &pre);
-  });
-  py::tuple result(2);
-  PyTuple_SET_ITEM(result.ptr(), 0, wrap(std::move(y)));
-  PyTuple_SET_ITEM(result.ptr(), 1, pre.data ? wrap(std::move(pre)) : py::none().release().ptr());
-  return result;
-}
 
 void embedding(const Array& table, const Array& ids, const Array& y, int64_t width, bool accumulate) {
   by_dtype(table, "embedding", [&](auto t) {
@@ -335,8 +288,6 @@ void dropout(const Array& x, const Array& y, const Array& step, double p, uint64
 }  // namespace
 
 void register_layers(py::module_& m) {
-  define<&linear>(m, "linear", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("act"),
-                  py::arg("wide_out"), py::arg("keep"), "(y, pre or None) of residual + act(x weight^T + bias)");
   define<&embedding>(m, "embedding", py::arg("table"), py::arg("ids"), py::arg("y"), py::arg("width"),
         py::arg("accumulate") = false);
   define<&embedding_backward>(m, "embedding_backward", py::arg("dy"), py::arg("ids"), py::arg("dtable"), py::arg("width"),

@@ -20,6 +20,7 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_experts(m);
   mg::bindings::register_ssd(m);
   mg::bindings::register_delta(m);
+  mg::bindings::register_rwkv(m);
   mg::bindings::register_training(m);
   mg::bindings::register_runtime(m);
   mg::bindings::register_peaks(m);

@@ -69,4 +69,26 @@ template <class T> struct DeltaBackwardArgs {
   int32_t accumulate_dq, accumulate_dk, accumulate_dv, accumulate_dg, accumulate_dbeta;
 };
 
+// RWKV-7's time mixing (Peng et al. 2025, arXiv:2503.14456), head by head:
+//   S = (diag(w_t) + b_t a_t^T) S + k_t v_t^T  (K, V)        y_t = S^T r_t
+// token by token, an element of a product being one chain over K. q_start, state and kept are as in SsdArgs, but a state is
+// kept before every kRwkvStride-th row.
+constexpr int64_t kRwkvStride = 32;
+template <class T> struct Rwkv7Args {
+  const T *r, *k, *v, *a, *b;   // (T, H, K), v: (T, H, V)
+  const Wide<T>* w;             // (T, H, K)
+  T* y;                         // (T, H, V)
+  Wide<T>* state;               // (S, H, K, V) or null
+  Wide<T>* kept;                // (T / kRwkvStride + S, H, K, V) or null
+  const int32_t* q_start;       // (S + 1)
+  int64_t tokens, seqs, heads, k_dim, v_dim;
+};
+template <class T> struct Rwkv7BackwardArgs {
+  Rwkv7Args<T> fwd;             // with kept as the forward left it; y and state are not read
+  const T* dy;
+  T *dr, *dk, *dv, *da, *db;
+  Wide<T>* dw;
+  int32_t accumulate_dr, accumulate_dw, accumulate_dk, accumulate_dv, accumulate_da, accumulate_db;
+};
+
 }  // namespace mg

@@ -1,10 +1,11 @@
 // Matrix product. The promise of GemmArgs (one chain of fma per element, in the order of k) holds because lanes are
 // columns of C everywhere: no sum is ever split over lanes or over blocks of k.
 //
-// A share walks its block of C: for each strip of kGemmCols columns and each block of kGemmDepth k, tiles of rows over
-// panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used; the rows of A's
-// tile are copied (if A is transposed, packed as [k][rows]) when enough panels use them. P says what a packed word is
-// (gemm_tile.inl.h). While a tile computes it fetches what is packed next.
+// A share walks its block of C: for each strip of columns and each block of K, tiles of rows over
+// panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used. A is read where
+// it lies unless its words must be made or its lines would fight for the same cache sets: then the rows of a tile are copied
+// (if A is transposed, packed as [k][rows]). P says what a packed word is (gemm_tile.inl.h). While a tile computes it
+// fetches what is needed next, or copies it.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
@@ -97,9 +98,12 @@ static inline void gemm_copy_rows(const typename P::Element* a, int64_t lda, int
 // A cache line more than whole vectors: rows of a copy do not share cache sets.
 static inline int64_t gemm_copy_step(int64_t words) { return (words + 15) / 16 * 16 + 16; }
 
-// Copying a tile of A costs about 2 cycles per vector, using it 24 cycles per k and panel; from this many panels on, the
-// copy (one stream, no cache-set conflicts between rows) is worth it.
+// Rows of A that many bytes apart share cache sets: the 12 rows of a tile one of L1's 64 sets of 8 lines, the 512 of a block
+// of a transposed A 64 of L2's 2048 sets or fewer. From this many panels on a copy of the tile is worth its 3 %.
 constexpr int64_t kGemmPackPanels = 4;
+template <class P> static inline bool gemm_rows_fight(const GemmArgs<typename P::Element>& args) {
+  return args.lda * (int64_t)sizeof(typename P::Element) % (args.trans_a ? 2048 : 4096) == 0;
+}
 // Transposed A has a tile's 12 rows in one cache line of each k: four tiles are packed at a time, to touch each line once.
 constexpr int64_t kGemmPackTiles = kGemmPackTileRows / kGemmPackedRows;
 
@@ -150,21 +154,27 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   float* partial = sizes.partial ? packed + sizes.tile : nullptr;
   const T *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
-  const int64_t rows = block.row_end - block.row_begin, depth = gemm_depth(args.k);
+  const bool fight = gemm_rows_fight<P>(args);
+  const GemmStrip shape = kGemmStrips[fight];
+  const int64_t rows = block.row_end - block.row_begin;
+  const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
   const bool b_in_place = !kNarrow<T> && !args.trans_b && (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats);
   alignas(64) float finished[kGemmTileRows * kGemmTileCols];
 
-  for (int64_t strip = block.col_begin; strip < block.col_end; strip += kGemmCols) {
-    const int64_t strip_cols = block.col_end - strip < kGemmCols ? block.col_end - strip : kGemmCols;
-    const bool many_panels = strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
+  for (int64_t strip = block.col_begin; strip < block.col_end; strip += shape.cols) {
+    const int64_t strip_cols = block.col_end - strip < shape.cols ? block.col_end - strip : shape.cols;
+    const bool copy_a = fight && strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
     const int64_t panel_count = (strip_cols + kGemmTileCols - 1) / kGemmTileCols;
     int64_t k = 0;
     do {  // once even if K is 0: the epilogue of nothing
       const int64_t now = args.k - k < depth ? args.k - k : depth, words = (now + P::kPer - 1) / P::kPer;
       const bool first = k == 0, last = k + now == args.k;
+      // Tiles copy the next one's rows of A, if those are whole vectors, no more of them than a panel has steps.
+      const bool copies = copy_a && P::kInMemory && !args.trans_a && kGemmTileRows <= kWidth && now % (kWidth * P::kPer) == 0;
       int64_t row = block.row_begin;
+      bool copied = false;  // the tile of A, while the one before was in use
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t height = tile_rows + (i < longer);
         const T* a_tile = args.trans_a ? a + k * args.lda + row : a + row * args.lda + k;
@@ -172,11 +182,13 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         t.a = (const char*)a_tile;
         t.a_step = args.lda * (int64_t)sizeof(T);
         const bool whole_words = P::kInMemory && (args.trans_a ? P::kPer == 1 : now % P::kPer == 0);
-        if (many_panels || !whole_words) {
+        if (copy_a || !whole_words) {
           float* tile = packed;
           if (!args.trans_a) {
             const int64_t step = gemm_copy_step(words);
-            gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
+            tile += i % 2 * kGemmTileRows * step;
+            if (!copied) gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
+            copied = false;
             t.a_step = step * 4;
           } else {
             tile += i % kGemmPackTiles * words * kGemmPackedRows;
@@ -189,7 +201,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         for (int64_t col = 0; col < strip_cols; col += kGemmTileCols) {
           const int64_t cols = strip_cols - col < kGemmTileCols ? strip_cols - col : kGemmTileCols;
           const T* source = b + (args.trans_b ? (strip + col) * args.ldb + k : k * args.ldb + strip + col);
-          if (!b_in_place || (!kGemmMaskedColumns && cols != kWidth && cols != kGemmTileCols)) {
+          if (!b_in_place || (cols != kWidth && cols != kGemmTileCols)) {
             float* panel = panels + (tiles == 1 ? 0 : col * words);  // a panel used once stays in L1
             if (i == 0) gemm_pack_panel<P>(source, args.ldb, args.trans_b, cols, now, panel);
             t.b = panel;
@@ -217,9 +229,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
           if (last) gemm_ahead_c(epilogue, at, height, cols);
           const int64_t p = col / kGemmTileCols;
-          if (many_panels && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
+          if (panel_count > 1 && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
             const T* next = a_tile + height * args.lda;
-            for (int64_t r = p * height / panel_count; r < (p + 1) * height / panel_count; ++r)
+            for (int64_t r = p * height / (panel_count - 1); r < (p + 1) * height / (panel_count - 1) && r < height; ++r)
               for (int64_t x = 0; x < now; x += 64 / (int64_t)sizeof(T)) __builtin_prefetch(next + r * args.lda + x, 0, 2);
           }
           t.ahead = (const char*)&t;  // nothing: a line that is at hand
@@ -228,12 +240,22 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           if (i == 0 && p + 1 < panel_count) {
             gemm_ahead_b<P>(t, args, b, strip + col + kGemmTileCols, k, now);
           } else if (i + 1 == tiles && p + 1 == panel_count) {
-            const int64_t next = last ? 0 : k + now, next_strip = last ? strip + kGemmCols : strip;
+            const int64_t next = last ? 0 : k + now, next_strip = last ? strip + shape.cols : strip;
             if (next_strip < block.col_end) gemm_ahead_b<P>(t, args, b, next_strip, next, args.k - next < depth ? args.k - next : depth);
-          } else if (args.trans_a && p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1 && i + 1 < tiles) {
-            gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));  // packed next
+          } else if (args.trans_a && i + 1 < tiles && (whole_words && !copy_a ? p == 0 : p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1)) {
+            gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));  // the next tile, or four
           }
-          if (cols > kWidth) (args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height))(t);
+          if (copies && p + 2 == panel_count && i > 0 && i + 1 < tiles) {  // a whole panel, and B is packed
+            const int64_t step = gemm_copy_step(words);
+            t.ahead = (const char*)(a_tile + height * args.lda);
+            t.ahead_row = args.lda * (int64_t)sizeof(T);
+            t.ahead_group = words / kWidth;
+            t.copy = packed + (i + 1) % 2 * kGemmTileRows * step;
+            t.copy_rows = tile_rows + (i + 1 < longer);
+            t.copy_step = step;
+            copied = true;
+            gemm_tile_of<Step, 2, true, true>(height)(t);
+          } else if (cols > kWidth) (args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height))(t);
           else (args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height))(t);
           if (finish) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }

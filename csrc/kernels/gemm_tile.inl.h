@@ -8,10 +8,6 @@ constexpr int kGemmTileCols = 2 * kWidth;
 // A packed row of A's tile: whole vectors, so that it is written by whole stores.
 constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
 
-// Mask registers cost nothing in the inner loop, so that B's last columns can be read in place. The AVX2 mask would be the
-// 16th register, and a masked load there is a blend: it packs the last columns instead.
-constexpr bool kGemmMaskedColumns = kWidth == 16;
-
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
 // two and there is `more`), `word` one from a row, and Step::step is what a tile does with a word of A and a vector of B.
@@ -53,11 +49,15 @@ struct GemmTile {
   // `ahead_step` bytes, and after `ahead_group` of these to the next row, `ahead_row` bytes from the last.
   const char* ahead;
   int64_t ahead_second, ahead_step, ahead_group, ahead_row;
+  // Instead of that: the vector at `ahead` goes to `copy`, for `copy_rows` rows (then the last of them again), each
+  // `copy_step` floats on. What a copy waits for is hidden behind the arithmetic.
+  float* copy;
+  int64_t copy_rows, copy_step;
 };
 
 // One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or copied); otherwise the rows of
 // one k do (transposed as stored, or packed so).
-template <class Step, int R, int V, bool kRows> static void gemm_tile(const GemmTile& t) {
+template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_tile(const GemmTile& t) {
   const float *b = t.b, *start = t.start;
   float* out = t.out;
   const int64_t a_step = t.a_step, b_step = t.b_step, start_step = t.start_step, out_step = t.out_step;
@@ -82,20 +82,26 @@ template <class Step, int R, int V, bool kRows> static void gemm_tile(const Gemm
     }
   }
   const char* ahead_row = t.ahead;
+  float* copy_row = t.copy;
+  int64_t rows_left = t.copy_rows;
   const int64_t ahead_step = t.ahead_step, ahead_second = t.ahead_second;
-  for (int64_t left = t.depth, group = t.ahead_group; left > 0; left -= group, ahead_row += t.ahead_row) {
+  for (int64_t left = t.depth, group = t.ahead_group; left > 0; left -= group) {
     if (group > left) group = left;
     const char* ahead = ahead_row;
+    float* copy = copy_row;
     for (int64_t k = group; k > 0; --k) {
       Vec column[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) {
-        const bool masked = kGemmMaskedColumns && v == V - 1;
-        column[v] = masked ? load_n(b + v * kWidth, last) : load(b + v * kWidth);
+      for (int v = 0; v < V; ++v) column[v] = load(b + v * kWidth);  // a mask would cost 1 %, also where it is cheap
+      if (kCopies) {
+        store(copy, load((const float*)ahead));
+        ahead += 4 * kWidth;
+        copy += kWidth;
+      } else {
+        __builtin_prefetch(ahead, 0, 2);
+        if (kGemmAheadLines > 1) __builtin_prefetch(ahead + ahead_second, 0, 2);
+        ahead += ahead_step;
       }
-      __builtin_prefetch(ahead, 0, 2);
-      if (kGemmAheadLines > 1) __builtin_prefetch(ahead + ahead_second, 0, 2);
-      ahead += ahead_step;
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const Vec x = gemm_word(kRows ? a[r / 3] + r % 3 * a_step : a[0] + 4 * r);
@@ -108,6 +114,10 @@ template <class Step, int R, int V, bool kRows> static void gemm_tile(const Gemm
         asm("" : "+r"(a[i]));  // or the compiler makes a pointer for every row again
       }
       b += b_step;
+    }
+    if (!kCopies || --rows_left > 0) {
+      ahead_row += t.ahead_row;
+      if (kCopies) copy_row += t.copy_step;
     }
   }
 #pragma GCC unroll 16
@@ -123,8 +133,8 @@ template <class Step, int R, int V, bool kRows> static void gemm_tile(const Gemm
 using GemmTileFn = void (*)(const GemmTile&);
 
 // Every height has its own instance, so that a short last tile costs what its rows cost.
-template <class Step, int V, bool kRows> static inline GemmTileFn gemm_tile_of(int64_t rows) {
-#define MG_ROWS(r) &gemm_tile<Step, (r < kGemmTileRows ? r : kGemmTileRows), V, kRows>
+template <class Step, int V, bool kRows, bool kCopies = false> static inline GemmTileFn gemm_tile_of(int64_t rows) {
+#define MG_ROWS(r) &gemm_tile<Step, (r < kGemmTileRows ? r : kGemmTileRows), V, kRows, kCopies>
   static constexpr GemmTileFn table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
                                            MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
 #undef MG_ROWS

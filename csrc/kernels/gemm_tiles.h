@@ -7,11 +7,13 @@
 
 namespace mg {
 
-// Depth of a block. The tile of A in hand is at most 16 x 512 floats = 32 KiB of L1; the panels of B (512 x 256 floats,
-// 512 KiB) stay in L2 and stream past it. 256 reads and writes C too often. Blocking K keeps the chain of fma: the partial
-// sum is stored and reloaded.
-constexpr int64_t kGemmDepth = 512;
-constexpr int64_t kGemmCols = 256;
+// A strip of C: the panels of B for `cols` columns and `depth` words of K stay in L2 (512 KiB), past which the rows of A
+// stream. Deep and narrow, because C is read and written once for each block of K; but every strip copies A anew where A is
+// copied at all, so there wide and less deep. Cutting K keeps the chain of fma: the partial sum is stored and reloaded.
+struct GemmStrip {
+  int64_t depth, cols;
+};
+constexpr GemmStrip kGemmStrips[] = {{1024, 128}, {512, 256}};  // where A stays in place, where it is copied
 // Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
 constexpr int64_t kGemmRowStep = 12;
 constexpr int64_t kGemmColStep = 32;
@@ -97,10 +99,10 @@ static inline GemmBlock gemm_block(const GemmGrid& grid, int64_t index, int64_t 
 }
 
 // K is cut into equal blocks, so that no short one is left over.
-static inline int64_t gemm_depth(int64_t k) {
-  if (k <= kGemmDepth) return k;
-  const int64_t blocks = (k + kGemmDepth - 1) / kGemmDepth;
-  return ((k + blocks - 1) / blocks + 15) / 16 * 16;
+static inline int64_t gemm_depth(int64_t words, int64_t most) {
+  if (words <= most) return words;
+  const int64_t blocks = (words + most - 1) / most;
+  return ((words + blocks - 1) / blocks + 15) / 16 * 16;
 }
 
 // Partial sums wait in C, unless a residual is added (it may be C itself, which must then stay whole until the last block)
@@ -109,14 +111,23 @@ template <class T> static inline bool gemm_sums_aside(const GemmArgs<T>& args) {
   return args.residual || (kNarrow<T> && !args.wide_c);
 }
 
-// Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut.
+// Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut; for either strip,
+// and for words of one element or two.
 struct GemmScratch {
   int64_t panels, tile, partial, partial_step;
 };
 static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool aside) {
-  const int64_t depth = gemm_depth(k), cols = grid.cols < kGemmCols ? grid.cols : kGemmCols;
-  const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep;
-  return {depth * padded, (depth + 31) * kGemmPackTileRows, aside && k > depth ? grid.rows * padded : 0, padded};
+  GemmScratch most = {0, 0, 0, 0};
+  for (const GemmStrip& strip : kGemmStrips) {
+    const int64_t depth = k < strip.depth ? k : strip.depth, cols = grid.cols < strip.cols ? grid.cols : strip.cols;
+    const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep, panels = depth * padded;
+    if (panels > most.panels) most.panels = panels;
+    if (depth > most.tile) most.tile = depth;
+    if (padded > most.partial_step) most.partial_step = padded;
+  }
+  most.tile = (most.tile + 31) * kGemmPackTileRows;
+  if (aside && k > kGemmStrips[1].depth) most.partial = grid.rows * most.partial_step;
+  return most;
 }
 
 // The product on AMX tiles: 32 x 32 of C in registers, 32 k a step, panels of B of 512 k (32 KiB) that stay in L1.

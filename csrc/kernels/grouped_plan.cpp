@@ -6,11 +6,10 @@
 namespace mg {
 
 namespace {
-// Scratch of a block of `grid` for any depth up to `k`; partial sums wait `aside` where K is cut.
+// Scratch of a block no larger than `grid`'s, for any depth up to `k`: both only grow with either.
 template <class T> size_t scratch_bytes(const GemmGrid& grid, int64_t k, bool aside) {
-  const GemmScratch sizes = gemm_scratch(grid, k < kGemmDepth ? k : kGemmDepth, false);
-  const int64_t partial = aside && k > kGemmDepth ? grid.rows * sizes.partial_step : 0;
-  size_t bytes = sizeof(Wide<T>) * (size_t)(sizes.panels + sizes.tile + partial);
+  const GemmScratch sizes = gemm_scratch(grid, k, aside);
+  size_t bytes = sizeof(Wide<T>) * (size_t)(sizes.panels + sizes.tile + sizes.partial);
   if (kNarrow<T>) {  // whichever of the two products of bf16 the machine has
     const AmxScratch amx = amx_scratch(grid, k);
     const size_t tiles = sizeof(bf16) * (size_t)(amx.panel + amx.packed) + sizeof(float) * (size_t)amx.partial;

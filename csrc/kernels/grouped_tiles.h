@@ -9,6 +9,7 @@ namespace mg {
 // Rows of an expert that one unit takes: enough for a panel of B that is packed once, few enough to share out an expert
 // that has them all.
 constexpr int64_t kGroupRows = 256;
+constexpr int64_t kGroupCols = 256;  // whole strips of either kind
 
 // Units are blocks of rows times blocks of columns. However rows fall to experts, there are no more blocks of rows than
 // `blocks`: one for each started kGroupRows of each expert.
@@ -21,7 +22,7 @@ static inline GroupedGrid grouped_grid(int64_t rows, int64_t n, int64_t k, int64
   grid.blocks = rows / kGroupRows + (experts < rows ? experts : rows);
   if (grid.blocks > rows) grid.blocks = rows;
   const int64_t wanted = gemm_steps(kGemmManyShares, grid.blocks), most = n / kGemmMinCols;
-  int64_t cuts = gemm_steps(n, kGemmCols);
+  int64_t cuts = gemm_steps(n, kGroupCols);
   if (cuts < wanted) cuts = wanted < most ? wanted : most > cuts ? most : cuts;
   grid.cols = gemm_steps(gemm_steps(n, cuts), kGemmColStep) * kGemmColStep;
   if (grid.cols > n) grid.cols = n;

@@ -34,6 +34,8 @@
   X(ssd_backward, SsdBackwardArgs)                     \
   X(gated_delta, DeltaArgs)                            \
   X(gated_delta_backward, DeltaBackwardArgs)           \
+  X(rwkv7, Rwkv7Args)                                  \
+  X(rwkv7_backward, Rwkv7BackwardArgs)                 \
   X(cross_entropy, CrossEntropyArgs)                   \
   X(dropout, DropoutArgs)                              \
   X(unary, UnaryArgs)                                  \

@@ -22,6 +22,7 @@ namespace {
 #include "kernels/ssd_backward.inl.h"
 #include "kernels/delta.inl.h"
 #include "kernels/delta_backward.inl.h"
+#include "kernels/rwkv.inl.h"
 #include "kernels/peak.inl.h"
 #include "kernels/read.inl.h"
 

@@ -17,6 +17,7 @@ __all__: list[str] = [
     "Q_MOST_GROUP",
     "Q_MOST_K",
     "READ_GRAIN",
+    "SCAN_STRIDE",
     "VERSION",
     "Array",
     "Program",
@@ -28,7 +29,10 @@ __all__: list[str] = [
     "axpy",
     "binary",
     "broadcast_shape",
+    "call_op",
     "cast",
+    "causal_conv1d",
+    "causal_conv1d_backward",
     "check_float",
     "check_ids",
     "check_int32",
@@ -59,8 +63,12 @@ __all__: list[str] = [
     "isas",
     "launch_host",
     "launch_nothing",
+    "linear",
+    "linear_recurrence",
+    "linear_recurrence_backward",
     "norm",
     "norm_backward",
+    "normalize",
     "num_threads",
     "openmp_runtime",
     "peak_bf16",
@@ -78,9 +86,13 @@ __all__: list[str] = [
     "read",
     "recording",
     "reduce",
+    "rg_lru",
+    "rg_lru_backward",
     "rope",
     "route",
     "route_weights",
+    "selective_scan",
+    "selective_scan_backward",
     "set_isa",
     "set_num_threads",
     "sgd",
@@ -247,11 +259,51 @@ def broadcast_shape(name: str, a: typing.Any, b: typing.Any) -> tuple[int, ...]:
     NumPy's broadcasting rule for two shapes. Raises ShapeError naming the op.
     """
 
+def call_op(
+    tensor: type,
+    forward: collections.abc.Callable[..., typing.Any] | None,
+    args: tuple[typing.Any, ...],
+    count: int,
+    required: int,
+    taping: bool,
+) -> typing.Any:
+    """
+    Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be
+    None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and
+    `taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,
+    whether each has one). None, and nothing is called, if one of the first is neither a tensor nor None.
+    """
+
 def cast(x: Array, y: Array, accumulate: bool = False) -> None:
     """
     y (+)= x, between float32 and bfloat16, rounded to nearest even.
     """
 
+def causal_conv1d(
+    x: Array,
+    weight: Array,
+    y: Array,
+    q_start: Array,
+    taps: int,
+    bias: Array | None = None,
+    act: int = 0,
+    state: Array | None = None,
+) -> None: ...
+def causal_conv1d_backward(
+    x: Array,
+    weight: Array,
+    dy: Array,
+    q_start: Array,
+    taps: int,
+    bias: Array | None = None,
+    act: int = 0,
+    dx: Array | None = None,
+    accumulate_dx: bool = False,
+    dweight: Array | None = None,
+    accumulate_dweight: bool = False,
+    dbias: Array | None = None,
+    accumulate_dbias: bool = False,
+) -> None: ...
 def check_float(name: str, **arrays: Array | None) -> None:
     """
     Raise DTypeError unless all given arrays are of one floating-point type.
@@ -366,6 +418,27 @@ def launch_nothing(shares: typing.SupportsInt | typing.SupportsIndex) -> None:
     A node of empty shares, to measure what a node costs.
     """
 
+def linear(
+    x: Array, weight: Array, bias: Array | None, residual: Array | None, act: int, wide_out: bool, keep: bool
+) -> tuple[typing.Any, ...]:
+    """
+    (y, pre or None) of residual + act(x weight^T + bias)
+    """
+
+def linear_recurrence(
+    x: Array, a: Array, h: Array, q_start: Array, channels: int, state: Array | None = None
+) -> None: ...
+def linear_recurrence_backward(
+    a: Array,
+    h: Array,
+    dh: Array,
+    q_start: Array,
+    channels: int,
+    dx: Array | None = None,
+    accumulate_dx: bool = False,
+    da: Array | None = None,
+    accumulate_da: bool = False,
+) -> None: ...
 def norm(
     x: Array,
     y: Array,
@@ -394,6 +467,11 @@ def norm_backward(
     dbias: Array | None = None,
     accumulate_dbias: bool = False,
 ) -> None: ...
+def normalize(x: Array, weight: Array | None, bias: Array | None, eps: float, center: bool) -> tuple[typing.Any, ...]:
+    """
+    (y, mean or None, rstd) of layer_norm if `center`, else of rms_norm
+    """
+
 def num_threads() -> int: ...
 def openmp_runtime() -> str: ...
 def peak_bf16(y: Array) -> None:
@@ -492,6 +570,35 @@ def read(x: Array, partial: Array) -> None:
 
 def recording() -> bool: ...
 def reduce(x: Array, y: Array, outer: int, axis: int, inner: int, op: int, accumulate: bool = False) -> None: ...
+def rg_lru(
+    x: Array,
+    input_gate: Array,
+    recurrent_gate: Array,
+    param: Array,
+    positions: Array,
+    h: Array,
+    q_start: Array,
+    state: Array | None = None,
+) -> None: ...
+def rg_lru_backward(
+    x: Array,
+    input_gate: Array,
+    recurrent_gate: Array,
+    param: Array,
+    positions: Array,
+    h: Array,
+    q_start: Array,
+    dh: Array,
+    dx: Array | None = None,
+    dinput: Array | None = None,
+    drecurrent: Array | None = None,
+    dparam: Array | None = None,
+    accumulate: int = 0,
+) -> None:
+    """
+    Bit i of `accumulate` says that the i-th of dx .. dparam is added to.
+    """
+
 def rope(
     x: Array,
     positions: Array,
@@ -505,6 +612,51 @@ def rope(
     inverse: bool = False,
     accumulate: bool = False,
 ) -> None: ...
+def selective_scan(
+    u: Array,
+    delta: Array,
+    a: Array,
+    b: Array,
+    c: Array,
+    y: Array,
+    q_start: Array,
+    states: int,
+    skip: Array | None = None,
+    z: Array | None = None,
+    delta_bias: Array | None = None,
+    softplus: bool = False,
+    state: Array | None = None,
+    saved: Array | None = None,
+) -> None: ...
+def selective_scan_backward(
+    u: Array,
+    delta: Array,
+    a: Array,
+    b: Array,
+    c: Array,
+    y: Array,
+    q_start: Array,
+    states: int,
+    skip: Array | None,
+    z: Array | None,
+    delta_bias: Array | None,
+    softplus: bool,
+    saved: Array,
+    dy: Array,
+    du: Array | None = None,
+    ddelta: Array | None = None,
+    da: Array | None = None,
+    db: Array | None = None,
+    dc: Array | None = None,
+    dskip: Array | None = None,
+    dz: Array | None = None,
+    ddelta_bias: Array | None = None,
+    accumulate: int = 0,
+) -> None:
+    """
+    Bit i of `accumulate` says that the i-th of du .. ddelta_bias is added to.
+    """
+
 def set_isa(name: str) -> None: ...
 def set_num_threads(threads: typing.SupportsInt | typing.SupportsIndex) -> None: ...
 def sgd(
@@ -598,4 +750,5 @@ Q_LEAST_GROUP: int = 16
 Q_MOST_GROUP: int = 256
 Q_MOST_K: int = 131072
 READ_GRAIN: int = 65536
+SCAN_STRIDE: int = 32
 VERSION: str

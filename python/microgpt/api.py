@@ -277,7 +277,7 @@ class LanguageModel:
             model.export("m.gguf", type="q4_k")
         """
         place = Path(path)
-        if place.suffix != ".gguf":
+        if place.suffix.lower() != ".gguf":
             raise ConfigError(f"export: expected a path that ends in .gguf, got {place}; save() writes a model folder")
         if weights_of(self.decoder):
             raise ConfigError("export: a quantized model has lost what a GGUF type would round; export the original")
@@ -385,7 +385,10 @@ def quantize(
 
 
 def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:
-    """The tokenizer of a model that is one file: what its metadata holds, else one of ids."""
+    """The tokenizer of a model that is one file: what its metadata holds, else one of ids; llama2.c keeps it beside."""
+    beside = place.with_name("tokenizer.bin")
+    if found.gguf is None and beside.is_file():
+        return Tokenizer.load(beside)
     return embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
 
 

@@ -52,6 +52,7 @@ LLAMA = {
 }  # fmt: skip
 LAYER = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
 WINDOW = {**LLAMA, "sliding_window": 16}
+SCAN = {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2}
 FALCON = {"vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "num_hidden_layers": 2,
           "num_attention_heads": 4}  # fmt: skip
 # whose activation llama.cpp has in a table of float16 numbers
@@ -79,6 +80,19 @@ CASES = {
             "attention_multiplier": 0.1,
             "residual_multiplier": 0.3,
             "logits_scaling": 4.0,
+        },
+    ),
+    "mamba": ("mamba", SCAN),
+    "falcon_mamba": ("falcon_mamba", {**SCAN, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-6}),
+    "jamba": (
+        "jamba",
+        {
+            **LLAMA,
+            "rms_norm_eps": 1e-6,
+            "num_hidden_layers": 4,
+            "num_experts": 1,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 1,
         },
     ),
     "olmo2": ("olmo2", LLAMA),

@@ -68,7 +68,10 @@ def weights(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 def stored(model: Any, name: str) -> str:
     """What save_pretrained calls a parameter."""
-    return "embed_out.weight" if name == "lm_head.weight" and model.config.model_type == "gpt_neox" else name
+    kind = model.config.model_type
+    if kind == "nemotron_h" and name.startswith("model."):
+        return name.replace("model.", "backbone.", 1)
+    return "embed_out.weight" if name == "lm_head.weight" and kind == "gpt_neox" else name
 
 
 def logits(model: Any) -> np.ndarray[Any, Any]:

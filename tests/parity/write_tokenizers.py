@@ -9,6 +9,7 @@ again score the same in any order (runs of a character), sentencepiece chooses b
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import itertools
 import json
@@ -73,6 +74,18 @@ def ranks(size: int) -> dict[bytes, int]:
     return found
 
 
+def write_soak(bpe: Any, unigram: Any, reference: Any) -> None:
+    """Digests of the ids of 100,000 texts."""
+    texts = make(2, 100_000)
+    found = {
+        "bpe.model": sums(bpe.encode(texts)),
+        "unigram.model": sums(map(sorted, unigram.encode(texts))),
+        "cl100k_base.tiktoken": sums(reference.encode_batch(texts, disallowed_special=())),
+    }
+    digests = {name: hashlib.sha256(each.tobytes()).hexdigest() for name, each in found.items()}
+    (FOLDER / "soak.json").write_text(json.dumps(digests, indent=1) + "\n")
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     texts = make(1, COUNT)
@@ -109,6 +122,7 @@ def main() -> None:
         "tiktoken": sums(reference.encode_batch(texts, disallowed_special=())),
     }
     np.savez_compressed(FOLDER / "sums.npz", **found)
+    write_soak(bpe, unigram, reference)
     renders: dict[str, list[str | None]] = {}
     for name, template in TEMPLATES.items():
         renders[name] = []

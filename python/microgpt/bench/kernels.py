@@ -31,6 +31,7 @@ class Settings(rivals.Settings):
 
     groups: tuple[str, ...]
     quick: bool
+    budget: float  # seconds of a case after which no further round begins
 
 
 def last_level_cache() -> int:
@@ -101,7 +102,7 @@ def measure_case(rivals: Rivals, case: Case, dtype: str, settings: Settings, lim
             samples[name] = answer["sample"]
     limit = limit_of(case, dtype, limits, cache)
     probe = limit if limit not in DTYPES else None
-    results, near, others = contest(taking, settings.rounds, settings.seconds, probe)
+    results, near, others = contest(taking, settings.rounds, settings.seconds, probe, budget=settings.budget)
     if "error" in results[OURS]:
         raise ChildError(f"{OURS}: {case.name} in {dtype} failed: {results[OURS]['error']}")
     reached = limits[limit] if near is None else near  # memory drifts with the neighbours: the probe between the rounds

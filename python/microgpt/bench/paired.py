@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import random
@@ -29,6 +30,7 @@ OURS = "microgpt"
 PEERS_FOLDER = Path(__file__).parent / "peers"
 REST = 0.2  # seconds given to a thread pool after its turn: OpenBLAS spins for tens of milliseconds before it sleeps
 LAST_WORDS = 300
+LEAST_ROUNDS = 3  # of a contest whose budget is spent: fewer have no median
 DISTURBED = 0.08  # of the machine used by others, above which a figure is marked
 
 
@@ -245,9 +247,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def contest(
-    children: Mapping[str, Child], rounds: int, seconds: float, probe: str | None = None, probe_seconds: float = 0.02
+    children: Mapping[str, Child],
+    rounds: int,
+    seconds: float,
+    probe: str | None = None,
+    probe_seconds: float = 0.02,
+    budget: float = math.inf,
 ) -> tuple[dict[str, dict[str, Any]], float | None, float | None]:
-    """Run the steps that `children` have set up in turns; the first of a round changes from round to round.
+    """Run the steps that `children` have set up in turns; the first of a round changes from round to round. After `budget`
+    seconds no further round begins, once there have been LEAST_ROUNDS.
 
     Returns for each the median, min and max seconds, and for each but ours the paired ratio to ours with its interval
     (above 1: ours is faster); the median rate of our `probe` between the rounds; what others used of the machine. A
@@ -260,7 +268,10 @@ def contest(
     names = list(children)
     for child in children.values():
         child.settle()
+    start = time.perf_counter()
     for number in range(rounds):
+        if number >= LEAST_ROUNDS and time.perf_counter() - start > budget:
+            break
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             if name in failed:
@@ -278,7 +289,7 @@ def contest(
         if name in failed:
             results[name] = {"error": failed[name]}
             continue
-        results[name] = spread(times[name])
+        results[name] = {**spread(times[name]), "rounds": len(times[name])}
         if name != OURS and OURS not in failed:
             ratios = [theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)]
             low, high = interval(ratios)

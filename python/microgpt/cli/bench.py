@@ -128,9 +128,11 @@ def _kernels(only: str | None, full: bool, **options: Any) -> None:
     from ..bench.rivals import chosen
 
     options["rounds"] = (7 if full else 5) if options["rounds"] is None else options["rounds"]
-    options["seconds"] = (0.1 if full else 0.02) if options["seconds"] is None else options["seconds"]
+    options["seconds"] = (0.05 if full else 0.02) if options["seconds"] is None else options["seconds"]
+    budget = options.pop("budget")
+    _positive("--budget", budget)
     groups = chosen("--only", only, GROUPS, GROUPS)
-    settings = kernels.Settings(groups=groups, quick=not full, **_common(options, kernels.DTYPES, kernels.PEERS))
+    settings = kernels.Settings(groups=groups, quick=not full, budget=budget, **_common(options, kernels.DTYPES, kernels.PEERS))
     _tell(kernels.measure, settings, options)
 
 
@@ -172,8 +174,10 @@ kernels_command = Command(
     params=[
         Option(["--only"], metavar="GROUPS", help="gemm, attention, elementwise. [default: all]"),
         Option(["--full/--quick"], default=False,
-               help="All shapes (some fifteen minutes), or a choice of them (about a minute). [default: quick]"),
-        *_options(None, None, ("5, 7 with --full", "0.02, 0.1 with --full"), "numpy, torch"),
+               help="All shapes (some ten minutes), or a choice of them (about a minute). [default: quick]"),
+        Option(["--budget"], type=float, default=2.0, metavar="X", section="Accuracy",
+               help="Seconds of a case after which no further round begins; three there are always. [default: 2]"),
+        *_options(None, None, ("5, 7 with --full", "0.02, 0.05 with --full"), "numpy, torch"),
     ],
     examples=KERNEL_EXAMPLES,
     help="Kernels beside NumPy, PyTorch and what this machine can do at most.\n\n"

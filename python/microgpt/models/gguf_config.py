@@ -100,7 +100,7 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
 
     values: dict[str, Any] = {**facts.assumed, **facts.fixed}
     for key, theirs in facts.keys.items():
-        value = get(key, (int, float, str, bool))
+        value = get(key, (int, float, str, bool, np.ndarray))
         if value is not None:
             values[theirs] = value
     table = file.tensors.get("token_embd.weight")

@@ -37,6 +37,7 @@ from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
 from .quantized import shared_rows
+from .rwkv import rwkv7
 from .scan import causal_conv1d, linear_recurrence, rg_lru, selective_scan
 from .sinks import sink_attention
 from .ssd import ssd
@@ -88,6 +89,7 @@ __all__ = [
     "rope",
     "route",
     "rsqrt",
+    "rwkv7",
     "selective_scan",
     "shared_rows",
     "sigmoid",

@@ -40,7 +40,7 @@ def gated_delta(
     keys are divided by sqrt(|.|^2 + 1e-6) before. Sequence s owns rows q_start[s]..q_start[s+1]-1 and starts from
     state[s] of `state` (S, H, K, V), which becomes its last state; without, from zero. g and beta may be float32 beside
     bfloat16. For the backward a state is kept for every 64 tokens, K V / 64 numbers a token and head. A `state` is not
-    differentiated: ShapeError of argument `state` where a gradient is wanted.
+    differentiated: UsageError where a gradient is wanted.
     """
     name = "gated_delta"
     check_float(name, q=q, keys=keys, values=values)

@@ -47,11 +47,12 @@ def linear(
     `wide_out`: the result of bfloat16 is float32, as it was summed (for logits).
     A weight may be a QTensor, which takes no gradient; `rows` are then x as shared_rows() made it once for several.
     """
-    code = act_code(act)
+    code = act_code(act) if act != "none" else 0
     if isinstance(weight, QTensor):
         y, pre = quantized.linear(x, weight, bias, residual, code, wide_out, needs, rows)
     else:
-        y, pre = k.linear(x, weight, bias, residual, code, wide_out, bool(code and needs and any(needs[:3])))
+        keep = any(needs[:3]) if needs and code else False
+        y, pre = k.linear(x, weight, bias, residual, code, wide_out, keep)
     return y, (x, weight, pre, code)
 
 
@@ -150,27 +151,15 @@ def _(table: Tensor, ids: Any) -> Tensor:
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------
-def _check_norm(name: str, x: Array, weight: Array | None, bias: Array | None) -> int:
-    check_float(name, x=x, weight=weight, bias=bias)
-    cols: int = x.shape[-1] if x.ndim else 0
-    if cols < 1:
-        refuse(name, "x", "a last axis of at least 1", x.shape)
-    if weight is not None and weight.shape != (cols,):
-        refuse(name, "weight", (cols,), weight.shape)
-    if bias is not None and bias.shape != (cols,):
-        refuse(name, "bias", (cols,), bias.shape)
-    return cols
-
-
 def _norm_backward(saved: Any, dy: Array, dx: Slot | None, dweight: Slot | None, dbias: Slot | None) -> None:
-    x, weight, mean, rstd, cols = saved
+    x, weight, mean, rstd = saved
     outputs: dict[str, Any] = {}
     slots = {"dx": dx, "dweight": dweight, "dbias": dbias}
     for name, slot in slots.items():
         if slot is not None:
             dtype = x.dtype if name == "dx" else wide(x.dtype)
             outputs[name], outputs[f"accumulate_{name}"] = slot.target(dtype)
-    k.norm_backward(dy, x, rstd, cols, weight=weight, mean=mean, **outputs)
+    k.norm_backward(dy, x, rstd, x.shape[-1], weight=weight, mean=mean, **outputs)
     for name, slot in slots.items():
         if slot is not None:
             slot.settle(outputs[name])
@@ -181,11 +170,8 @@ def layer_norm(
     x: Array, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5, needs: Needs = None
 ) -> Any:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
-    cols = _check_norm("layer_norm", x, weight, bias)
-    y, rows = k.empty_like(x), x.size // cols
-    mean, rstd = k.empty((rows,), wide(x.dtype)), k.empty((rows,), wide(x.dtype))
-    k.norm(x, y, rstd, cols, eps, weight=weight, bias=bias, mean=mean)
-    return y, (x, weight, mean, rstd, cols)
+    y, mean, rstd = k.normalize(x, weight, bias, eps, True)
+    return y, (x, weight, mean, rstd)
 
 
 @layer_norm.backward
@@ -204,11 +190,8 @@ def _(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, eps: 
 @op("x", "weight")
 def rms_norm(x: Array, weight: Array | None = None, eps: float = 1e-6, needs: Needs = None) -> Any:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-    cols = _check_norm("rms_norm", x, weight, None)
-    y = k.empty_like(x)
-    rstd = k.empty((x.size // cols,), wide(x.dtype))
-    k.norm(x, y, rstd, cols, eps, weight=weight)
-    return y, (x, weight, None, rstd, cols)
+    y, mean, rstd = k.normalize(x, weight, None, eps, False)
+    return y, (x, weight, mean, rstd)
 
 
 @rms_norm.backward

@@ -76,34 +76,41 @@ class Op:
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Compute, and put the op on the tape where a gradient is wanted. Takes the forward's arguments."""
-        if options and len(args) < self._count:
-            args = self._completed(args, options)
-        found = k.unpack_tensors(Tensor, args, self._count, self._required)
-        if found is None:
-            found = self._unpacked(args)
-        arrays, slots, needs = found
-        if needs is not None and state.enabled:
-            return self._taped(self.forward(*arrays, needs=needs, **options), slots)
+        taping = state.enabled
+        if options:
+            if len(args) < self._count:
+                args = self._completed(args, options)
+            done = k.call_op(Tensor, None, args, self._count, self._required, taping)
+        else:
+            done = k.call_op(Tensor, self.forward, args, self._count, self._required, taping)
+            if isinstance(done, Tensor):
+                return done
+            if done is not None:
+                return self._taped(*done) if len(done) == 3 else done[0]
+        arrays, slots, needs = done or self._unpacked(args)
+        if taping and any(needs):
+            out, saved = self.forward(*arrays, needs=needs, **options)
+            return self._taped(out, saved, slots)
         out = self.forward(*arrays, **options)[0]
         return result(out) if isinstance(out, Array) else tuple(map(result, out))
 
-    def _unpacked(self, args: tuple[Any, ...]) -> tuple[list[Any], list[Any], list[bool] | None]:
-        """What unpack_tensors gives, where some arguments are arrays, numbers or lists of tensors."""
+    def _unpacked(self, args: tuple[Any, ...]) -> tuple[list[Any], list[Any], list[bool]]:
+        """Arrays of all arguments; slots of the tensors, and which have one."""
         count = self._count
         arrays: list[Any] = []
         slots: list[Any] = []
         for value in args[:count] + (None,) * (count - len(args)):
-            if value is None and len(arrays) >= self._required:
-                array: Any = None
-                slot: Any = None
-            elif isinstance(value, Tensor):
-                array, slot = value.data, value.slot
+            slot: Any = None
+            if isinstance(value, Tensor):
+                arrays.append(value.data)
+                slot = value.slot
+            elif value is None and len(arrays) >= self._required:
+                arrays.append(None)
             else:
                 array, slot = self._given(value, len(arrays))
-            arrays.append(array)
+                arrays.append(array)
             slots.append(slot)
-        needs = [slot is not None for slot in slots]
-        return arrays + list(args[count:]), slots, needs if any(needs) else None
+        return arrays + list(args[count:]), slots, [slot is not None for slot in slots]
 
     def _completed(self, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:
         """The tensor arguments in order: those given by name are taken out of `options`, the others are None."""
@@ -120,51 +127,16 @@ class Op:
             return value, None
         return as_array(value), None
 
-    def _taped(self, made: tuple[Any, Any], inputs: list[Any]) -> Any:
+    def _taped(self, out: Any, saved: Any, inputs: list[Any]) -> Any:
         """Tensors of what the forward returned, and the entry that will fill their slots and then the inputs'."""
-        out, saved = made
         assert self.backward_fn is not None, f"{self.name} has no backward"
         if isinstance(out, Array):
             slot = Slot(out.shape, out.dtype)
-            Entry(self.name, self.backward_fn, saved, inputs, (slot,))
+            slot.entry = Entry(self.name, self.backward_fn, saved, inputs, ())
             return result(out, slot)
         slots = [Slot(each.shape, each.dtype) for each in out]
         Entry(self.name, self.backward_fn, saved, inputs, slots)
         return tuple(map(result, out, slots))
-
-
-class _Unary(Op):
-    """An op of one tensor argument; where that is all there is, the same as Op in half the time."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if options or len(args) != 1 or not isinstance(args[0], Tensor):
-            return super().__call__(*args, **options)
-        tensor: Tensor = args[0]
-        if tensor.slot is not None and state.enabled:
-            return self._taped(self.forward(tensor.data, needs=[True]), [tensor.slot])
-        out = self.forward(tensor.data)[0]
-        return result(out) if isinstance(out, Array) else tuple(map(result, out))
-
-
-class _Binary(Op):
-    """The same for two."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if options or len(args) != 2:
-            return super().__call__(*args, **options)
-        a, b = args
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-            return super().__call__(a, b)
-        slots = [a.slot, b.slot]
-        if slots != _NONE and state.enabled:
-            needs = [a.slot is not None, b.slot is not None]
-            return self._taped(self.forward(a.data, b.data, needs=needs), slots)
-        out = self.forward(a.data, b.data)[0]
-        return result(out) if isinstance(out, Array) else tuple(map(result, out))
-
-
-_NONE = [None, None]
-_KINDS = {1: _Unary, 2: _Binary}
 
 
 def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
@@ -174,7 +146,7 @@ def op(*tensors: str) -> Callable[[Callable[..., Any]], Op]:
     """
 
     def decorate(forward: Callable[..., Any]) -> Op:
-        made = _KINDS.get(len(tensors), Op)(forward, tensors)
+        made = Op(forward, tensors)
         OPS.add(made.name, made)
         return made
 

@@ -32,16 +32,16 @@ def _check_state(name: str, like: Array, state: Array | None, shape: tuple[int, 
         raise UsageError(f"{name}: `state` takes part in no gradient; leave it out, or compute within no_grad()")
 
 
-def _check_rows(name: str, q_start: Array, **rows: Array) -> tuple[int, int]:
-    """(T, C), the shape of all `rows`."""
+def _check_rows(name: str, q_start: Array, **rows: Array | None) -> tuple[int, int]:
+    """(T, C), the shape of all `rows` that are there; the first is."""
     check_int32(name, q_start=q_start)
-    first, *others = rows
-    shape = rows[first].shape
+    (first, x), *others = ((key, each) for key, each in rows.items() if each is not None)
+    shape = x.shape
     if len(shape) != 2 or shape[1] < 1:
         refuse(name, first, "two axes (tokens, channels >= 1)", shape)
-    for other in others:
-        if rows[other] is not None and rows[other].shape != shape:
-            refuse(name, other, shape, rows[other].shape)
+    for other, each in others:
+        if each.shape != shape:
+            refuse(name, other, shape, each.shape)
     if q_start.ndim != 1 or q_start.size < 1:
         refuse(name, "q_start", "one axis (sequences + 1)", q_start.shape)
     return shape[0], shape[1]
@@ -135,7 +135,7 @@ def _widened(name: str, like: Array, key: str, x: Array | None) -> Any:
 def _(saved: Any, dy: Array, *slots: Any) -> None:
     u, _, a, *_ = saved
     kinds = (u.dtype, u.dtype, a.dtype, a.dtype, a.dtype, a.dtype, u.dtype, a.dtype)
-    _into(slots, kinds, lambda *out: k.selective_scan_backward(*saved, dy, *out))
+    _into(slots, kinds, lambda *out: k.selective_scan_backward(*[*saved, dy, *out]))
 
 
 @selective_scan.cost
@@ -328,7 +328,7 @@ def rg_lru(
 @rg_lru.backward
 def _(saved: Any, dh: Array, *slots: Any) -> None:
     x, _, _, param, *_ = saved
-    _into(slots, (x.dtype, x.dtype, x.dtype, param.dtype), lambda *out: k.rg_lru_backward(*saved, dh, *out))
+    _into(slots, (x.dtype, x.dtype, x.dtype, param.dtype), lambda *out: k.rg_lru_backward(*[*saved, dh, *out]))
 
 
 @rg_lru.cost

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from .. import _kernels as k
-from ..errors import DTypeError
+from ..errors import DTypeError, UsageError
 from ..tensor import Tensor, as_array, full, wide
 from . import basic, raw
 from .op import Cost, check, check_float, check_int32, check_wide, elements_bytes, op, refuse
@@ -104,7 +104,8 @@ def check_state(name: str, state: Array | None, x: Array, shape: tuple[int, ...]
         return
     check_wide(name, x, state=state)
     check(state.shape == shape, name, "state", shape, state.shape)
-    check(not needs, name, "state", "None where a gradient is wanted", state.shape)
+    if needs:
+        raise UsageError(f"{name}: a state is not differentiated: `state` expected None where a gradient is wanted")
 
 
 def give_sum(slot: Any, parts: Array, shape: tuple[int, ...]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from microgpt.errors import TokenizerError
 from microgpt.tokenizers.base import Tokenizer, parse_json, read_bytes, read_text
+from microgpt.tokenizers.ids import CLASS, IdsTokenizer
 
 # In the order in which they are looked for.
 NAMES = ("tokenizer.json", "tokenizer.model", "vocab.json", "encoder.json", "vocab.txt")
@@ -20,6 +21,8 @@ def open_tokenizer(place: Path) -> Tokenizer:
     folder = path.parent
     config_path = folder / "tokenizer_config.json"
     config = parse_json(config_path, read_text(config_path)) if config_path.exists() else {}
+    if config.get("tokenizer_class") == CLASS and not path.exists():  # a model that came without a vocabulary
+        return IdsTokenizer.from_config(config, str(config_path))
     made = _open(path, config)
     made.chat_templates.update(_templates(folder, config))
     generation = folder / "generation_config.json"

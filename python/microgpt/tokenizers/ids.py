@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any
+
 from microgpt.errors import TokenizerError
 from microgpt.tokenizers.base import Tokenizer
+
+CLASS = "IdsTokenizer"
 
 
 class IdsTokenizer(Tokenizer):
@@ -31,7 +38,17 @@ class IdsTokenizer(Tokenizer):
         return "".join(f"{number} " for number in ids)
 
     def _files(self) -> dict[str, str]:
-        return {}
+        ends = {"bos_token_id": self.bos_id, "eos_token_id": self.eos_id}
+        config = {"tokenizer_class": CLASS, "vocab_size": self.vocab_size, **ends}
+        return {"tokenizer_config.json": json.dumps(config, indent=1) + "\n"}
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any], where: str) -> IdsTokenizer:
+        """What tokenizer_config.json says of one. Raises TokenizerError."""
+        size, ends = config.get("vocab_size"), (config.get("bos_token_id"), config.get("eos_token_id"))
+        if type(size) is not int or not 1 <= size <= 2**24 or any(type(each) not in (int, NoneType) for each in ends):
+            raise TokenizerError(f"{where}: expected a vocab_size of 1 to {2**24}, and ids or null for the ends")
+        return IdsTokenizer(size, *ends)
 
     @property
     def fingerprint(self) -> str:

@@ -127,7 +127,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Key(Part):
-    """config.json's `theirs` <-> the places `ours`, separated by spaces; the first is what is written.
+    """config.json's `theirs` <-> the places `ours`, separated by spaces; the first that is there is written.
 
     A missing key or null is `default`, which may be a function of the draft. `values` translates theirs to ours.
     `to`, `back`: the two directions of a conversion. `quiet`: written only where it is not the default. `nullable`:
@@ -163,9 +163,13 @@ class Key(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        try:
-            value = look(config, self.ours.split()[0])
-        except LookupError:  # no block has such a layer: nothing to say of it
+        for place in self.ours.split():
+            try:
+                value = look(config, place)
+                break
+            except LookupError:  # no block has such a layer
+                continue
+        else:
             return
         if self.quiet and value == self.default:
             return
@@ -287,8 +291,9 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
 
     `names` maps the name of a module (or parameter) to theirs; in blocks it is relative to "blocks". "mamba.x" there is
     x of the layers of kind mamba, "mixer.x" and "ffn.x" are those of all kinds. Several modules
-    of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups. A "*" in
-    their name is the number of a row that is stored alone. `packings`: how the arrays of some keys lie in the file.
+    of ours that are one of theirs stand in one key, separated by spaces, and are joined in `groups` groups, or after
+    "@" in as many as that field of the mixer says. A "*" in their name is the number of a row that is stored alone.
+    `packings`: how the arrays of some keys lie in the file.
     """
     shapes = config.shapes()
     rules: list[Rule] = []
@@ -306,11 +311,13 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
                 parts = [f"{ours}{part}{kind}" for part in modules]
                 if not all(part in shapes for part in parts):
                     continue
+                named, _, field = name.partition("@")
                 if key in packings:
                     shape = packings[key].shape([shapes[part] for part in parts])
-                    rules.append(Rule(tuple(parts), theirs + name + kind, shape=shape, packing=packings[key]))
+                    rules.append(Rule(tuple(parts), theirs + named + kind, shape=shape, packing=packings[key]))
                 else:
-                    rules.append(_rule(parts, theirs + name + kind, shapes, transposed and kind == ".weight", groups))
+                    many = getattr(block.mixer, field) if field and block is not None else groups
+                    rules.append(_rule(parts, theirs + named + kind, shapes, transposed and kind == ".weight", many))
     return rules
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ...nn.checks import require
 from ...nn.ffn.moe import MoeSpec
 from ...nn.spec import NormSpec
@@ -13,8 +15,9 @@ from .common import Reader
 from .declare import Act, Bool, Derived, Draft, Float, Key, Part, declare, ends, head_width, shape
 from .experts import IGNORED as EXPERTS_IGNORED
 from .experts import experts
+from .gguf import GGUF, NO_WIDTH, Gguf
 from .llama import BODY, NO_BIAS
-from .mamba import IGNORED, Expand, layer_names
+from .mamba import GGUF_FUSED, GGUF_NAMES, GGUF_PACKINGS, IGNORED, Expand, layer_names
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,10 @@ ENDS = {name: theirs for name, theirs in BODY.items() if not name.startswith("mi
 declare(
     "jamba", "JambaForCausalLM",
     [*shape(65536, 4096, 32, 32, 262144), Key("num_key_value_heads", "mixer.kv_heads", 8),
-     Derived("mixer.head_dim", head_width), Layers(), Key("intermediate_size", "ffn.width glu.width", 14336),
-     Act("hidden_act", "silu", ours="ffn.act glu.act"), *experts(16, 2)[1:],
+     Derived("mixer.head_dim", head_width), Layers(),
+     # each key twice: it is written whichever kind of feed-forward there is
+     Key("intermediate_size", "ffn.width glu.width", 14336), Key("intermediate_size", "glu.width", 14336),
+     Act("hidden_act", "silu", ours="ffn.act glu.act"), Act("hidden_act", "silu", ours="glu.act"), *experts(16, 2)[1:],
      Key("mamba_d_state", "mamba.state", 16), Key("mamba_d_conv", "mamba.taps", 4),
      Expand("mamba", "mamba_expand", "mamba_dt_rank"), Bool("mamba_conv_bias", "mamba.conv_bias", True),
      Bool("mamba_proj_bias", "mamba.bias"), Float("rms_norm_eps", "norm.eps mamba.norm.eps", 1e-6), *ends(False)],
@@ -91,3 +96,34 @@ declare(
     ffn=MoeSpec, fixed={**NO_BIAS, "ffn.renormalize": False, "mamba.norm": NormSpec("rms", bias=False)},
     ignored=f"{EXPERTS_IGNORED} {IGNORED}",
 )  # fmt: skip
+
+
+def read_gguf(values: dict[str, Any]) -> None:
+    """Which layers have attention: those with key/value heads."""
+    kv, inner = np.atleast_1d(values.pop("kv")), values.pop("inner_size")
+    if kv.shape != (values["num_hidden_layers"],) or inner % values["hidden_size"]:
+        raise ValueError(f"attention.head_count_kv {kv}, ssm.inner_size {inner}")
+    values["mamba_expand"] = inner // values["hidden_size"]
+    values["num_key_value_heads"] = int(kv.max()) or values["num_attention_heads"]
+    try:
+        Layers.attention.write([each > 0 for each in kv.tolist()], values)
+    except TypeError:
+        raise ValueError(f"attention.head_count_kv {kv}: no period") from None
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """The inverse. `kv` is the number of each layer."""
+    attends = Layers.attention.read(Reader(values), values["num_hidden_layers"])
+    values["kv"] = np.array([values["num_key_value_heads"] if each else 0 for each in attends], np.int32)
+    values["inner_size"] = values["mamba_expand"] * values["hidden_size"]
+
+
+# Dense and expert layers have their matrices under the same names here, so only a model of dense ones can be told.
+GGUF.add("jamba", Gguf(
+    "jamba",
+    {**{key: theirs for key, theirs in NO_WIDTH.items() if "kv" not in key}, "attention.head_count_kv": "kv",
+     "ssm.conv_kernel": "mamba_d_conv", "ssm.state_size": "mamba_d_state", "ssm.inner_size": "inner_size",
+     "ssm.time_step_rank": "mamba_dt_rank"},
+    fixed={"hidden_act": "silu", "num_experts": 1, "mamba_conv_bias": True, "mamba_proj_bias": False}, rope=False,
+    names=GGUF_NAMES, fused=GGUF_FUSED, packings=GGUF_PACKINGS, read=read_gguf, write=write_gguf,
+))  # fmt: skip

@@ -53,7 +53,7 @@ class Expand(Part):
 
 def layer_names(kind: str, prefix: str) -> dict[str, str]:
     """Names of the weights of a layer of this kind ("mixer" where all are) below `prefix`."""
-    table = {"conv": "conv1d", "select": "x_proj", "delta": "dt_proj", "a_log": "A_log", "skip": "D", "o": "out_proj"}
+    table = {"conv": "conv1d", "select": "x_proj", "delta": "dt_proj", "a_log": "A_log", "skip": "D", "out": "out_proj"}
     joined = {f"{kind}.x {kind}.z": f"{prefix}.in_proj"}
     return {**joined, **{f"{kind}.{ours}": f"{prefix}.{theirs}" for ours, theirs in table.items()}}
 
@@ -91,7 +91,7 @@ declare(
 # -- GGUF: a = -exp(a_log) is stored, and a convolution's weight has two axes
 GGUF_NAMES = {
     "mixer.conv": "ssm_conv1d", "mixer.select": "ssm_x", "mixer.delta": "ssm_dt", "mixer.a_log": "ssm_a",
-    "mixer.skip": "ssm_d", "mixer.o": "ssm_out", "mixer.delta_norm": "ssm_dt_norm", "mixer.b_norm": "ssm_b_norm",
+    "mixer.skip": "ssm_d", "mixer.out": "ssm_out", "mixer.delta_norm": "ssm_dt_norm", "mixer.b_norm": "ssm_b_norm",
     "mixer.c_norm": "ssm_c_norm",
 }  # fmt: skip
 GGUF_FUSED = {"mixer.x mixer.z": "ssm_in"}

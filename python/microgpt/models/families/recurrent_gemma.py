@@ -69,6 +69,15 @@ class Window(Part):
             return
 
 
+class LocalRope(Rope):
+    """Rotary positions of the attention blocks, if there are some."""
+
+    def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
+        """See Part."""
+        if any(block.mixer.kind == "attention" for block in config.blocks):
+            super().write(config, out)
+
+
 def _scale(draft: Draft) -> float:
     """The square root of the width, rounded to bfloat16, as the models were trained."""
     return float(np.array(draft.get("width") ** 0.5).astype(numpy_dtype("bfloat16")))
@@ -95,9 +104,10 @@ RGLRU = {
 declare(
     "recurrent_gemma", "RecurrentGemmaForCausalLM",
     [Key("num_hidden_layers", "layers", 26), Key("vocab_size", "vocab_size", 256000), Key("hidden_size", "width", 2560),
-     Key("num_attention_heads", "mixer.heads rglru.heads", 10), Key("num_key_value_heads", "mixer.kv_heads", all_heads),
+     Key("num_attention_heads", "mixer.heads rglru.heads", 10), Key("num_attention_heads", "rglru.heads", 10),
+     Key("num_key_value_heads", "mixer.kv_heads", all_heads),
      Derived("mixer.head_dim", head_width), Key("max_position_embeddings", "max_positions", 8192, quiet=True),
-     BlockTypes(), Window(), Rope(share=0.5), Bool("attention_bias", "mixer.bias"),
+     BlockTypes(), Window(), LocalRope(share=0.5), Bool("attention_bias", "mixer.bias"),
      Key("lru_width", "rglru.inner", _width), Key("conv1d_width", "rglru.taps", 4),
      Halved(), Act("hidden_activation", "gelu_pytorch_tanh"), Derived("rglru.act", lambda draft: draft.get("ffn.act")),
      Float("rms_norm_eps", "norm.eps", 1e-6), Float("logits_soft_cap", "logit_soft_cap", 30.0, to=_no_cap),

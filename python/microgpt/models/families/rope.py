@@ -85,7 +85,10 @@ def ropes(config: ModelConfig) -> dict[str, RopeSpec]:
 
 def head_dim_of(config: ModelConfig) -> int:
     """The width of a head of the layers that have rotary positions."""
-    return next(block.mixer.head_dim for block in config.blocks if getattr(block.mixer, "rope", None) is not None)
+    found = [block.mixer.head_dim for block in config.blocks if getattr(block.mixer, "rope", None) is not None]
+    if not found:
+        raise TypeError("no rotary positions")
+    return int(found[0])
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ def _scan(width: int, norm: NormSpec | None = None) -> MambaSpec:
 
 @preset("mamba")
 def mamba(vocab_size: int, width: int, layers: int, heads: int, block_size: int, dropout: float) -> ModelConfig:
-    """Mamba's architecture in any size (arXiv:2312.00752): selective scans alone, tied head. `heads` says nothing here.
-
-    transformers loads it unless there is dropout.
+    """Mamba's architecture in any size (arXiv:2312.00752): selective scans alone, tied head. `heads` must divide the
+    width, as everywhere, and says nothing else. transformers loads it unless there is dropout.
     """
+    head_dim(width, heads)
     block = BlockSpec(_scan(width), None, RMS, dropout=dropout)
     return ModelConfig(
         vocab_size, width, block_size, (block,) * layers, family="microgpt" if dropout else "mamba",
@@ -39,10 +39,10 @@ def griffin(vocab_size: int, width: int, layers: int, heads: int, block_size: in
     """Griffin's architecture in any size (arXiv:2402.19427): two recurrent blocks, then one of local attention with one
     key/value head, whose window is half the block size; gated feed-forwards, tied head.
     """
-    lru = RgLruSpec(width, heads)
     attention = AttentionSpec(
         heads, head_dim(width, heads), 1, bias=False, window=max(1, block_size // 2), rope=RopeSpec()
     )
+    lru = RgLruSpec(width, heads)
     ffn = GluSpec(3 * width // 2, "gelu_tanh", bias=True)
     blocks = tuple(BlockSpec(attention if i % 3 == 2 else lru, ffn, RMS, dropout=dropout) for i in range(layers))
     return ModelConfig(

@@ -38,6 +38,11 @@ class ShortConvSpec(LayerSpec):
             made |= linear(name, width, self.width, self.bias)
         return made | conv("conv", self.width, self.taps, self.bias) | linear("out", self.width, width, self.bias)
 
+    @property
+    def window(self) -> int:  # type: ignore[override]
+        """A token sees as many as there are taps."""
+        return self.taps
+
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: three projections, what is convolved, what comes out, gated."""
         return 6 * self.width

@@ -1,0 +1,65 @@
+"""Nemotron-H (NVIDIA 2025, arXiv:2504.03624): blocks of one layer each, of Mamba-2, attention or an MLP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...nn.checks import require
+from ...nn.ffn.mlp import MlpSpec
+from ...nn.spec import NormSpec
+from ..config import ModelConfig
+from .common import Reader
+from .declare import ACTS, FULL, Bool, Draft, Float, Key, Only, Part, declare, ends
+from .hybrid import ATTENTION, EXTRA, LINEAR, Kinds, Limits, mamba2_names
+
+KINDS = {
+    LINEAR: {"mixer.type": "mamba2", "ffn.type": None},
+    FULL: {"mixer.type": "attention", "ffn.type": None},
+    "mlp": {"mixer.type": None, "ffn.type": "mlp"},
+}
+LIST = Kinds(KINDS, lambda i, get: LINEAR, "layers_block_type", {"mamba": LINEAR, "attention": FULL})
+LETTERS = {"M": LINEAR, "*": FULL, "-": "mlp"}
+
+
+class Pattern(Part):
+    """layers_block_type, whose length is the number of blocks; older files have a letter for each block."""
+
+    def read(self, get: Reader, draft: Draft) -> None:
+        """See Part."""
+        letters = get.get("hybrid_override_pattern", (str, type(None)), None)
+        names = get.get("layers_block_type", (list, type(None)), None)
+        get.used.add("num_hidden_layers")
+        if names is None and letters is not None:
+            for letter in letters:
+                require(letter in LETTERS, f"{get.where}: hybrid_override_pattern", " or ".join(LETTERS), letter)
+            names = [LETTERS[letter] for letter in letters]
+            get.config = {**get.config, "layers_block_type": names}
+        draft.set("layers", get.get("num_hidden_layers", int, 4) if names is None else len(names))
+        LIST.read(get, draft)
+
+    def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
+        """See Part."""
+        LIST.write(config, out)
+        out["num_hidden_layers"] = len(config.blocks)
+
+
+declare(
+    "nemotron_h", "NemotronHForCausalLM",
+    [Pattern(), Key("vocab_size", "vocab_size", 131072), Key("hidden_size", "width", 4096),
+     Key("num_attention_heads", "mixer.heads", 32), Key("num_key_value_heads", "mixer.kv_heads", 8),
+     Key("head_dim", "mixer.head_dim", 128), Key("max_position_embeddings", "max_positions", 4096),
+     Key("intermediate_size", "ffn.width", 21504), Key("mlp_hidden_act", "ffn.act", "relu2", str, ACTS),
+     Bool("mlp_bias", "ffn.bias"), Key("mamba_num_heads", "mamba2.heads", 128),
+     Key("mamba_head_dim", "mamba2.head_dim", 64), Key("ssm_state_size", "mamba2.state", 128),
+     Key("n_groups", "mamba2.groups", 8), Key("conv_kernel", "mamba2.taps", 4),
+     Bool("use_conv_bias", "mamba2.conv_bias", True), Bool("mamba_proj_bias", "mamba2.bias"), Limits("mamba2.limits"),
+     Float("layer_norm_epsilon", "norm.eps mamba2.norm.eps", 1e-5), Only("mamba_hidden_act", "silu"), *ends(False)],
+    {"embed": "backbone.embeddings", "norm": "backbone.norm_f", "head": "lm_head.weight", "blocks": "backbone.layers",
+     "mixer_norm": "norm", "ffn_norm": "norm", **{ours: theirs.replace("self_attn", "mixer") for ours, theirs in
+     ATTENTION.items()}, **mamba2_names("mixer"), "ffn.up": "mixer.up_proj", "ffn.down": "mixer.down_proj"},
+    ffn=MlpSpec, fixed={"mamba2.norm": NormSpec("rms", bias=False), "mixer.bias": False, "mixer.out_bias": False},
+    ignored=EXTRA + " expand use_mamba_kernels mamba_ssm_cache_dtype n_routed_experts n_shared_experts use_bias"
+    " moe_intermediate_size moe_shared_expert_intermediate_size moe_latent_size moe_shared_expert_overlap"
+    " num_experts_per_tok routed_scaling_factor n_group topk_group norm_topk_prob num_nextn_predict_layers"
+    " mtp_layers_block_type hidden_dropout sliding_window attention_bias",
+)  # fmt: skip

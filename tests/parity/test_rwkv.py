@@ -1,0 +1,96 @@
+"""RWKV-7 beside its authors' package, on random weights, and on the weights of an experiment of theirs."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from microgpt import _kernels as k
+from microgpt.autograd import no_grad
+from microgpt.models.decoder import Decoder
+from microgpt.models.rwkv import load_rwkv7
+from microgpt.nn import Ctx, Layout
+from microgpt.state.contiguous import ContiguousStates
+from tests.parity.test_real_weights import data
+
+HEADS, HEAD_DIM, VOCAB, LAYERS = 2, 16, 40, 3
+WIDTH = HEADS * HEAD_DIM
+
+
+def weights() -> dict[str, Any]:
+    """A model's file, as the package reads it: vectors are (1, 1, width), low-rank matrices (in, out)."""
+    torch.manual_seed(3)
+
+    def spread(*shape: int, size: float = 0.3, middle: float = 0.0) -> Any:
+        return torch.randn(*shape) * size + middle
+
+    made = {"emb.weight": spread(VOCAB, WIDTH), "head.weight": spread(VOCAB, WIDTH)}
+    made |= {"ln_out.weight": spread(WIDTH, middle=1.0), "ln_out.bias": spread(WIDTH)}
+    for i in range(LAYERS):
+        block = f"blocks.{i}."
+        for norm in (["ln0"] if i == 0 else []) + ["ln1", "ln2"]:
+            made |= {f"{block}{norm}.weight": spread(WIDTH, middle=1.0), f"{block}{norm}.bias": spread(WIDTH)}
+        att = block + "att."
+        vectors = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "v0", "k_k", "k_a"]
+        made |= {att + name: spread(1, 1, WIDTH, middle=0.5) for name in vectors}
+        made[att + "r_k"] = spread(HEADS, HEAD_DIM)
+        for name, rank in (("w", 5), ("a", 6), ("v", 7), ("g", 8)):
+            made |= {f"{att}{name}1": spread(WIDTH, rank), f"{att}{name}2": spread(rank, WIDTH)}
+        made |= {f"{att}{name}.weight": spread(WIDTH, WIDTH) for name in ("receptance", "key", "value", "output")}
+        made |= {att + "ln_x.weight": spread(WIDTH, middle=1.0), att + "ln_x.bias": spread(WIDTH)}
+        made |= {block + "ffn.x_k": spread(1, 1, WIDTH, middle=0.5), block + "ffn.key.weight": spread(4 * WIDTH, WIDTH),
+                 block + "ffn.value.weight": spread(WIDTH, 4 * WIDTH)}  # fmt: skip
+    return made
+
+
+def logits(model: Decoder, ids: list[int], states: ContiguousStates | None = None) -> npt.NDArray[np.float32]:
+    with no_grad():
+        if states is None:
+            layout = Layout.packed([len(ids)])
+        else:
+            states.begin([len(ids)])
+            layout = Layout.cached([len(ids)], states.lengths, states.rows)
+        hidden = model.hidden(k.from_numpy(np.array(ids, np.int32)), Ctx(layout, states=states))
+        got: npt.NDArray[np.float32] = model.logits(hidden).numpy().copy()
+    if states is not None:
+        states.commit()
+    return got
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it is compiled by torch.jit
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
+    """A forward, and one in pieces, beside the package's; it computes bfloat16 files in float32 here, as we do."""
+    for name, value in (("RWKV_V7_ON", "1"), ("RWKV_JIT_ON", "0"), ("RWKV_CUDA_ON", "0")):
+        monkeypatch.setitem(os.environ, name, value)
+    package = pytest.importorskip("rwkv.model", reason="needs the package rwkv (pip install rwkv==0.8.32)")
+    torch.save({name: each.to(dtype) for name, each in weights().items()}, tmp_path / "model.pth")
+    ids = np.random.default_rng(1).integers(0, VOCAB, 70).tolist()
+    theirs = package.RWKV(model=str(tmp_path / "model"), strategy="cpu fp32")
+    want = theirs.forward(ids, None, full_output=True)[0].numpy()
+    model = load_rwkv7(tmp_path / "model.pth")
+    got = logits(model, ids)
+    assert np.abs(want).max() > 1.0
+    assert np.abs(got - want).max() <= 1e-4
+    states = ContiguousStates(model.state_specs(), 1, len(ids))
+    pieces = np.concatenate([logits(model, ids[at : at + 9], states) for at in range(0, len(ids), 9)])
+    assert np.array_equal(pieces, got)
+
+
+def test_the_authors_experiment_reverses_numbers() -> None:
+    """Two layers of width 32 that were trained to continue "123," by "321": all digits, for numbers of 1 to 60."""
+    model = load_rwkv7(data("models/rwkv7_reverse/260123_reverse_L2_only_rwkv7.pth"))
+    letters = "0123456789,#"
+    draw = random.Random(7)
+    for digits in range(1, 61):
+        number = str(draw.randint(0 if digits == 1 else 10 ** (digits - 1), 10**digits - 1))
+        ids = [letters.index(each) for each in f"{number},{number[::-1]}"]
+        found = logits(model, ids[:-1]).argmax(1)[digits:]
+        assert "".join(letters[each] for each in found) == number[::-1]
