@@ -167,3 +167,14 @@ def test_a_model_without_a_vocabulary_stays_one_of_ids(tmp_path: Path) -> None:
     size = Tokenizer.load(tmp_path / "tokenizer.bin").vocab_size
     llama2c(a_model(vocab_size=size, tie_word_embeddings=True), tmp_path / "m.bin")
     assert microgpt.load(tmp_path / "m.bin").tokenizer.encode("a b") != []
+
+
+def test_gguf_in_capitals_and_weights_of_other_quantizers(folder: Path, tmp_path: Path) -> None:
+    assert run("convert", str(folder), str(tmp_path / "M.GGUF"), "--quiet").exit_code == 0
+    assert (tmp_path / "M.GGUF").read_bytes()[:4] == b"GGUF"
+    assert microgpt.load(tmp_path / "M.GGUF").decoder.config.family == "llama"
+    config = json.loads((folder / "config.json").read_text())
+    for method in ("gptq", "bitsandbytes", "fp8", 7):
+        (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
+        with pytest.raises(ConfigError, match=f"weights quantized by .*{method}.*: plain ones, MLX's"):
+            microgpt.load(folder)

@@ -300,7 +300,11 @@ def rewritten(path: Path, change: dict[str, Any], tensors: dict[str, Any] | None
         ({"llama.block_count": 1}, {}, r"unexpected \['blk.1.attn_k.weight'"),
         ({"llama.attention.head_count": 0}, {}, "heads"),
         ({"llama.attention.head_count": 3}, {}, "kv_heads: expected a divisor|divisible"),
-        ({"llama.attention.head_count_kv": [2, 1]}, {}, "head_count_kv' expected int or float or str or bool"),
+        (
+            {"llama.attention.head_count_kv": [2, 1]},
+            {},
+            "head_count_kv' expected int or float or str or bool|num_key_value_heads expected int, got array",
+        ),
         ({"llama.attention.key_length": 7}, {}, "even width|head_dim"),
         ({"llama.embedding_length": 2**31 - 1}, {}, "width: expected a whole number"),
         ({"llama.embedding_length": 64}, {}, r"embed.weight expected \(61, 64\), got \(61, 32\)"),

@@ -8,6 +8,15 @@
 #include <structmember.h>
 
 namespace mg::bindings {
+
+struct Made {
+  py::tuple arrays;
+};
+template <> struct Result<Made> {
+  static constexpr const char* kType = "tuple[typing.Any, ...]";
+  static PyObject* give(Made&& made) { return made.arrays.release().ptr(); }
+};
+
 namespace {
 
 // Where a Tensor has its attributes: they are __slots__, so every object has them in the same place.
@@ -116,15 +125,15 @@ void check_shape(const Array* array, const int64_t* shape, int rank, const char*
 }
 
 // A tuple of the arrays; None for those that were not made.
-template <class... Arrays> py::tuple results(Arrays&&... arrays) {
+template <class... Arrays> Made results(Arrays&&... arrays) {
   py::tuple tuple(sizeof...(Arrays));
   Py_ssize_t at = 0;
   ((PyTuple_SET_ITEM(tuple.ptr(), at, arrays.data ? wrap(std::move(arrays)) : py::none().release().ptr()), ++at), ...);
-  return tuple;
+  return {std::move(tuple)};
 }
 
 // -> (y, what the activation's backward needs or None). `keep`: a gradient will be asked for.
-py::tuple linear(const Array& x, const Array& weight, const Array* bias, const Array* residual, int act, bool wide_out,
+Made linear(const Array& x, const Array& weight, const Array* bias, const Array* residual, int act, bool wide_out,
                  bool keep) {
   const std::pair<const char*, const Array*> given[] = {
       {"x", &x}, {"weight", &weight}, {"bias", bias}, {"residual", residual}};
@@ -156,7 +165,7 @@ py::tuple linear(const Array& x, const Array& weight, const Array* bias, const A
 }
 
 // -> (y, mean or None, rstd) of layer_norm, or of rms_norm.
-py::tuple normalize(const Array& x, const Array* weight, const Array* bias, double eps, bool center) {
+Made normalize(const Array& x, const Array* weight, const Array* bias, double eps, bool center) {
   const char* op = center ? "layer_norm" : "rms_norm";
   const std::pair<const char*, const Array*> given[] = {{"x", &x}, {"weight", weight}, {"bias", bias}};
   for (const auto& [name, array] : given) check_like(array, op, name, x, "x");
@@ -185,10 +194,10 @@ void register_calls(py::module_& m) {
       {"call_op", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&call_op)), METH_FASTCALL,
        "call_op(tensor: type, forward: collections.abc.Callable[..., typing.Any] | None, args: tuple[typing.Any, ...], "
        "count: int, required: int, taping: bool) -> typing.Any\n\n"
-       "Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be None or\n"
-       "missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and `taping`: (output,\n"
-       "saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots, whether each has one).\n"
-       "None, and nothing is called, if one of the first is neither a tensor nor None."},
+       "Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be\n"
+       "None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and\n"
+       "`taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,\n"
+       "whether each has one). None, and nothing is called, if one of the first is neither a tensor nor None."},
       {},
   };
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();

@@ -24,8 +24,8 @@ int64_t rows_of(const Array& x, int64_t channels, const char* op) {
 
 template <class T>
 ScanArgs<T> scan_args(const Array& u, const Array& delta, const Array& a, const Array& b, const Array& c, const Array& y,
-                      const Array& q_start, int64_t states, const Array* skip, const Array* z, const Array* delta_bias, bool softplus,
-                      const Array* saved) {
+                      const Array& q_start, int64_t states, const Array* skip, const Array* z, const Array* delta_bias,
+                      bool softplus, const Array* saved) {
   const char* op = "selective_scan";
   if (states < 1) throw shape_error("selective_scan: a channel must have at least 1 state");
   ScanArgs<T> args{};
@@ -47,8 +47,8 @@ ScanArgs<T> scan_args(const Array& u, const Array& delta, const Array& a, const 
 }
 
 void selective_scan(const Array& u, const Array& delta, const Array& a, const Array& b, const Array& c, const Array& y,
-                    const Array& q_start, int64_t states, const Array* skip, const Array* z, const Array* delta_bias, bool softplus,
-                    const Array* state, const Array* saved) {
+                    const Array& q_start, int64_t states, const Array* skip, const Array* z, const Array* delta_bias,
+                    bool softplus, const Array* state, const Array* saved) {
   by_dtype(u, "selective_scan", [&](auto t) {
     using T = decltype(t);
     auto args = scan_args<T>(u, delta, a, b, c, y, q_start, states, skip, z, delta_bias, softplus, saved);
@@ -69,8 +69,8 @@ template <class T> void add_parts(const Array& parts, const Array* sum, bool acc
 
 void selective_scan_backward(const Array& u, const Array& delta, const Array& a, const Array& b, const Array& c, const Array& y,
                              const Array& q_start, int64_t states, const Array* skip, const Array* z, const Array* delta_bias,
-                             bool softplus, const Array& saved, const Array& dy, const Array* du, const Array* ddelta, const Array* da,
-                             const Array* db, const Array* dc, const Array* dskip, const Array* dz, const Array* ddelta_bias,
+                             bool softplus, const Array& saved, const Array& dy, const Array* du, const Array* ddelta,
+                             const Array* da, const Array* db, const Array* dc, const Array* dskip, const Array* dz, const Array* ddelta_bias,
                              int64_t accumulate) {
   by_dtype(u, "selective_scan_backward", [&](auto t) {
     using T = decltype(t);
@@ -90,15 +90,16 @@ void selective_scan_backward(const Array& u, const Array& delta, const Array& a,
     const int64_t shape[] = {scan_blocks(fwd.channels), fwd.tokens * states};
     Array db_parts = make_array(dtype_of<Wide<T>>::value, shape, 2), dc_parts = make_array(dtype_of<Wide<T>>::value, shape, 2);
     args.part_db = db_parts.as<Wide<T>>(), args.part_dc = dc_parts.as<Wide<T>>();
-    MG_RUN(selective_scan_backward, T, args, &u, &delta, &a, &b, &c, &q_start, skip, z, delta_bias, &saved, &dy, du, ddelta, da, dskip, dz,
-           ddelta_bias, &db_parts, &dc_parts);
+    MG_RUN(selective_scan_backward, T, args, &u, &delta, &a, &b, &c, &q_start, skip, z, delta_bias, &saved, &dy, du, ddelta, da,
+           dskip, dz, ddelta_bias, &db_parts, &dc_parts);
     add_parts<Wide<T>>(db_parts, db, adds(3));
     add_parts<Wide<T>>(dc_parts, dc, adds(4));
   });
 }
 
 template <class T>
-ConvArgs<T> conv_args(const Array& x, const Array& weight, const Array& y, const Array& q_start, int64_t taps, const Array* bias, int act) {
+ConvArgs<T> conv_args(const Array& x, const Array& weight, const Array& y, const Array& q_start, int64_t taps,
+                      const Array* bias, int act) {
   const char* op = "causal_conv1d";
   if (taps < 1) throw shape_error("causal_conv1d: needs at least 1 tap");
   if ((Act)act != Act::none && (Act)act != Act::silu) throw usage_error("causal_conv1d: the activation is none or silu");
@@ -114,8 +115,8 @@ ConvArgs<T> conv_args(const Array& x, const Array& weight, const Array& y, const
   return args;
 }
 
-void causal_conv1d(const Array& x, const Array& weight, const Array& y, const Array& q_start, int64_t taps, const Array* bias, int act,
-                   const Array* state) {
+void causal_conv1d(const Array& x, const Array& weight, const Array& y, const Array& q_start, int64_t taps, const Array* bias,
+                   int act, const Array* state) {
   by_dtype(x, "causal_conv1d", [&](auto t) {
     using T = decltype(t);
     auto args = conv_args<T>(x, weight, y, q_start, taps, bias, act);
@@ -124,8 +125,8 @@ void causal_conv1d(const Array& x, const Array& weight, const Array& y, const Ar
   });
 }
 
-void causal_conv1d_backward(const Array& x, const Array& weight, const Array& dy, const Array& q_start, int64_t taps, const Array* bias,
-                            int act, const Array* dx, bool accumulate_dx, const Array* dweight, bool accumulate_dweight,
+void causal_conv1d_backward(const Array& x, const Array& weight, const Array& dy, const Array& q_start, int64_t taps,
+                            const Array* bias, int act, const Array* dx, bool accumulate_dx, const Array* dweight, bool accumulate_dweight,
                             const Array* dbias, bool accumulate_dbias) {
   by_dtype(x, "causal_conv1d_backward", [&](auto t) {
     using T = decltype(t);
@@ -142,7 +143,8 @@ void causal_conv1d_backward(const Array& x, const Array& weight, const Array& dy
   });
 }
 
-template <class T> RecurrenceArgs<T> recurrence_args(const Array& x, const Array& a, const Array& h, const Array& q_start, int64_t channels) {
+template <class T>
+RecurrenceArgs<T> recurrence_args(const Array& x, const Array& a, const Array& h, const Array& q_start, int64_t channels) {
   const char* op = "linear_recurrence";
   RecurrenceArgs<T> args{};
   args.channels = channels, args.tokens = rows_of(x, channels, op);
@@ -163,8 +165,8 @@ void linear_recurrence(const Array& x, const Array& a, const Array& h, const Arr
   });
 }
 
-void linear_recurrence_backward(const Array& a, const Array& h, const Array& dh, const Array& q_start, int64_t channels, const Array* dx,
-                                bool accumulate_dx, const Array* da, bool accumulate_da) {
+void linear_recurrence_backward(const Array& a, const Array& h, const Array& dh, const Array& q_start, int64_t channels,
+                                const Array* dx, bool accumulate_dx, const Array* da, bool accumulate_da) {
   by_dtype(a, "linear_recurrence_backward", [&](auto t) {
     using T = decltype(t);
     const char* op = "linear_recurrence_backward";
@@ -220,7 +222,8 @@ void rg_lru_backward(const Array& x, const Array& input, const Array& recurrent,
     args.dinput = out_opt<T>(dinput, size, op, "dinput"), args.accumulate_dinput = accumulate >> 1 & 1;
     args.drecurrent = out_opt<T>(drecurrent, size, op, "drecurrent"), args.accumulate_drecurrent = accumulate >> 2 & 1;
     args.dparam = out_opt<Wide<T>>(dparam, args.fwd.channels, op, "dparam"), args.accumulate_dparam = accumulate >> 3 & 1;
-    MG_RUN(rg_lru_backward, T, args, &x, &input, &recurrent, &param, &positions, &h, &q_start, &dh, dx, dinput, drecurrent, dparam);
+    MG_RUN(rg_lru_backward, T, args, &x, &input, &recurrent, &param, &positions, &h, &q_start, &dh, dx, dinput, drecurrent,
+           dparam);
   });
 }
 

@@ -21,8 +21,8 @@ template <class T> struct ScanArgs {
   const Wide<T>* delta_bias;    // (C) or null
   const int32_t* q_start;       // (S + 1)
   Wide<T>* state;               // (S, N, C) or null: zero
-  Wide<T>* saved;               // (T / kScanStride + S, N, C) or null: states for the backward, at row q_start[s] / kScanStride + s + i
-                                // that before row i * kScanStride of sequence s
+  Wide<T>* saved;               // (T / kScanStride + S, N, C) or null: states for the backward; that before row
+                                // i * kScanStride of sequence s is row q_start[s] / kScanStride + s + i
   T* y;                         // (T, C)
   int64_t tokens, channels, states, seqs;
   int32_t softplus;

@@ -2,22 +2,25 @@
 // that what a row needs of those before it is at hand.
 
 // (width, K) -> (K, kScanBlock), zeros beyond.
-template <class T> static inline void conv_turn(const T* weight, int64_t taps, int64_t begin, int64_t width, float* turned) {
+template <class T>
+static inline void conv_turn(const T* weight, int64_t taps, int64_t begin, int64_t width, float* turned) {
   for (int64_t k = 0; k < taps; ++k)
-    for (int64_t i = 0; i < kScanBlock; ++i) turned[k * kScanBlock + i] = i < width ? value_of(weight[(begin + i) * taps + k]) : 0.0f;
+    for (int64_t i = 0; i < kScanBlock; ++i)
+      turned[k * kScanBlock + i] = i < width ? value_of(weight[(begin + i) * taps + k]) : 0.0f;
 }
 
 // bias + sum over k of weight[k] * x[t - K + 1 + k], in the order of k; `before` is what the taps that lie before the
 // sequence see: rows of the state, or null for zeros.
 template <class T, class Lanes>
-static inline Vec conv_row(const ConvArgs<T>& args, const float* weight, const Wide<T>* before, int64_t first, int64_t t, int64_t channel,
-                           int64_t i, Lanes part) {
+static inline Vec conv_row(const ConvArgs<T>& args, const float* weight, const Wide<T>* before, int64_t first, int64_t t,
+                           int64_t channel, int64_t i, Lanes part) {
   const int64_t taps = args.taps, channels = args.channels;
   Vec sum = args.bias ? get(args.bias + channel, part) : zero();
   for (int64_t k = 0; k < taps; ++k) {
     const int64_t row = t - taps + 1 + k;
-    if (row >= first) sum = fma(get(args.x + row * channels + channel, part), load(weight + k * kScanBlock + i), sum);
-    else if (before) sum = fma(get(before + (row - first + taps - 1) * channels + channel, part), load(weight + k * kScanBlock + i), sum);
+    const Vec by = load(weight + k * kScanBlock + i);
+    if (row >= first) sum = fma(get(args.x + row * channels + channel, part), by, sum);
+    else if (before) sum = fma(get(before + (row - first + taps - 1) * channels + channel, part), by, sum);
   }
   return sum;
 }
@@ -48,7 +51,8 @@ static inline void conv_keep(const ConvArgs<T>& args, Wide<T>* state, int64_t fi
   for (int64_t j = 0; j < kept; ++j) {
     const int64_t row = rows - kept + j;
     each_vec(begin, begin + width, [&](int64_t i, auto part) {
-      put(state + j * channels + i, row >= 0 ? get(args.x + (first + row) * channels + i, part) : get(state + (j + rows) * channels + i, part), part);
+      const Vec x = row >= 0 ? get(args.x + (first + row) * channels + i, part) : get(state + (j + rows) * channels + i, part);
+      put(state + j * channels + i, x, part);
     });
   }
 }
@@ -57,7 +61,8 @@ template <class T> void causal_conv1d(const ConvArgs<T>& args, const Share& shar
   float* weight = (float*)share.scratch;
   const Range blocks = range_of(share.index, scan_blocks(args.channels), conv_blocks_per_share(args));
   for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-    const int64_t begin = block * kScanBlock, width = at_most(args.channels - begin, kScanBlock), ahead = kScanAhead * args.channels;
+    const int64_t begin = block * kScanBlock, width = at_most(args.channels - begin, kScanBlock);
+    const int64_t ahead = kScanAhead * args.channels;
     conv_turn(args.weight, args.taps, begin, width, weight);
     for (int64_t seq = 0; seq < args.seqs; ++seq) {
       const int64_t first = args.q_start[seq], last = args.q_start[seq + 1];

@@ -29,7 +29,8 @@ static inline ScanChunk scan_chunk(float* at, int64_t states) {
 }
 
 // kGroup states from n on of the vector of channels at i, forward and back through `rows` rows.
-template <int kGroup, bool kAddUp> static inline void scan_states_back(const ScanChunk& s, int64_t rows, int64_t b_step, int64_t n, int64_t i) {
+template <int kGroup, bool kAddUp>
+static inline void scan_states_back(const ScanChunk& s, int64_t rows, int64_t b_step, int64_t n, int64_t i) {
   Vec a[kGroup], h[kGroup];
 #pragma GCC unroll 4
   for (int j = 0; j < kGroup; ++j) a[j] = load(s.a + (n + j) * kScanBlock + i), h[j] = load(s.h + (n + j) * kScanBlock + i);
@@ -100,7 +101,8 @@ static inline void scan_group_back(const ScanBackwardArgs<T>& args, const ScanCh
 
 // What comes before the states of rows [from, to), and what comes after them.
 template <class T>
-static void scan_begin_back(const ScanBackwardArgs<T>& args, const ScanChunk& s, int64_t from, int64_t to, int64_t begin, int64_t width) {
+static void scan_begin_back(const ScanBackwardArgs<T>& args, const ScanChunk& s, int64_t from, int64_t to, int64_t begin,
+                            int64_t width) {
   const ScanArgs<T>& fwd = args.fwd;
   for (int64_t t = from; t < to; ++t) {
     each_vec(0, width, [&](int64_t i, auto part) {
@@ -129,7 +131,8 @@ static void scan_begin_back(const ScanBackwardArgs<T>& args, const ScanChunk& s,
   }
 }
 template <class T>
-static void scan_end_back(const ScanBackwardArgs<T>& args, const ScanChunk& s, int64_t from, int64_t to, int64_t begin, int64_t width) {
+static void scan_end_back(const ScanBackwardArgs<T>& args, const ScanChunk& s, int64_t from, int64_t to, int64_t begin,
+                          int64_t width) {
   const ScanArgs<T>& fwd = args.fwd;
   for (int64_t t = to - 1; t >= from; --t) {
     each_vec(0, width, [&](int64_t i, auto part) {

@@ -106,7 +106,8 @@ double tap(const ConvArgs<double>& args, const double* before, int64_t first, in
 }
 double convolved(const ConvArgs<double>& args, const double* before, int64_t first, int64_t t, int64_t c) {
   double sum = args.bias ? args.bias[c] : 0.0;
-  for (int64_t k = 0; k < args.taps; ++k) sum += args.weight[c * args.taps + k] * tap(args, before, first, t - args.taps + 1 + k, c);
+  for (int64_t k = 0; k < args.taps; ++k)
+    sum += args.weight[c * args.taps + k] * tap(args, before, first, t - args.taps + 1 + k, c);
   return sum;
 }
 
@@ -122,7 +123,8 @@ void causal_conv1d(const ConvArgs<double>& args, const Share&) {
         const double z = convolved(args, state, first, t, c);
         args.y[t * channels + c] = args.act == Act::silu ? z * sigmoid(z) : z;
       }
-      for (int64_t j = 0; j < kept && state && last > first; ++j) state[j * channels + c] = tap(args, state, first, last - kept + j, c);
+      for (int64_t j = 0; j < kept && state && last > first; ++j)
+        state[j * channels + c] = tap(args, state, first, last - kept + j, c);
     }
   }
 }
@@ -148,7 +150,8 @@ void causal_conv1d_backward(const ConvBackwardArgs<double>& args, const Share& s
         put(args.dx[t * fwd.channels + c], dx, args.accumulate_dx);
       }
     }
-    for (int64_t k = 0; k < fwd.taps && args.dweight; ++k) put(args.dweight[c * fwd.taps + k], dweight[k], args.accumulate_dweight);
+    for (int64_t k = 0; k < fwd.taps && args.dweight; ++k)
+      put(args.dweight[c * fwd.taps + k], dweight[k], args.accumulate_dweight);
     if (args.dbias) put(args.dbias[c], dbias, args.accumulate_dbias);
   }
 }
@@ -158,7 +161,10 @@ void linear_recurrence(const RecurrenceArgs<double>& args, const Share&) {
     const int64_t first = args.q_start[seq], last = args.q_start[seq + 1];
     for (int64_t c = 0; c < args.channels && last > first; ++c) {
       double h = args.state ? args.state[seq * args.channels + c] : 0.0;
-      for (int64_t t = first; t < last; ++t) args.h[t * args.channels + c] = h = args.a[t * args.channels + c] * h + args.x[t * args.channels + c];
+      for (int64_t t = first; t < last; ++t) {
+        const int64_t at = t * args.channels + c;
+        args.h[at] = h = args.a[at] * h + args.x[at];
+      }
       if (args.state) args.state[seq * args.channels + c] = h;
     }
   }
@@ -193,7 +199,8 @@ void rg_lru(const RgLruArgs<double>& args, const Share&) {
       double h = args.state ? args.state[seq * args.channels + c] : 0.0;
       for (int64_t t = args.q_start[seq]; t < args.q_start[seq + 1]; ++t) {
         const int64_t at = t * args.channels + c;
-        const double log_a = -8.0 * sigmoid(args.recurrent[at]) * softplus(args.param[c]), x = sigmoid(args.input[at]) * args.x[at];
+        const double log_a = -8.0 * sigmoid(args.recurrent[at]) * softplus(args.param[c]);
+        const double x = sigmoid(args.input[at]) * args.x[at];
         args.h[at] = h = args.positions[t] == 0 ? x : std::exp(log_a) * h + std::sqrt(-std::expm1(2.0 * log_a)) * x;
       }
       if (args.state) args.state[seq * args.channels + c] = h;
@@ -212,7 +219,8 @@ void rg_lru_backward(const RgLruBackwardArgs<double>& args, const Share&) {
         const int64_t at = t * fwd.channels + c;
         const bool begins = fwd.positions[t] == 0;
         const double input = sigmoid(fwd.input[at]), recurrent = sigmoid(fwd.recurrent[at]), x = fwd.x[at];
-        const double a = begins ? 0.0 : std::exp(rate * recurrent), scale = begins ? 1.0 : std::sqrt(-std::expm1(2.0 * rate * recurrent));
+        const double a = begins ? 0.0 : std::exp(rate * recurrent);
+        const double scale = begins ? 1.0 : std::sqrt(-std::expm1(2.0 * rate * recurrent));
         g += args.dh[at];
         if (args.dx) put(args.dx[at], g * scale * input, args.accumulate_dx);
         if (args.dinput) put(args.dinput[at], g * scale * x * input * (1.0 - input), args.accumulate_dinput);

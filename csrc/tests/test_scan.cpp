@@ -69,7 +69,8 @@ TEST_CASE("selective_scan and selective_scan_backward") {
           stateful = true;
           CHECK_KERNEL(selective_scan, make, (Tolerances{sum, near}), &y, &state);
           stateful = false;
-          Buffer given = filled(&KernelTable<double>::selective_scan, [](const auto& args) { return plan_selective_scan(args); }, make, saved);
+          Buffer given = filled(&KernelTable<double>::selective_scan,
+                                [](const auto& args) { return plan_selective_scan(args); }, make, saved);
           kept = &given;
           const auto back = [&](auto t) {
             using T = decltype(t);
@@ -153,7 +154,8 @@ TEST_CASE("linear_recurrence, rg_lru and their backwards") {
         CHECK_KERNEL(linear_recurrence, make, (Tolerance{8 * kU, 20 * 20 * kU}), &h, &state);
         CHECK_KERNEL(rg_lru, unit, (Tolerance{64 * kU, 20 * 3000 * kU}), &h, &state);
         if (stateful) continue;
-        Buffer given = filled(&KernelTable<double>::linear_recurrence, [](const auto& args) { return plan_linear_recurrence(args); }, make, h);
+        Buffer given = filled(&KernelTable<double>::linear_recurrence,
+                              [](const auto& args) { return plan_linear_recurrence(args); }, make, h);
         kept = &given;
         const auto back = [&](auto t) {
           using T = decltype(t);

@@ -29,6 +29,7 @@ __all__: list[str] = [
     "axpy",
     "binary",
     "broadcast_shape",
+    "call_op",
     "cast",
     "causal_conv1d",
     "causal_conv1d_backward",
@@ -62,10 +63,12 @@ __all__: list[str] = [
     "isas",
     "launch_host",
     "launch_nothing",
+    "linear",
     "linear_recurrence",
     "linear_recurrence_backward",
     "norm",
     "norm_backward",
+    "normalize",
     "num_threads",
     "openmp_runtime",
     "peak_bf16",
@@ -256,6 +259,21 @@ def broadcast_shape(name: str, a: typing.Any, b: typing.Any) -> tuple[int, ...]:
     NumPy's broadcasting rule for two shapes. Raises ShapeError naming the op.
     """
 
+def call_op(
+    tensor: type,
+    forward: collections.abc.Callable[..., typing.Any] | None,
+    args: tuple[typing.Any, ...],
+    count: int,
+    required: int,
+    taping: bool,
+) -> typing.Any:
+    """
+    Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be
+    None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and
+    `taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,
+    whether each has one). None, and nothing is called, if one of the first is neither a tensor nor None.
+    """
+
 def cast(x: Array, y: Array, accumulate: bool = False) -> None:
     """
     y (+)= x, between float32 and bfloat16, rounded to nearest even.
@@ -400,6 +418,13 @@ def launch_nothing(shares: typing.SupportsInt | typing.SupportsIndex) -> None:
     A node of empty shares, to measure what a node costs.
     """
 
+def linear(
+    x: Array, weight: Array, bias: Array | None, residual: Array | None, act: int, wide_out: bool, keep: bool
+) -> tuple[typing.Any, ...]:
+    """
+    (y, pre or None) of residual + act(x weight^T + bias)
+    """
+
 def linear_recurrence(
     x: Array, a: Array, h: Array, q_start: Array, channels: int, state: Array | None = None
 ) -> None: ...
@@ -442,6 +467,11 @@ def norm_backward(
     dbias: Array | None = None,
     accumulate_dbias: bool = False,
 ) -> None: ...
+def normalize(x: Array, weight: Array | None, bias: Array | None, eps: float, center: bool) -> tuple[typing.Any, ...]:
+    """
+    (y, mean or None, rstd) of layer_norm if `center`, else of rms_norm
+    """
+
 def num_threads() -> int: ...
 def openmp_runtime() -> str: ...
 def peak_bf16(y: Array) -> None:

@@ -277,7 +277,7 @@ class LanguageModel:
             model.export("m.gguf", type="q4_k")
         """
         place = Path(path)
-        if place.suffix != ".gguf":
+        if place.suffix.lower() != ".gguf":
             raise ConfigError(f"export: expected a path that ends in .gguf, got {place}; save() writes a model folder")
         if weights_of(self.decoder):
             raise ConfigError("export: a quantized model has lost what a GGUF type would round; export the original")

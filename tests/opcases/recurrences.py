@@ -162,12 +162,18 @@ def _rg_lru_gradients(i: Inputs, o: Any, y: Numbers, dy: Numbers, u: float) -> d
     soft = 2 * r * (big(i["param"]) + 8) + r / np.log1p(np.exp(i["param"]))
     turn = w.rate * w.recurrent * (1 - w.recurrent)
     slope = -8.0 * sigmoid(i["param"])
+    # 1 - sigmoid has the sigmoid's own error, which is large beside it where the gate is open
+    open_input, open_recurrent = (each**2 * (w.error_gate + r) for each in (w.input, w.recurrent))
     total = big(dlog * w.recurrent).sum(0)
     tokens = len(dy)
     return {
         "x": error_g * w.scale * w.input + big(dx) * (both + u),
-        "input_gate": error_g * w.scale * big(i["x"]) * w.input * (1 - w.input) + big(dinput) * (2 * both + u),
-        "recurrent_gate": big(turn) * error_dlog + big(dlog * turn) * (soft + 2 * w.error_gate + 6 * r + u),
+        "input_gate": error_g * w.scale * big(i["x"]) * w.input * (1 - w.input)
+        + big(dinput) * (2 * both + u)
+        + big(g * w.scale * i["x"]) * open_input,
+        "recurrent_gate": big(turn) * error_dlog
+        + big(dlog * turn) * (soft + 2 * w.error_gate + 6 * r + u)
+        + big(dlog * w.rate) * open_recurrent,
         "param": big(slope) * ((error_dlog + big(dlog) * w.error_gate) * w.recurrent).sum(0)
         + big(slope) * total * (gamma(tokens + 2, r) + r * (2 * big(i["param"]) + 16)),
     }

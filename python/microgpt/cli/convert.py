@@ -23,7 +23,7 @@ def _run(source: Path, target: Path, kind: str | None, force: bool, quiet: bool)
 
     if str(target) == "." or str(source) == "":
         raise ConfigError("expected a source and a target, got an empty name")
-    to_file = target.suffix == ".gguf"
+    to_file = target.suffix.lower() == ".gguf"
     if not to_file and kind not in (None, *FOLDER_TYPES):
         raise ConfigError(
             f"--type {kind}: a folder holds {' or '.join(FOLDER_TYPES)}; name a target that ends in .gguf"

@@ -61,7 +61,7 @@ class MappedFile:
     def read_into(self, start: int, target: npt.NDArray[Any]) -> None:
         """Fill a C-contiguous array of any type with the bytes from `start` on. Raises FormatError where they end."""
         self._inside(start, target.nbytes)
-        left = memoryview(target.reshape(-1).view(np.uint8))  # no copy, being contiguous
+        left = target.reshape(-1).view(np.uint8).data  # no copy, being contiguous
         at = start
         try:
             while len(left):

@@ -123,6 +123,13 @@ def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
     for key in ("num_hidden_layers", "n_layer"):  # before as many blocks are made
         if isinstance(values.get(key), int):
             whole(f"{folder / 'config.json'}: {key}", values[key], 1, 1024)
+    config = values.get("quantization_config")
+    method = config.get("quant_method") if isinstance(config, dict) else None
+    if method not in (None, "mxfp4"):
+        raise ConfigError(
+            f"{folder / 'config.json'}: weights quantized by {str(method)[:40]!r}: plain ones, MLX's and MXFP4 are "
+            "read; transformers' `dequantize()` and `save_pretrained()` make plain ones; many models have a GGUF file"
+        )
     quantization = values.get("quantization")  # MLX's, under both names; shards.dequantized reads it
     ours = {key: value for key, value in values.items() if not (key in ("quantization", "quantized") or (
         key == "quantization_config" and value == quantization))}  # fmt: skip

@@ -89,7 +89,8 @@ class Op:
                 return self._taped(*done) if len(done) == 3 else done[0]
         arrays, slots, needs = done or self._unpacked(args)
         if taping and any(needs):
-            return self._taped(*self.forward(*arrays, needs=needs, **options), slots)
+            out, saved = self.forward(*arrays, needs=needs, **options)
+            return self._taped(out, saved, slots)
         out = self.forward(*arrays, **options)[0]
         return result(out) if isinstance(out, Array) else tuple(map(result, out))
 

@@ -127,7 +127,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Key(Part):
-    """config.json's `theirs` <-> the places `ours`, separated by spaces; the first is what is written.
+    """config.json's `theirs` <-> the places `ours`, separated by spaces; the first that is there is written.
 
     A missing key or null is `default`, which may be a function of the draft. `values` translates theirs to ours.
     `to`, `back`: the two directions of a conversion. `quiet`: written only where it is not the default. `nullable`:
@@ -163,9 +163,13 @@ class Key(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        try:
-            value = look(config, self.ours.split()[0])
-        except LookupError:  # no block has such a layer: nothing to say of it
+        for place in self.ours.split():
+            try:
+                value = look(config, place)
+                break
+            except LookupError:  # no block has such a layer
+                continue
+        else:
             return
         if self.quiet and value == self.default:
             return

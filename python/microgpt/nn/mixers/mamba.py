@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +19,7 @@ from ..norm import Norm
 from ..place import Place
 from ..spec import LayerSpec, NormSpec, Shapes, below, linear
 from . import mixer
+from .mamba2 import time_steps, widened
 
 CHUNK = 32  # tokens from one kept state to the next
 
@@ -99,7 +99,7 @@ class Mamba(Module):
         self.select = Linear(spec.inner, spec.rank + 2 * spec.state, False, std, dtype)
         # As its authors have it: delta keeps its variance, and begins between 0.001 and 0.1.
         self.delta = Linear(spec.rank, spec.inner, True, (3.0 * spec.rank) ** -0.5, dtype)
-        self.delta.bias = Parameter((spec.inner,), dtype, values=_time_steps(spec.inner))
+        self.delta.bias = Parameter((spec.inner,), dtype, values=time_steps(spec.inner))
         if spec.norm is not None:
             sizes = (spec.rank, spec.state, spec.state)
             self.delta_norm, self.b_norm, self.c_norm = (Norm(spec.norm, size, dtype) for size in sizes)
@@ -123,15 +123,8 @@ class Mamba(Module):
         delta, b, c = selected[:, :low], selected[:, low:high], selected[:, high:]
         if spec.norm is not None:
             delta, b, c = self.delta_norm(delta), self.b_norm(b), self.c_norm(c)
-        a = self.a_log if self.a_log.dtype == wide(self.a_log.dtype) else ops.cast(self.a_log, "float32")
         y = ops.selective_scan(
-            x, self.delta(delta, ctx), -ops.exp(a), b, c, self.skip, z,
+            x, self.delta(delta, ctx), -ops.exp(widened(self.a_log)), b, c, self.skip, z,
             q_start=q_start, softplus=True, state=states.get("scan"),
         )  # fmt: skip
         return self.out(y, ctx, residual=residual)
-
-
-def _time_steps(channels: int, low: float = 1e-3, high: float = 0.1) -> list[float]:
-    """Biases whose softplus runs from `low` to `high` in equal ratios."""
-    steps = [low * (high / low) ** ((i + 0.5) / channels) for i in range(channels)]
-    return [step + math.log(-math.expm1(-step)) for step in steps]
