@@ -13,6 +13,7 @@ from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Key, Part
 from .llama import BODY
+from .rope import Rope
 
 LINEAR = "linear_attention"
 # Ways to write a number that JSON has not.
@@ -116,6 +117,15 @@ class Expand(Part):
         out[self.key] = found[0].inner // config.width
         if self.head is not None:
             out[self.head] = found[0].head_dim
+
+
+class AttentionRope(Rope):
+    """Rope of the layers of attention, if there are any."""
+
+    def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
+        """See Part."""
+        if any(getattr(block.mixer, "rope", None) is not None for block in config.blocks):
+            super().write(config, out)
 
 
 def mamba2_keys(state: int = 256) -> list[Part]:
