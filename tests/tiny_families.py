@@ -139,6 +139,11 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         **{key: value for key, value in BASE.items() if key != "num_hidden_layers"}, "head_dim": 12,
         "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"], "mamba_num_heads": 4,
         "mamba_head_dim": 10, "ssm_state_size": 9, "n_groups": 2}),
+    "nemotron_h_moe": ("nemotron_h", {
+        **{key: value for key, value in BASE.items() if key != "num_hidden_layers"}, "head_dim": 8,
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "moe", "mlp"], "mamba_num_heads": 4,
+        "mamba_head_dim": 8, "ssm_state_size": 6, "n_groups": 1, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 20, "routed_scaling_factor": 2.5}),
     "falcon_h1": ("falcon_h1", {**BASE, **HYBRID, **FALCON_H1, "mamba_norm_before_gate": False}),
     "falcon_h1_norm": ("falcon_h1", {
         **BASE, **HYBRID, **FALCON_H1, "mamba_rms_norm": True, "mamba_n_groups": 2, "projectors_bias": True,

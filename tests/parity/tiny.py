@@ -103,7 +103,7 @@ def gradients(model: Any) -> dict[str, np.ndarray[Any, Any]]:
         with torch.no_grad():
             for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
                 mine.copy_(theirs.grad)
-        buffers = {each for each, _ in model.named_buffers()}
+        buffers = {stored(model, each) for each, _ in model.named_buffers()}
         return {each: gradient for each, gradient in weights(other).items() if each not in buffers}
     return {stored(model, name): p.grad.numpy().copy() for name, p in model.named_parameters()}
 
