@@ -53,6 +53,7 @@ LLAMA = {
 LAYER = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
 WINDOW = {**LLAMA, "sliding_window": 16}
 SCAN = {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2}
+HEADS = {"num_heads": 8, "head_dim": 64, "state_size": 64, "layer_norm_epsilon": 1e-5}
 FALCON = {"vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "num_hidden_layers": 2,
           "num_attention_heads": 4}  # fmt: skip
 # whose activation llama.cpp has in a table of float16 numbers
@@ -84,6 +85,11 @@ CASES = {
     ),
     "mamba": ("mamba", SCAN),
     "falcon_mamba": ("falcon_mamba", {**SCAN, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-6}),
+    "mamba2": ("mamba2", {**SCAN, **HEADS, "n_groups": 2}),
+    "lfm2": (
+        "lfm2",
+        {**LAYER, "norm_eps": 1e-5, "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]},
+    ),
     "jamba": (
         "jamba",
         {
