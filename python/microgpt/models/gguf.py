@@ -232,7 +232,10 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
 def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConfig) -> GgmlType:
     # llama.cpp adds biases of experts in float32, and never quantizes what chooses them.
-    plain = name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_d", "conv1d.weight", "shortconv.conv.weight")) or "ffn_gate_inp" in name
+    plain = (
+        name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_d", "conv1d.weight", "shortconv.conv.weight"))
+        or "ffn_gate_inp" in name
+    )
     if len(shape) < 2 or name.startswith("position_embd") or plain:
         return NAMED["F32"]
     chosen = kind.upper()

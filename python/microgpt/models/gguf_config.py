@@ -183,7 +183,7 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
             made[f"{facts.arch}.{key}"] = values[theirs]
     made[f"{facts.arch}.vocab_size"] = config.vocab_size
     tensors: dict[str, npt.NDArray[np.float32]] = {}
-    if facts.rope:
+    if facts.rope and values.get("rope_parameters"):
         mixer, turns = _turning(config)
         made[f"{facts.arch}.rope.dimension_count"] = turns.dims or mixer.head_dim
         if f"{facts.arch}.attention.key_length" in made:
@@ -229,6 +229,8 @@ def _plain(config: ModelConfig) -> dict[str, Any]:
 def _plain_mixer(mixer: Any, inner: dict[str, Any], config: ModelConfig) -> None:
     for name, part in ({} if mixer is None else mixer.parts).items():
         _plain_mixer(part, inner[name], config)
+    if mixer is not None and mixer.kind == "mamba2" and mixer.norm is None:
+        inner["norm_first"] = None
     if not isinstance(mixer, AttentionSpec):
         return
     if mixer.rope is not None:

@@ -173,10 +173,11 @@ EXTRA = "num_logits_to_keep mamba_chunk_size chunk_size residual_in_fp32 rescale
 EXTRA += " time_step_min time_step_max time_step_floor time_step_rank time_step_init_scheme layers_block_type"
 EXTRA += " z_loss_coefficient output_router_logits"
 
-# -- GGUF ----------------------------------------------------------------------------------------------------------------
+# -- GGUF ---------------------------------------------------------------------------------------------------------
 MAMBA2_GGUF = {"dt_bias": "ssm_dt.bias", "a_log": "ssm_a", "skip": "ssm_d", "norm": "ssm_norm", "o": "ssm_out"}
-SSM_KEYS = {"conv_kernel": "mamba_d_conv", "state_size": "mamba_d_state", "time_step_rank": "mamba_n_heads",
-            "group_count": "mamba_n_groups", "inner_size": "inner_size"}  # fmt: skip
+SSM_KEYS = {"ssm.conv_kernel": "mamba_d_conv", "ssm.state_size": "mamba_d_state", "ssm.time_step_rank": "mamba_n_heads",
+            "ssm.group_count": "mamba_n_groups", "ssm.inner_size": "mamba_d_ssm"}  # fmt: skip
+SSM_FIXED = {"mamba_conv_bias": True, "mamba_proj_bias": False, "time_step_limit": None, "attention_bias": False}
 
 
 def gguf_fused(at: str = "mixer") -> dict[str, str]:
@@ -187,7 +188,7 @@ def gguf_fused(at: str = "mixer") -> dict[str, str]:
 
 def gguf_names(config: ModelConfig) -> dict[str, str]:
     """Names of the layers that are called as others are: mamba2's, and experts that are not in every block."""
-    found = {}
+    found: dict[str, str] = {}
     for i, block in enumerate(config.blocks):
         layer = block.find("mamba2")
         if layer is not None:
