@@ -86,6 +86,7 @@ REFUSED = {
     "gpt_oss": "swiglu_limit 7.0, this model 0.5",
     "mamba": "use_bias False, this model True",
     "falcon_mamba": "use_conv_bias True, this model False",
+    "qwen3_next": r"mlp_only_layers \[\], this model \[1\]",
     "lfm2": "conv_bias False, this model True",
     "mamba2_limits": "use_bias False, this model True",
     "nemotron_h_moe": "expected no moe",
@@ -122,6 +123,10 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", WIDE),
     "smollm3": ("smollm3", {**WIDE, **FOUR, "sliding_window": None}),
     "ernie4_5": ("ernie4_5", WIDE),
+    "qwen3_next": (
+        "qwen3_next",
+        {**TINY["qwen3_next"][1], "mlp_only_layers": [], "layer_types": ["linear_attention"] * 2 + ["full_attention"]},
+    ),
     "lfm2": ("lfm2", {**TINY["lfm2"][1], "conv_bias": False}),
     "falcon_h1": ("falcon_h1", {**BASE, **HYBRID, "mamba_d_ssm": 40}),
     "falcon_h1_norm": (

@@ -51,7 +51,7 @@ setting named:
   truncation but in gpt-oss; proportional scaling.
 - in layers of Mamba-2 biases of projections, limits of time steps and convolutions without a bias; in LFM2 biases of
   convolutions; Nemotron 3's experts; Falcon-H1's multipliers, which its files have in their weights, and its norm
-  before the gate.
+  before the gate; Qwen3-Next's linear layers with keys and values of other widths, and without experts.
 
 llama.cpp knows no DiffLlama, Helium and NanoChat. It knows the encoders, whose files are not read here.
 """

@@ -131,6 +131,23 @@ CASES = {
             "mamba_norm_before_gate": False,
         },
     ),
+    "qwen3_next": (
+        "qwen3_next",
+        {
+            **LLAMA,
+            "head_dim": 64,
+            "rms_norm_eps": 1e-6,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 64,
+            "linear_value_head_dim": 64,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 256,
+        },
+    ),
     "jamba": (
         "jamba",
         {

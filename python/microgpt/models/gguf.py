@@ -45,6 +45,11 @@ def _less_one(stored: Stored) -> Stored:
     return stored.derived(lambda: stored.array().astype(np.float32) - 1)
 
 
+def _norm_plus_one(name: str) -> bool:
+    """Whether a tensor is a norm's that stores its weight plus one where any does: not those within linear layers."""
+    return name.endswith("norm.weight") and not name.endswith("ssm_norm.weight")
+
+
 def _one_row(stored: Stored) -> Stored:
     return stored.derived(lambda: stored.array()[None], (1, *stored.shape))
 
@@ -70,7 +75,7 @@ def open_model(path: Path | str) -> FoundGguf:
             weights[name] = _one_row(stored)
     if facts_of(config).plus_one:
         for name, stored in weights.items():
-            if name.endswith("norm.weight"):
+            if _norm_plus_one(name):
                 weights[name] = _less_one(stored)
     optional = [*FACTORS, *([] if not config.tie_embeddings else ["output.weight"])]
     return FoundGguf(file, config, rules, optional, weights)
@@ -112,9 +117,9 @@ def rules_of(config: ModelConfig) -> list[Rule]:
             rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
         inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
-        group = next(group.split() for group in facts.fused if group.split()[0] in inner)
+        group = next(group.split() for group in facts.fused if {*group.split()} == {*inner})
         sizes = tuple(shapes[inner[part]][0] for part in group)
-        packing = packings.get(inner[group[0]].split(".", 2)[-1])
+        packing = packings.get(" ".join(group) + "." + parts[0].rpartition(".")[2])
         joined = packing and _joined(packing, sizes)
         rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes, packing=joined))
     return rules
@@ -209,7 +214,7 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
         def values() -> npt.NDArray[Any]:
             value = to_file((rule,), parts)[rule.theirs]
-            if plus_one and rule.theirs.endswith("norm.weight"):
+            if plus_one and _norm_plus_one(rule.theirs):
                 value = value.astype(np.float32) + 1
             return interleave(value, heads[rule.theirs]) if rule.theirs in heads else value
 

@@ -72,7 +72,7 @@ class Gguf:
     `variant`: more departures from the usual names, that depend on the model; "3.mixer.o" is that of block 3.
     `numbers`: parameters of a block of one number each -> the metadata key (whole) that holds those of all blocks;
     `constants`: keys of the same kind whose numbers are always these. `packings`: how parameters of a block lie in the
-    file, by their names, of several that are `fused` that of the first; may depend on the model.
+    file, by their names ("mixer.q mixer.gate.weight" of what is `fused`); may depend on the model.
     `read` changes what the tables made of a file into keys of config.json, in place; `write` does the opposite.
     """
 

@@ -212,7 +212,7 @@ def gguf_packings(config: ModelConfig) -> dict[str, Packing]:
         f"{at}.a_log": Packing(lambda parts: -np.exp(parts[0].astype(np.float32))[:, None],
                                lambda a: [np.log(-a[:, 0].astype(np.float32))], column),
         f"{at}.skip": Packing(lambda parts: parts[0][:, None], lambda value: [value[:, 0]], column),
-        f"{at}.conv_x.weight": CONV_PACKING,
+        f"{at}.conv_x {at}.conv_b {at}.conv_c.weight": CONV_PACKING,
         f"{at}.norm.weight": Packing(lambda parts: parts[0].reshape(groups, -1), lambda value: [value.reshape(-1)],
                                      lambda shapes: (groups, shapes[0][0] // groups)),
     }  # fmt: skip
