@@ -54,9 +54,8 @@ def gguf_names(config: ModelConfig) -> dict[str, str]:
     """Both kinds of mixers have a q."""
     names = {
         True: {"q": "attn_q", "gate": "attn_q", "k": "attn_k", "v": "attn_v"},
-        False: {each: "attn_qkv" for each in "qkv"},
+        False: {**dict.fromkeys("qkv", "attn_qkv"), "b": "ssm_ba", "a": "ssm_ba", "o": "ssm_out", "norm": "ssm_norm"},
     }
-    names[False] |= {"b": "ssm_ba", "a": "ssm_ba", "o": "ssm_out", "norm": "ssm_norm"}
     return {f"{i}.mixer.{ours}": theirs for i, block in enumerate(config.blocks)
             for ours, theirs in names[block.mixer.kind == "attention"].items()}  # fmt: skip
 
