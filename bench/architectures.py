@@ -2,7 +2,7 @@ r"""Architectures beside each other: models of equal size trained on the same te
 
     python bench/architectures.py --size 5m --steps 600 --out curves --plot docs/pictures/architectures.png
 
-Trains each model on the standard library's source (the same tokens in the same order), one after the other on all
+Trains each model on the standard library's source (tokenized once into OUT/tokens), one after the other on all
 threads, then draws validation loss over tokens, training speed, and the memory that one sequence's decoding needs over
 its context. Each run folder is OUT/NAME, so `microgpt viz OUT/*` draws the losses too; a run that is there already is
 not trained again. Ends with one JSON line.
@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,24 @@ COLOURS = dict(zip(MODELS, ("#1f77b4", "#d62728", "#ff7f0e", "#2ca02c", "#9467bd
 VOCABULARY = 4096
 
 
-def train(name: str, folder: Path, size: str, steps: int, block: int, batch: int) -> None:
+def train(name: str, tokens: Path, folder: Path, size: str, steps: int, block: int, batch: int) -> None:
     """Train one model unless its folder is there."""
     if (folder / "metrics.jsonl").exists():
         return
     microgpt.train(
-        model=name, size=size, data="stdlib", tokenizer="bpe", vocab_size=VOCABULARY, block_size=block,
-        batch_size=batch, steps=steps, eval_every=max(1, steps // 20), eval_batches=20, log_every=1, lr=2e-3,
-        warmup=max(1, steps // 12),
-        out=folder, show=True,
+        model=name, size=size, data=str(tokens), block_size=block, batch_size=batch, steps=steps,
+        eval_every=max(1, steps // 15), eval_batches=20, log_every=1, lr=2e-3, warmup=max(1, steps // 10), out=folder,
+        show=True,
     )  # fmt: skip
+
+
+def tokenized(folder: Path) -> Path:
+    """The standard library's source in tokens, made at the first call."""
+    if not folder.exists():
+        command = [sys.executable, "-m", "microgpt", "tokenize", "--train", "--data", "stdlib", "--vocab-size",
+                   str(VOCABULARY), "--out", str(folder)]  # fmt: skip
+        subprocess.run(command, check=True)
+    return folder
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -96,7 +106,7 @@ def main() -> None:
     rows = []
     for name in args.models.split(","):
         folder = args.out / name
-        train(name, folder, args.size, args.steps, args.block_size, args.batch_size)
+        train(name, tokenized(args.out / "tokens"), folder, args.size, args.steps, args.block_size, args.batch_size)
         rows.append(measure(name, folder, args.block_size, args.size))
         row = rows[-1]
         print(f"{name:10}{row['parameters']:>11,} parameters, {row['layers']} x {row['width']}: loss {row['loss']:.3f} "
