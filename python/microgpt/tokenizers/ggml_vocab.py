@@ -90,7 +90,8 @@ def _characters(tokenizer: CharTokenizer) -> dict[str, Any]:
         tokens[written(data)] = number
         for at in range(1, len(data)):
             merges[f"{written(data[:at])} {written(data[at : at + 1])}"] = None
-    return {"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "kinds": {0: Kind.CONTROL}, "merges": list(merges)}
+    found = {"tokens": tokens, "kinds": {0: Kind.CONTROL}, "merges": list(merges)}
+    return {"model": "gpt2", "pre": "gpt-2", **found}
 
 
 def _of_json(content: dict[str, Any]) -> dict[str, Any]:
@@ -130,13 +131,14 @@ def _byte_level(content: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]
     if model.get("unk_token") is not None and not set(CHARACTERS.values()) <= made["tokens"].keys():
         raise TokenizerError("some bytes are unknown to it, which llama.cpp leaves out")
     steps = _cuts(content.get("pre_tokenizer"))
-    merges = [tuple(each.split(" ", 1) if isinstance(each, str) else each) for each in model["merges"]]
+    pairs = (each.split(" ", 1) if isinstance(each, str) else each for each in model["merges"])
+    merges = [(left, right) for left, right in pairs]
     if any(" " in part for pair in merges for part in pair):
         raise TokenizerError("a merge has a space in it")
     whole = bool(model.get("ignore_merges"))
     for key in (key for key, pattern in PATTERNS.items() if pattern == steps):
         names = _NAMES.get(key, (key, None))
-        name = names[whole] or (names[not whole] if _made_by_merges(model, merges) else None)
+        name = names[whole] or (names[not whole] if _made_by_merges(model, merges, made["kinds"]) else None)
         if name is not None:
             return {"model": "gpt2", "pre": name, "merges": [" ".join(pair) for pair in merges], **made}
     raise TokenizerError("no pre-tokenizer of llama.cpp cuts words as it does")
@@ -163,7 +165,7 @@ def _cuts(pre: dict[str, Any] | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _made_by_merges(model: dict[str, Any], merges: Sequence[tuple[str, ...]]) -> bool:
+def _made_by_merges(model: dict[str, Any], merges: Sequence[tuple[str, str]], kinds: Mapping[int, Kind]) -> bool:
     """Whether merges make each token of its own bytes: then a word that is a token needs no rule of its own."""
     import tokenizers
 
@@ -172,7 +174,7 @@ def _made_by_merges(model: dict[str, Any], merges: Sequence[tuple[str, ...]]) ->
     return all(
         [each.id for each in plain.tokenize(token)] == [number]
         for token, number in model["vocab"].items()
-        if set(token) <= alone
+        if set(token) <= alone and number not in kinds
     )
 
 

@@ -74,16 +74,13 @@ def _normalization(content: dict[str, Any], tokens: dict[str, int]) -> tuple[boo
 
 def _users(content: dict[str, Any], model: dict[str, Any]) -> list[str]:
     """The pieces that are taken whole whatever stands around them, as pieces.py writes them down."""
-    pre, whole = content.get("pre_tokenizer"), bool(model.get("ignore_merges"))
-    kind = None if pre is None else pre["type"]
-    if kind is None or kind == "Metaspace":
-        found: list[str] = []
-    elif kind == "Split" and pre.get("pattern") == {"String": " "}:  # Gemma's: there are no spaces any more
-        found = []
-    else:
+    pre, whole = content.get("pre_tokenizer") or {}, bool(model.get("ignore_merges"))
+    kind, pattern, found = pre.get("type"), pre.get("pattern"), []
+    spaces = kind == "Split" and pattern == {"String": " "}  # Gemma's: there are none any more
+    if not spaces and kind not in (None, "Metaspace"):
         try:
             choice = pre["pretokenizers"][0]["pattern"]["Regex"]
-        except (LookupError, TypeError):
+        except LookupError:
             choice = ""
         parts = re.findall(r"(?:\\.|[^|\\])+", choice, re.DOTALL)
         found = [re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in parts]
@@ -107,13 +104,13 @@ def _scores(model: dict[str, Any], tokens: dict[str, int], kinds: dict[int, Kind
         first.setdefault("".join(pair), place)
     joined = [token for token, number in tokens.items() if kinds.get(number) != Kind.USER_DEFINED]
     ranks = {token: first.get(token, len(pairs) + tokens[token]) for token in joined}
-    last = -1
+    last = 0
     for left, right in merges_of(ranks):
-        place = places.get((left, right))
-        if place is None and last_pair(left + right, ranks) == len(left):  # else the two never meet
+        place = places.get((left, right), -1)
+        if place < 0 and last_pair(left + right, ranks) == len(left):  # else the two never meet
             raise TokenizerError(f"llama.cpp would join {left[:40]!r} and {right[:40]!r}, which no merge of it does")
-        if place is not None and place < last:
+        if 0 <= place < last:
             raise TokenizerError(f"its merges that make {(left + right)[:40]!r} are in an order that no scores have")
-        last = last if place is None else place
+        last = max(last, place)
     plain = (token for token in joined if kinds.get(tokens[token], Kind.NORMAL) == Kind.NORMAL)
     return {token: -float(ranks[token]) for token in plain}
