@@ -28,6 +28,7 @@ from tests.tokenizer_tools import FOLDER, gguf_llama
 
 pytest.importorskip("tokenizers")
 TEXTS = make(31, 300)
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 SETTINGS = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1,
             "max_position_embeddings": 8}  # fmt: skip
 
@@ -129,9 +130,8 @@ def test_scores_that_would_join_what_merges_do_not() -> None:
 @pytest.mark.parametrize(("change", "reason"), [
     ({"normalizer": {"type": "Lowercase"}}, r"changes text before it is cut \(Lowercase\)"),
     ({"pre_tokenizer": {"type": "Whitespace"}}, "no form for its pre-tokenizer Whitespace"),
-    ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}}, "no form for its pre-tokenizer ByteLevel"),
-    ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
-                        "use_regex": False}}, "cuts words as it does"),
+    ({"pre_tokenizer": {**BYTES, "add_prefix_space": True}}, "no form for its pre-tokenizer ByteLevel"),
+    ({"pre_tokenizer": {**BYTES, "use_regex": False}}, "cuts words as it does"),
     ({"end_of_word_suffix": "</w>"}, "no form for end_of_word_suffix"),
 ])  # fmt: skip
 def test_what_has_no_form_is_written_without(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
