@@ -172,10 +172,19 @@ def test_contest_compares_in_pairs() -> None:
         for name, seconds in (("microgpt", 0.25), ("slow", 0.5), ("fast", 0.125)):
             rivals_.start(name, [sys.executable, "-c", fake(seconds)], 1, 20.0)
         results, rate, others = paired.contest(rivals_.children, 3, 0.0, "read")
-    assert results["microgpt"] == {"median": 0.25, "min": 0.25, "max": 0.25}
+    assert results["microgpt"] == {"median": 0.25, "min": 0.25, "max": 0.25, "rounds": 3}
     assert [results["slow"][key] for key in ("ratio", "ratio_low", "ratio_high")] == [2.0, 2.0, 2.0]
     assert results["fast"]["ratio"] == 0.5 and rate == 5.0
     assert others is None or 0.0 <= others <= 1.5
+
+
+def test_a_spent_budget_leaves_three_rounds() -> None:
+    with paired.Rivals() as rivals_:
+        rivals_.start("microgpt", [sys.executable, "-c", fake(0.25)], 1, 20.0)
+        results, _, _ = paired.contest(rivals_.children, 9, 0.0, budget=0.0)
+        assert results["microgpt"]["rounds"] == 3
+        results, _, _ = paired.contest(rivals_.children, 2, 0.0, budget=0.0)
+        assert results["microgpt"]["rounds"] == 2
 
 
 def test_a_failed_step_is_told_not_raised() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ from microgpt.optim.groups import named_groups
 from microgpt.optim.rules import AdamW
 from microgpt.qtensor import Q_TYPES, QTensor
 from microgpt.state.contiguous import ContiguousStates
-from microgpt.tensor import Tensor, numpy_dtype, tensor
+from microgpt.tensor import Room, Tensor, numpy_dtype, tensor
 from microgpt.tokenizers.char import CharTokenizer
 from tests.tiny_families import BASE
 
@@ -323,6 +325,21 @@ def test_recorded_steps_have_the_bits_of_eager_ones(bits: int | None, monkeypatc
         assert np.array_equal(a, b)
 
 
+def test_steps_are_gone_with_their_last_user():
+    decoder = small()
+    states = ContiguousStates(decoder.state_specs(), 1, 8)
+    forward_cached(decoder, [[1, 2]], states)
+    steps = Steps(decoder, states)
+    steps.run([0], [1])
+    gone = weakref.ref(states)
+    gc.disable()
+    try:
+        del steps, states
+        assert gone() is None  # without a collection
+    finally:
+        gc.enable()
+
+
 def test_a_full_cache_is_an_error():
     decoder = small()
     states = ContiguousStates(decoder.state_specs(), 1, 3)
@@ -346,3 +363,13 @@ def test_wrong_sizes_never_reach_the_kernels():
     with pytest.raises(ShapeError):
         k.put_rows(k.empty((2, 8)), k.from_numpy(np.array([0, 1], np.int32)), k.empty((3, 7)))
     assert isinstance(ops.linear(tensor(numbers(0, 64)), q), Tensor)
+
+
+def test_pieces_of_a_room_do_not_overlap():
+    room = Room("uint8")
+    pieces = [room.take((size,)) for size in (1 << 16, (1 << 16) + 1, 100, 1 << 22, 3 << 20, *[1 << 21] * 20)]
+    for number, piece in enumerate(pieces):
+        piece.numpy()[:] = number
+    for number, piece in enumerate(pieces):
+        assert (piece.numpy() == number).all()
+        assert piece.numpy().ctypes.data % 64 == 0

@@ -82,13 +82,13 @@ void check_starts(const Array& q_start, int64_t rows, const char* op) {
 
 void register_ssd(py::module_& m) {
   define<&ssd>(m, "ssd", py::arg("x"), py::arg("dt"), py::arg("a"), py::arg("b"), py::arg("c"), py::arg("y"),
-        py::arg("q_start"), py::arg("heads"), py::arg("groups"), py::arg("state_dim"), py::arg("skip") = nullptr,
-        py::arg("dt_bias") = nullptr, py::arg("softplus") = false, py::arg("dt_min"), py::arg("dt_max"),
+        py::arg("q_start"), py::arg("heads"), py::arg("groups"), py::arg("state_dim"), py::arg("skip"),
+        py::arg("dt_bias"), py::arg("softplus"), py::arg("dt_min"), py::arg("dt_max"),
         py::arg("state") = nullptr, py::arg("chunks") = nullptr);
   define<&ssd_backward>(m, "ssd_backward", py::arg("x"), py::arg("dt"), py::arg("a"), py::arg("b"), py::arg("c"),
         py::arg("dy"), py::arg("chunks"), py::arg("dx"), py::arg("ddt"), py::arg("part_db"), py::arg("part_dc"),
         py::arg("part_da"), py::arg("q_start"), py::arg("heads"), py::arg("groups"), py::arg("state_dim"),
-        py::arg("skip") = nullptr, py::arg("dt_bias") = nullptr, py::arg("softplus") = false, py::arg("dt_min"),
+        py::arg("skip"), py::arg("dt_bias"), py::arg("softplus"), py::arg("dt_min"),
         py::arg("dt_max"), py::arg("part_dskip") = nullptr, py::arg("part_dbias") = nullptr,
         py::arg("accumulate_dx") = false, py::arg("accumulate_ddt") = false);
 }

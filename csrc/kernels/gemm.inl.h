@@ -181,8 +181,8 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         GemmTile t;
         t.a = (const char*)a_tile;
         t.a_step = args.lda * (int64_t)sizeof(T);
-        const bool whole_words = P::kInMemory && (args.trans_a ? P::kPer == 1 : now % P::kPer == 0);
-        if (copy_a || !whole_words) {
+        const bool in_place = !copy_a && P::kInMemory && (args.trans_a ? P::kPer == 1 : now % P::kPer == 0);
+        if (!in_place) {
           float* tile = packed;
           if (!args.trans_a) {
             const int64_t step = gemm_copy_step(words);
@@ -229,9 +229,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
           if (last) gemm_ahead_c(epilogue, at, height, cols);
           const int64_t p = col / kGemmTileCols;
-          if (panel_count > 1 && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
+          if (p + 1 < panel_count && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
             const T* next = a_tile + height * args.lda;
-            for (int64_t r = p * height / (panel_count - 1); r < (p + 1) * height / (panel_count - 1) && r < height; ++r)
+            for (int64_t r = p * height / (panel_count - 1); r < (p + 1) * height / (panel_count - 1); ++r)
               for (int64_t x = 0; x < now; x += 64 / (int64_t)sizeof(T)) __builtin_prefetch(next + r * args.lda + x, 0, 2);
           }
           t.ahead = (const char*)&t;  // nothing: a line that is at hand
@@ -242,8 +242,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           } else if (i + 1 == tiles && p + 1 == panel_count) {
             const int64_t next = last ? 0 : k + now, next_strip = last ? strip + shape.cols : strip;
             if (next_strip < block.col_end) gemm_ahead_b<P>(t, args, b, next_strip, next, args.k - next < depth ? args.k - next : depth);
-          } else if (args.trans_a && i + 1 < tiles && (whole_words && !copy_a ? p == 0 : p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1)) {
-            gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));  // the next tile, or four
+          } else if (args.trans_a && i + 1 < tiles && (in_place ? p == 0 : p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1)) {
+            // The next tile, or the next four.
+            gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));
           }
           if (copies && p + 2 == panel_count && i > 0 && i + 1 < tiles) {  // a whole panel, and B is packed
             const int64_t step = gemm_copy_step(words);

@@ -235,14 +235,15 @@ TEST_CASE("gemm: bias, activation, residual, pre") {
 
 TEST_CASE("gemm: a row alone has the bits of a row among many") {
   for_each_target([&](const mg::Target& target) {
-    for (int64_t k : {31, 64, 512, 600}) {  // 512: rows of B share cache sets, and are taken up whole
+    for (int64_t k : {31, 64, 512, 600, 1024}) {  // 512, 1024: rows share cache sets, and are taken up whole or copied
       for_each_transposition([&](bool trans_a, bool trans_b) {
         for (bool accumulate : {false, true}) {
           Options options;
           options.trans_a = trans_a, options.trans_b = trans_b, options.accumulate = accumulate;
           options.bias = !accumulate;
           options.act = accumulate ? Act::none : Act::gelu;
-          Problem all({33, 77, k}, options), rows({33, 77, k}, options);
+          const int64_t n = k % 512 ? 77 : 160;  // enough for copies of the rows of A
+          Problem all({33, n, k}, options), rows({33, n, k}, options);
           run(target, all.args());
           for (int64_t i = 0, count; i < 33; i += count) {  // 1, 2, 4, 8, 3, 6 and 9 rows
             count = i % 13 + 1 < 33 - i ? i % 13 + 1 : 33 - i;

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from . import _kernels as k
 from .errors import ConfigError, NonFiniteError, ShapeError, UsageError, nearest
-from .tensor import Tensor, numpy_dtype
+from .tensor import Room, Tensor, numpy_dtype
 
 Array = k.Array
 
@@ -65,9 +65,14 @@ class QTensor:
     ndim = 2
 
     def __init__(
-        self, shape: tuple[int, int], type: str = "int4", group: int = 32, dtype: str = "float32", data: Any = None
+        self,
+        shape: tuple[int, int],
+        type: str = "int4",
+        group: int = 32,
+        dtype: str = "float32",
+        room: Room | None = None,
     ) -> None:
-        """Room for codes and scales, or `data` that hold them. Raises ConfigError, ShapeError."""
+        """Memory for codes and scales, in `room` if given. Raises ConfigError, ShapeError."""
         n, inner = shape
         self.type = q_type(type)
         if not 0 < inner <= k.Q_MOST_K or n < 1:
@@ -77,9 +82,7 @@ class QTensor:
         self.dtype = dtype
         self.activations = "int8"
         size = k.q_bytes(self.type.number, n, inner, self.group)
-        if data is not None and (data.dtype != "uint8" or data.size != size):
-            raise ShapeError(f"{type} of {self.shape}: expected {size} bytes, got {data.size} of {data.dtype}")
-        self.data: Array = k.empty((size,), "uint8") if data is None else data
+        self.data: Array = k.empty((size,), "uint8") if room is None else room.take((size,))
 
     @classmethod
     def from_float(

@@ -6,6 +6,7 @@ Arithmetic, slicing and reductions are the plain ops of :mod:`microgpt.ops`; the
 from __future__ import annotations
 
 import copyreg
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -202,6 +203,34 @@ class Tensor:
     def sqrt(self) -> Tensor:
         """Element-wise square root."""
         return _ops().sqrt(self)
+
+
+class Room:
+    """Arrays of one type that are read together, as pieces of large blocks: these have huge pages, from which memory is
+    read up to twice as fast. Not for what is let go piece by piece: a block lives as long as one of its pieces."""
+
+    LEAST, MOST, BLOCK = (
+        1 << 16,
+        1 << 22,
+        1 << 25,
+    )  # bytes: smaller ones do not matter, larger ones have huge pages anyway
+
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
+        self._item = numpy_dtype(dtype).itemsize
+        self._block: Array | None = None
+        self._used = 0
+
+    def take(self, shape: Sequence[int]) -> Array:
+        """An array with undefined contents, 64-byte aligned."""
+        count = math.prod(shape)
+        if not self.LEAST <= count * self._item < self.MOST:
+            return k.empty(tuple(shape), self.dtype)
+        if self._block is None or self._used + count > self._block.size:
+            self._block, self._used = k.empty((self.BLOCK // self._item,), self.dtype), 0
+        start = self._used
+        self._used += -(-count * self._item // 64) * 64 // self._item
+        return self._block.view(tuple(shape), start)
 
 
 _new = object.__new__

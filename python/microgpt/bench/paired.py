@@ -254,8 +254,9 @@ def contest(
     probe_seconds: float = 0.02,
     budget: float = math.inf,
 ) -> tuple[dict[str, dict[str, Any]], float | None, float | None]:
-    """Run the steps that `children` have set up in turns; the first of a round changes from round to round. After `budget`
-    seconds no further round begins, once there have been LEAST_ROUNDS.
+    """Run the steps that `children` have set up in turns; the first of a round changes from round to round.
+
+    After `budget` seconds no further round begins, once there have been LEAST_ROUNDS.
 
     Returns for each the median, min and max seconds, and for each but ours the paired ratio to ours with its interval
     (above 1: ours is faster); the median rate of our `probe` between the rounds; what others used of the machine. A

@@ -132,7 +132,8 @@ def _kernels(only: str | None, full: bool, **options: Any) -> None:
     budget = options.pop("budget")
     _positive("--budget", budget)
     groups = chosen("--only", only, GROUPS, GROUPS)
-    settings = kernels.Settings(groups=groups, quick=not full, budget=budget, **_common(options, kernels.DTYPES, kernels.PEERS))
+    common = _common(options, kernels.DTYPES, kernels.PEERS)
+    settings = kernels.Settings(groups=groups, quick=not full, budget=budget, **common)
     _tell(kernels.measure, settings, options)
 
 

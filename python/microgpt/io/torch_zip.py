@@ -1,15 +1,13 @@
 """Files of torch.save without PyTorch: a zip of a pickle that names tensors, and of their numbers.
 
-The pickle is read by an unpickler that knows what tensors are made of and refuses everything else, so nothing of a file
-is ever called.
+The pickle is read by a stack machine that knows what tensors are made of and refuses everything else, so nothing of a
+file is ever called.
 """
 
 from __future__ import annotations
 
-import collections
-import io
 import math
-import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,28 +23,81 @@ STORAGES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2
             "LongStorage": "<i8", "IntStorage": "<i4", "ByteStorage": "<u1", "CharStorage": "<i1",
             "BoolStorage": "<u1"}  # fmt: skip
 MOST = 2**34  # bytes of one tensor
+MARK = object()
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": MARK, "EMPTY_TUPLE": ()}
+MAKERS = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
+PLAIN = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows OrderedDict, storages, and how a tensor is made of one."""
+class _Machine:
+    """The part of a pickle's stack machine that dictionaries of tensors need. Opcodes come from pickletools, which runs
+    nothing; what is named is one of three things of ours, and anything else is refused."""
 
-    def __init__(self, data: bytes, storage: Callable[[str, str], npt.NDArray[Any]], where: str) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, storage: Callable[[str, str], npt.NDArray[Any]], where: str) -> None:
         self.storage, self.where = storage, where
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def run(self, data: bytes) -> Any:
+        """What the pickle makes."""
+        argument: Any
+        for opcode, argument, _ in pickletools.genops(data):
+            name = opcode.name
+            if name in CONSTANTS:
+                self.stack.append(CONSTANTS[name])
+            elif name in MAKERS:
+                self.stack.append(MAKERS[name]())
+            elif name in PLAIN:
+                self.stack.append(argument)
+            elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
+            elif name in ("BINGET", "LONG_BINGET"):
+                self.stack.append(self.memo[argument])
+            elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+                count = int(name[-1])
+                self.stack[-count:] = [tuple(self.stack[-count:])]
+            elif name == "TUPLE":
+                found = tuple(self._marked())
+                self.stack.append(found)
+            elif name in ("SETITEM", "SETITEMS"):
+                pairs = self._marked() if name == "SETITEMS" else [self.stack.pop(-2), self.stack.pop()]
+                self.stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+            elif name == "GLOBAL":
+                self.stack.append(self._known(*argument.split(" ", 1)))
+            elif name == "BINPERSID":
+                self.stack.append(self._storage(self.stack.pop()))
+            elif name == "REDUCE":
+                arguments, made = self.stack.pop(), self.stack.pop()
+                self.stack.append(made(*arguments) if made in (dict, self.tensor, _first) else self._refuse(made))
+            elif name == "BUILD":  # attributes of a dictionary: nothing of a tensor
+                self.stack.pop()
+            elif name == "STOP":
+                return self.stack.pop()
+            elif name != "PROTO":
+                raise CheckpointError(f"{self.where}: opcode {name}, which no dictionary of tensors has")
+        raise CheckpointError(f"{self.where}: not a file of torch.save: no end")
+
+    def _marked(self) -> list[Any]:
+        at = max(i for i, each in enumerate(self.stack) if each is MARK)
+        found, self.stack = self.stack[at + 1 :], self.stack[:at]
+        return found
+
+    def _known(self, module: str, name: str) -> Any:
         """What a file may name."""
         if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            return dict
         if module in ("torch", "torch.storage") and name in STORAGES:
             return name
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return self.tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda data, *rest: data
+            return _first
         raise CheckpointError(f"{self.where}: names {module}.{name}, which is no part of a tensor")
 
-    def persistent_load(self, pid: Any) -> Any:
+    def _refuse(self, what: Any) -> Any:
+        raise CheckpointError(f"{self.where}: calls {what!r:.80}, which is no part of a tensor")
+
+    def _storage(self, pid: Any) -> Any:
         """A storage: ("storage", class, key, device, numbers)."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and pid[1] in STORAGES):
             raise CheckpointError(f"{self.where}: expected a storage, got {pid!r:.80}")
@@ -68,6 +119,10 @@ class _Unpickler(pickle.Unpickler):
             else np.empty(size, storage.dtype)
         )
         return np.ascontiguousarray(view)
+
+
+def _first(data: Any, *rest: Any) -> Any:
+    return data
 
 
 def read_torch(path: str | Path) -> dict[str, npt.NDArray[Any]]:
@@ -92,7 +147,7 @@ def read_torch(path: str | Path) -> dict[str, npt.NDArray[Any]]:
                     loaded[key] = numbers
                 return loaded[key]
 
-            found = _Unpickler(archive.read(names[0]), storage, where).load()
+            found = _Machine(storage, where).run(archive.read(names[0]))
     except CheckpointError:
         raise
     except Exception as error:  # whatever a broken pickle or zip ends in

@@ -21,6 +21,7 @@ from ..io.names import Rule, matched, to_file
 from ..nn.checks import whole
 from ..nn.module import unfilled
 from ..qtensor import QTensor
+from ..tensor import Room
 from . import gguf, quantized
 from .config import ModelConfig
 from .decoder import Decoder
@@ -263,10 +264,12 @@ def take(
         raise CheckpointError(
             f"{found.where}: the weights need {need / 1e6:,.0f} MB of memory as {chosen}, {free / 1e6:,.0f} MB are free"
         )
-    with unfilled():
+    rounds = bool(scheme or keep or found.codes)
+    room = Room("uint8" if rounds else chosen)
+    with unfilled(None if rounds else room):
         model = Decoder(config, dtype=chosen, seed=None)
     own = dict(model.named_parameters())
-    spots = quantized.places(model) if scheme or keep or found.codes else {}
+    spots = quantized.places(model) if rounds else {}
     wrong: list[str] = []
     left = set(own)
     for name, row in found.codes.items():
@@ -281,7 +284,7 @@ def take(
             wrong.append(f"{name} expected {parameter.shape}, got {stored.shape}")
         elif not wrong:
             made = None if name not in spots else _codes(stored, found.codes.get(name), keep, scheme, spots[name][2],
-                                                         chosen, name, report, f"{found.where}: ")  # fmt: skip
+                                                         chosen, name, report, f"{found.where}: ", room)  # fmt: skip
             if made is None:
                 copy(stored, parameter.numpy())
             else:
@@ -305,16 +308,17 @@ def _codes(
     name: str,
     report: quantized.Report | None,
     where: str,
+    room: Room,
 ) -> QTensor | None:
     """A matrix as codes and scales: as the file has it, or rounded; None where it stays numbers."""
     if row is not None:
-        return quantized.restored(row, stored, dtype, where + name)
+        return quantized.restored(row, stored, dtype, where + name, room)
     if keep and stored.blocks is not None and stored.blocks[0] in quantized.BLOCKS:
-        return quantized.from_blocks(*stored.blocks, stored.shape, dtype)
+        return quantized.from_blocks(*stored.blocks, stored.shape, dtype, room)
     if scheme is None:
         return None
     kind = scheme.tables if table else scheme.layers
-    return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, name, report, where)
+    return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, name, report, where, room)
 
 
 def _pieces(stored: Stored) -> Callable[[int, int], npt.NDArray[Any]]:

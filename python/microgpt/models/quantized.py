@@ -20,7 +20,7 @@ from ..io.mapped import Stored
 from ..nn.linear import Linear
 from ..nn.module import Module
 from ..qtensor import QTensor, q_type
-from ..tensor import numpy_dtype
+from ..tensor import Room, numpy_dtype
 from .decoder import Decoder
 
 Row = tuple[str, int, int, int]  # type, group, rows, columns
@@ -112,11 +112,12 @@ def rounded(
     name: str,
     report: Report | None = None,
     where: str = "",
+    room: Room | None = None,
 ) -> QTensor:
     """A weight made of rows(start, stop), piece by piece. Raises NonFiniteError naming it and `where` it is."""
     if len(shape) != 2:
         raise ConfigError(f"{where}{name}: expected two axes, got {shape}")
-    made = QTensor((shape[0], shape[1]), type, group, dtype)
+    made = QTensor((shape[0], shape[1]), type, group, dtype, room=room)
     made.fill(rows, where + name)
     if report is not None:
         error = square = 0.0
@@ -135,14 +136,14 @@ def _rows_of(values: npt.NDArray[Any]) -> Callable[[int, int], npt.NDArray[Any]]
 
 def quantize_decoder(model: Decoder, scheme: Scheme, say: Callable[[str], None] | None = None) -> Report:
     """Round a model's matrices in place, each let go before the next one is made; what is rounded already stays."""
-    report = Report()
+    report, room = Report(), Room("uint8")
     found = places(model)
     for number, (name, (module, attribute, table)) in enumerate(found.items(), 1):
         weight = getattr(module, attribute)
         if isinstance(weight, QTensor):
             continue
         type = scheme.tables if table else scheme.layers
-        made = rounded(_rows_of(weight.numpy()), weight.shape, type, scheme.group, weight.dtype, name, report)
+        made = rounded(_rows_of(weight.numpy()), weight.shape, type, scheme.group, weight.dtype, name, report, "", room)
         setattr(module, attribute, made)
         if say is not None:
             say(f"{number}/{len(found)} {name}: {type}")
@@ -181,13 +182,13 @@ def from_config(values: Any, where: str) -> tuple[str, dict[str, Row]]:
     return dtype, made
 
 
-def restored(row: Row, stored: Stored, dtype: str, what: str) -> QTensor:
+def restored(row: Row, stored: Stored, dtype: str, what: str, room: Room | None = None) -> QTensor:
     """A weight of a file of our own layout. Raises FormatError where its bytes are not as many as its shape needs."""
     type, group, n, inner = row
     size = q_bytes(type, group, n, inner)
     if stored.dtype != "uint8" or stored.shape != (size,):
         raise FormatError(f"{what}: expected {size} bytes, got {stored.dtype} of shape {stored.shape}")
-    made = QTensor((n, inner), type, group, dtype)
+    made = QTensor((n, inner), type, group, dtype, room=room)
     data = made.data.numpy()
     for start in range(0, size, PIECE):
         data[start : start + PIECE] = stored.array()[start : start + PIECE]
@@ -211,9 +212,15 @@ def arrays(model: Decoder) -> Iterator[tuple[str, npt.NDArray[Any]]]:
 BLOCKS = {"Q4_0": "int4", "Q8_0": "int8"}  # the same numbers: code - offset times a float16 scale, in groups of 32
 
 
-def from_blocks(kind: str, rows: Callable[[int, int], npt.NDArray[Any]], shape: tuple[int, ...], dtype: str) -> QTensor:
+def from_blocks(
+    kind: str,
+    rows: Callable[[int, int], npt.NDArray[Any]],
+    shape: tuple[int, ...],
+    dtype: str,
+    room: Room | None = None,
+) -> QTensor:
     """A weight out of Q4_0 or Q8_0 blocks: rows(start, stop) gives their bytes (rows, bytes). Exact."""
-    made = QTensor((shape[0], shape[1]), BLOCKS[kind], 32, dtype)
+    made = QTensor((shape[0], shape[1]), BLOCKS[kind], 32, dtype, room=room)
     layout = np.dtype([("d", "<f2"), ("qs", "u1", 16 if kind == "Q4_0" else 32)])
     for start, stop in made.pieces():
         blocks = np.ascontiguousarray(rows(start, stop)).view(layout)  # (rows, groups)

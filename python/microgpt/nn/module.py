@@ -14,23 +14,28 @@ import numpy.typing as npt
 from .. import _kernels as k
 from ..errors import ConfigError
 from ..filters import Filter, matches
-from ..tensor import Tensor, numpy_dtype, wide
+from ..tensor import Room, Tensor, numpy_dtype, wide
 
 M = TypeVar("M", bound="Module")
 
 
 _filling = True  # whether new parameters are filled
+_room: Room | None = None  # where their memory is
 
 
 @contextlib.contextmanager
-def unfilled() -> Iterator[None]:
-    """Inside, new parameters hold anything: their memory is not touched before a file's values are written."""
-    global _filling
-    before, _filling = _filling, False
+def unfilled(room: Room | None = None) -> Iterator[None]:
+    """Inside, new parameters hold anything: their memory is not touched before a file's values are written.
+
+    Those of the type of `room` lie in it.
+    """
+    global _filling, _room
+    before = _filling, _room
+    _filling, _room = False, room
     try:
         yield
     finally:
-        _filling = before
+        _filling, _room = before
 
 
 class Parameter(Tensor):
@@ -46,7 +51,8 @@ class Parameter(Tensor):
         self, shape: tuple[int, ...], dtype: str = "float32", *, std: float | None = None, fill: float = 0.0,
         values: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(k.empty(shape, dtype), requires_grad=True)
+        inside = _room is not None and _room.dtype == dtype
+        super().__init__(_room.take(shape) if inside else k.empty(shape, dtype), requires_grad=True)  # type: ignore[union-attr]
         self.std = std
         self.fill = fill
         self.values = values

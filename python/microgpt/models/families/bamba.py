@@ -10,8 +10,7 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, Bool, Draft, Float, Part, declare, ends, ffn, heads, shape
-from .hybrid import ATTENTION, ENDS, EXTRA, mamba2_keys, mamba2_names, mamba2_sizes
-from .rope import Rope
+from .hybrid import ATTENTION, ENDS, EXTRA, AttentionRope, mamba2_keys, mamba2_names, mamba2_sizes
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ declare(
     "bamba", "BambaForCausalLM",
     [*shape(128000, 4096, 32, 32, 262144), *heads(kv=8), *ffn(14336), *mamba2_keys(), AttentionAt(),
      Float("rms_norm_eps", "norm.eps mamba2.norm.eps", 1e-5), ATTENTION_BIAS, Bool("mlp_bias", "ffn.bias"),
-     Rope(share=0.5), *ends(False)],
+     AttentionRope(share=0.5), *ends(False)],
     {**ENDS, **ATTENTION, **mamba2_names("mamba"), "norm": "model.final_layernorm", "ffn_norm": "pre_ff_layernorm",
      "ffn.gate": "feed_forward.gate_proj", "ffn.up": "feed_forward.up_proj", "ffn.down": "feed_forward.down_proj"},
     fixed={"mamba2.norm": NormSpec("rms", bias=False)}, ignored=EXTRA, sized=mamba2_sizes,

@@ -64,5 +64,5 @@ declare(
      "moe.router": "block_sparse_moe.router.layer", "moe.gate moe.up": "block_sparse_moe.input_linear",
      "moe.down": "block_sparse_moe.output_linear"},
     packings={"moe.gate moe.up": GATE_UP}, fixed={"mamba2.norm": NormSpec("rms", bias=False)}, ignored=EXTRA,
-    sized=mamba2_sizes,
+    sized=lambda *of: {**mamba2_sizes(*of), "num_local_experts": 0},
 )  # fmt: skip

@@ -13,6 +13,7 @@ from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Key, Part
 from .llama import BODY
+from .rope import Rope
 
 LINEAR = "linear_attention"
 # Ways to write a number that JSON has not.
@@ -66,14 +67,17 @@ class Limits(Part):
         found = get.get("time_step_limit", (list, tuple, type(None)), None) or (0.0, math.inf)
         where = f"{get.where}: time_step_limit"
         require(len(found) == 2, where, "two numbers", found)
-        numbers = [SPECIAL.get(str(each.get("__float__"))) if isinstance(each, dict) else each for each in found]
-        for each in numbers:
-            require(isinstance(each, (int, float)) and not isinstance(each, bool), where, "two numbers", found)
-        draft.set(self.ours, tuple(None if each == math.inf else float(each) for each in numbers))
+        limits = []
+        for each in found:
+            number = SPECIAL.get(str(each.get("__float__"))) if isinstance(each, dict) else each
+            require(isinstance(number, (int, float)) and not isinstance(number, bool), where, "two numbers", found)
+            limits.append(None if number == math.inf else number)
+        draft.set(self.ours, tuple(limits))
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        low, high = next(block.mixer.limits for block in config.blocks if hasattr(block.mixer, "limits"))
+        found = (getattr(block.mixer, "limits", None) for block in config.blocks)
+        low, high = next((each for each in found if each is not None), (0.0, None))
         if high is not None:
             out["time_step_limit"] = [low, high]
         elif low:
@@ -113,6 +117,15 @@ class Expand(Part):
         out[self.key] = found[0].inner // config.width
         if self.head is not None:
             out[self.head] = found[0].head_dim
+
+
+class AttentionRope(Rope):
+    """Rope of the layers of attention, if there are any."""
+
+    def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
+        """See Part."""
+        if any(getattr(block.mixer, "rope", None) is not None for block in config.blocks):
+            super().write(config, out)
 
 
 def mamba2_keys(state: int = 256) -> list[Part]:

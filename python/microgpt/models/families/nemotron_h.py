@@ -17,7 +17,8 @@ KINDS = {
     FULL: {"mixer.type": "attention", "ffn.type": None},
     "mlp": {"mixer.type": None, "ffn.type": "mlp"},
 }
-LIST = Kinds(KINDS, lambda i, get: LINEAR, "layers_block_type", {"mamba": LINEAR, "attention": FULL})
+CYCLE = [LINEAR, "mlp", FULL, "mlp"]
+LIST = Kinds(KINDS, lambda i, get: CYCLE[i % 4], "layers_block_type", {"mamba": LINEAR, "attention": FULL})
 LETTERS = {"M": LINEAR, "*": FULL, "-": "mlp"}
 
 
@@ -43,6 +44,13 @@ class Pattern(Part):
         out["num_hidden_layers"] = len(config.blocks)
 
 
+def sizes(width: int, layers: int, heads: int) -> dict[str, Any]:
+    """Keys of another size."""
+    attention = {"num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": max(1, width // heads)}
+    mamba = {"mamba_num_heads": max(1, 2 * width // 64), "mamba_head_dim": min(64, 2 * width), "n_groups": 1}
+    return {**attention, **mamba, "layers_block_type": [CYCLE[i % 4] for i in range(layers)]}
+
+
 declare(
     "nemotron_h", "NemotronHForCausalLM",
     [Pattern(), Key("vocab_size", "vocab_size", 131072), Key("hidden_size", "width", 4096),
@@ -62,4 +70,5 @@ declare(
     " moe_intermediate_size moe_shared_expert_intermediate_size moe_latent_size moe_shared_expert_overlap"
     " num_experts_per_tok routed_scaling_factor n_group topk_group norm_topk_prob num_nextn_predict_layers"
     " mtp_layers_block_type hidden_dropout sliding_window attention_bias",
+    sized=sizes,
 )  # fmt: skip

@@ -5,9 +5,8 @@ from __future__ import annotations
 from ...nn.spec import NormSpec
 from .common import Reader
 from .declare import ATTENTION_BIAS, FULL, Float, Key, Part, declare, ends, ffn, heads, shape
-from .hybrid import ENDS, EXTRA, LINEAR, Kinds
+from .hybrid import ENDS, EXTRA, LINEAR, AttentionRope, Kinds
 from .llama import GLU
-from .rope import Rope
 
 PLUS_ONE = NormSpec("rms", 1e-6, bias=False, plus_one=True)
 
@@ -50,7 +49,7 @@ def delta_sizes(width: int, layers: int, heads: int) -> dict[str, int]:
 declare(
     "qwen3_5_text", "Qwen3_5ForCausalLM",
     [*shape(248320, 4096, 32, 16, 32768), *heads(4, 256), *ffn(12288), *DELTA_KEYS, KINDS, EPS, ATTENTION_BIAS,
-     Rope(share=0.25, known=("mrope_section", "mrope_interleaved")), *ends(False)],
+     AttentionRope(share=0.25, known=("mrope_section", "mrope_interleaved")), *ends(False)],
     {**ENDS, **GLU, **ATTENTION, **DELTA,
      "gated_delta.q gated_delta.k gated_delta.v": "linear_attn.in_proj_qkv", "gated_delta.z": "linear_attn.in_proj_z",
      "gated_delta.b": "linear_attn.in_proj_b", "gated_delta.a": "linear_attn.in_proj_a"},

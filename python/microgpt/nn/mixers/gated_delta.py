@@ -54,7 +54,8 @@ class GatedDeltaSpec(LayerSpec):
 
     def shapes(self, width: int) -> Shapes:
         """Its parameters over a stream of `width`."""
-        values, made = self.widths["v"], {}
+        values = self.widths["v"]
+        made: Shapes = {}
         for name, outputs in {**self.widths, "z": values, "b": self.heads, "a": self.heads}.items():
             made |= linear(name, width, outputs, False)
         for name, channels in self.widths.items():

@@ -169,12 +169,13 @@ class Mamba2(Module):
             y = ops.glu(z, y, act="silu")
         if self.norm is None:
             return y
-        if self.spec.groups == 1:
+        weight = self.norm.weight
+        if self.spec.groups == 1 or weight is None:
             y = self.norm(y)
         else:
             eps = self.norm.spec.eps
             y = ops.rms_norm(y.reshape(-1, self.spec.groups, self.spec.inner // self.spec.groups), eps=eps)
-            y = y.reshape(-1, self.spec.inner) * self.norm.weight
+            y = y.reshape(-1, self.spec.inner) * weight
         gated: Tensor = ops.glu(z, y, act="silu") if self.spec.norm_first else y
         return gated
 

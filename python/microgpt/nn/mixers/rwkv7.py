@@ -131,14 +131,14 @@ class Rwkv7(Module):
             mixed(x, before, share) for share in (self.x_r, self.x_w, self.x_k, self.x_v, self.x_a, self.x_g)
         )
         r, k, v = self.r(xr, ctx), self.k(xk, ctx), self.v(xv, ctx)
-        decay = widened(self._low("w", ops.tanh(self._lower("w", xw, ctx)), ctx)) + widened(self.w0)
+        decay = widened(self._low("w", ops.tanh(self._lower("w", xw, ctx)), ctx)) + widened(self._base("w"))
         w = ops.exp(ops.sigmoid(decay) * -FLOOR)
-        rate = ops.sigmoid(self._low("a", self._lower("a", xa, ctx), ctx) + self.a0)
+        rate = ops.sigmoid(self._low("a", self._lower("a", xa, ctx), ctx) + self._base("a"))
         gate = self._low("g", ops.sigmoid(self._lower("g", xg, ctx)), ctx)
         if spec.first:
             ctx.extra["rwkv7 v"] = v
         else:
-            share = ops.sigmoid(self._low("v", self._lower("v", xv, ctx), ctx) + self.v0)
+            share = ops.sigmoid(self._low("v", self._lower("v", xv, ctx), ctx) + self._base("v"))
             v = v + (ctx.extra["rwkv7 v"] - v) * share
         unit = self._unit(k * self.k_k)
         k = k * ((rate - 1.0) * self.k_a + 1.0)
@@ -154,6 +154,10 @@ class Rwkv7(Module):
 
     def _low(self, name: str, x: Tensor, ctx: Ctx) -> Tensor:
         y: Tensor = getattr(self, f"{name}2")(x, ctx)
+        return y
+
+    def _base(self, name: str) -> Tensor:
+        y: Tensor = getattr(self, f"{name}0")
         return y
 
     def _heads(self, x: Tensor) -> Tensor:
