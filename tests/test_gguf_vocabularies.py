@@ -152,6 +152,16 @@ def test_near_is_told() -> None:
     composed = changed(trained(), normalizer={"type": "NFC"})
     with pytest.warns(UserWarning, match=r"other ids for some texts: it does not compose characters \(NFC\)"):
         assert vocabulary(composed, composed.vocab_size)["tokenizer.ggml.pre"] == "gpt-2"
+    meta = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+    ours = Tokenizer.load(FOLDER / "bpe.model")
+    marked = changed(ours, normalizer=None, pre_tokenizer=meta, ignore_merges=False)
+    with pytest.warns(UserWarning, match="it puts a space also before a text that begins with one"):
+        assert vocabulary(marked, marked.vocab_size)["tokenizer.ggml.add_space_prefix"] is True
+    texts = [text for text in TEXTS if text[0] not in " \u2581" and "<user>" not in text and "a<b>" not in text]
+    assert [back(marked).encode(text) for text in texts] == [marked.encode(text) for text in texts] and len(texts) > 200
+    cut = changed(ours, normalizer=None, pre_tokenizer={**meta, "split": True}, ignore_merges=False)
+    with pytest.raises(TokenizerError, match="its Metaspace cuts within tokens"):
+        keys(cut)
     with pytest.raises(TokenizerError, match="it has 600 ids, the model 599"):
         vocabulary(trained(), 599)
 

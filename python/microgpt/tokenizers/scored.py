@@ -40,12 +40,14 @@ def scored(content: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
         if model.get("byte_fallback") or unknown is None:
             raise TokenizerError("llama.cpp's unigram vocabularies have an unknown token and do not fall back to bytes")
         scores[: len(model["vocab"])] = [score for _, score in model["vocab"]]
-    found = {"model": "llama" if bpe else "t5", "pre": "default", "tokens": tokens, "kinds": kinds,
+    notes = []
+    if prefix and content.get("normalizer") is None:
+        notes.append("it puts a space also before a text that begins with one")
+    users = [token for token, number in tokens.items() if kinds.get(number) == Kind.USER_DEFINED]
+    if prefix and users:
+        notes.append(f"it puts a space behind {users[0][:40]!r} and none before it where it begins a text")
+    found = {"model": "llama" if bpe else "t5", "pre": "default", "tokens": tokens, "kinds": kinds, "notes": notes,
              "add_space_prefix": prefix, "remove_extra_whitespaces": squeeze, "unknown_token_id": unknown}  # fmt: skip
-    if prefix and Kind.USER_DEFINED in kinds.values():
-        found["notes"] = ["it puts a space behind a token such as "
-                          f"{next(t for t, n in tokens.items() if kinds.get(n) == Kind.USER_DEFINED)[:40]!r}, and none "
-                          "before one that begins a text"]  # fmt: skip
     if charsmap:
         found["precompiled_charsmap"] = np.frombuffer(charsmap, np.uint8)
     return {**found, "scores": scores}
@@ -58,9 +60,9 @@ def _normalization(content: dict[str, Any], tokens: dict[str, int]) -> tuple[boo
     pre = content.get("pre_tokenizer") or {}
     if pre.get("type") == "Metaspace" and not steps:
         cut = pre.get("split", True) and any(SPACE in token[1:] for token in tokens)
-        if pre.get("prepend_scheme", "always") == "never" and pre.get("replacement") == SPACE and not cut:
-            return False, False, b""
-        raise TokenizerError("its Metaspace puts no space before a text that begins with one")
+        if cut or pre.get("replacement") != SPACE:
+            raise TokenizerError("its Metaspace cuts within tokens")
+        return pre.get("prepend_scheme", "always") != "never", False, b""
     charsmap = b""
     if steps and steps[0]["type"] == "Precompiled":
         charsmap = base64.b64decode(steps[0]["precompiled_charsmap"])
