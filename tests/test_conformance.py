@@ -36,7 +36,6 @@ from microgpt.tensor import Tensor
 from tests.variants import (
     CONTEXT,
     HEAD_DIM,
-    HEADS,
     IDS,
     TOKENS,
     VARIANTS,
@@ -344,7 +343,7 @@ def test_stated_flops_are_the_products_of_a_forward(config: ModelConfig) -> None
     for mixer in mixers(config):
         if isinstance(mixer, AttentionSpec):
             value = 2 if mixer.kind == "differential" else 1  # its width over a head's
-            own += 2 * HEADS * HEAD_DIM * (1 + value) * min(CONTEXT, mixer.window or CONTEXT)
+            own += 2 * mixer.heads * mixer.head_dim * (1 + value) * min(CONTEXT, mixer.window or CONTEXT)
         else:
             own += mixer.flops(CONTEXT)
     vectors = sum(p.size for p in model.parameters() if p.ndim == 1)  # norms and biases may be counted or not

@@ -41,6 +41,10 @@ OSS_YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_m
 MAMBA2 = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8,
           "state_size": 12, "n_groups": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
 HYBRID = {"mamba_n_heads": 4, "mamba_d_state": 9, "mamba_d_conv": 3, "num_hidden_layers": 3}
+FALCON_H1 = {"mamba_d_ssm": 40, "embedding_multiplier": 3.0, "lm_head_multiplier": 0.7, "key_multiplier": 0.6,
+             "attention_in_multiplier": 1.3, "attention_out_multiplier": 0.8, "ssm_in_multiplier": 1.2,
+             "ssm_out_multiplier": 0.9, "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+             "mlp_multipliers": [0.8, 1.4]}  # fmt: skip
 # A head's first output is q . k times v: where it is near zero a small eps would magnify its roundings.
 DELTA = {**BASE, "rms_norm_eps": 1e-3, "head_dim": 16, "num_hidden_layers": 3, "linear_num_value_heads": 4,
          "linear_num_key_heads": 2, "linear_key_head_dim": 6, "linear_value_head_dim": 10,
@@ -135,6 +139,15 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
         **{key: value for key, value in BASE.items() if key != "num_hidden_layers"}, "head_dim": 12,
         "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"], "mamba_num_heads": 4,
         "mamba_head_dim": 10, "ssm_state_size": 9, "n_groups": 2}),
+    "nemotron_h_moe": ("nemotron_h", {
+        **{key: value for key, value in BASE.items() if key != "num_hidden_layers"}, "head_dim": 8,
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "moe", "mlp"], "mamba_num_heads": 4,
+        "mamba_head_dim": 8, "ssm_state_size": 6, "n_groups": 1, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 20, "routed_scaling_factor": 2.5}),
+    "falcon_h1": ("falcon_h1", {**BASE, **HYBRID, **FALCON_H1, "mamba_norm_before_gate": False}),
+    "falcon_h1_norm": ("falcon_h1", {
+        **BASE, **HYBRID, **FALCON_H1, "mamba_rms_norm": True, "mamba_n_groups": 2, "projectors_bias": True,
+        "mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
     "qwen3_5": ("qwen3_5_text", DELTA),
     # Of sizes and multipliers where no token of the test changes its experts in bfloat16, here and in Granite's.
     "qwen3_next": ("qwen3_next", {**DELTA, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "num_experts": 4,

@@ -167,7 +167,9 @@ def layers(config: ModelConfig) -> list[LayerSpec]:
 
 
 def mixers(config: ModelConfig) -> list[LayerSpec]:
-    return [block.mixer for block in config.blocks if block.mixer is not None]
+    """Of all blocks; the parts of those that have parts."""
+    found = [block.mixer for block in config.blocks if block.mixer is not None]
+    return [part for mixer in found for part in (mixer.parts.values() or [mixer])]
 
 
 def check_pieces(config: ModelConfig, got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:

@@ -1,8 +1,10 @@
-"""transformers on the tiny families; `python -m tests.parity.tiny` writes the golden logits."""
+"""transformers on the tiny families; `python -m tests.parity.tiny [NAME ...]` writes the golden logits, of
+all or of these alone."""
 
 from __future__ import annotations
 
 import copy
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -101,12 +103,15 @@ def gradients(model: Any) -> dict[str, np.ndarray[Any, Any]]:
         with torch.no_grad():
             for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
                 mine.copy_(theirs.grad)
-        buffers = {each for each, _ in model.named_buffers()}
+        buffers = {stored(model, each) for each, _ in model.named_buffers()}
         return {each: gradient for each, gradient in weights(other).items() if each not in buffers}
     return {stored(model, name): p.grad.numpy().copy() for name, p in model.named_parameters()}
 
 
 if __name__ == "__main__":
-    made = {name: logits(make(name)) for name in TINY}
-    made |= {name: hidden(make(name)).detach().numpy() for name in ENCODERS}
-    np.savez_compressed(Path(__file__).parents[1] / "golden" / "families.npz", **made)
+    path = Path(__file__).parents[1] / "golden" / "families.npz"
+    names = sys.argv[1:] or [*TINY, *ENCODERS]
+    made: dict[str, Any] = dict(np.load(path)) if sys.argv[1:] else {}
+    made |= {name: logits(make(name)) for name in names if name in TINY}
+    made |= {name: hidden(make(name)).detach().numpy() for name in names if name in ENCODERS}
+    np.savez_compressed(path, **made)

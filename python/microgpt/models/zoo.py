@@ -23,7 +23,7 @@ def of_family(
               "block.dropout": dropout, "embed_dropout": dropout}  # fmt: skip
     mixer: Any
     ffn: Any
-    mixer, ffn = (next((each for block in whole.blocks if (each := getattr(block, half)) and each.kind == kind), None)
+    mixer, ffn = (next((each[1] for block in whole.blocks if (each := block.find(kind, (half,)))), None)
                   for half, kind in zip(("mixer", "ffn"), family.kinds, strict=True))  # fmt: skip
     if hasattr(mixer, "kv_heads"):
         group = min(heads, mixer.heads // mixer.kv_heads)

@@ -75,6 +75,11 @@ class LayerSpec:
     causal = True
     window: int | None = None
 
+    @property
+    def parts(self) -> dict[str, LayerSpec]:
+        """The layers that it consists of, by the names of their modules; none where it is one."""
+        return {}
+
     def shapes(self, width: int) -> Shapes:
         """Its parameters over a stream of `width`."""
         raise NotImplementedError(type(self).__name__)
@@ -157,6 +162,17 @@ class BlockSpec:
     def layers(self) -> tuple[LayerSpec, ...]:
         """The mixer and the feed-forward, those that are there."""
         return tuple(each for each in (self.mixer, self.ffn) if each is not None)
+
+    def find(self, kind: str | None, halves: tuple[str, ...] = ("mixer", "ffn")) -> tuple[str, Any] | None:
+        """The layer of a kind among the mixer, the feed-forward and their parts, after its module's name."""
+        for half in halves:
+            whole: LayerSpec | None = getattr(self, half)
+            if whole is not None and whole.kind == kind:
+                return half, whole
+            for name, part in ({} if whole is None else whole.parts).items():
+                if part.kind == kind:
+                    return f"{half}.{name}", part
+        return None
 
     @property
     def norms(self) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ field of ModelConfig, "layers" the number of blocks, "mixer.heads", "ffn.width",
 of every block, "mixer.qk_norm.eps" a field of a spec within it.
 
 Blocks may be of several kinds. "mixer" and "ffn" are then those of the declared kind; "mamba.width" is a field of every
-layer of kind mamba, and "mixer.type" and "ffn.type" say of which kind a block's layer is (None: it has none).
+layer of kind mamba, and "mixer.type" and "ffn.type" say of which kind a block's layer is (None: it has none). Where a
+field of a layer is a class of specs, it is filled from the places of that kind ("parallel.left": Mamba2Spec).
 """
 
 from __future__ import annotations
@@ -90,9 +91,8 @@ def layer(block: BlockSpec, name: str, mains: tuple[str | None, str | None]) -> 
     if name in ("block", "norm"):
         return block if name == "block" else block.norm
     kind = {"mixer": mains[0], "ffn": mains[1]}.get(name, name)
-    found = [each for each in ((block.mixer, block.ffn) if name not in ("mixer", "ffn") else (getattr(block, name),))
-             if each is not None and each.kind == kind]  # fmt: skip
-    return found[0] if found else None
+    found = block.find(kind, (name,)) if name in ("mixer", "ffn") else block.find(kind)
+    return found[1] if found else None
 
 
 def look(config: ModelConfig, place: str) -> Any:
@@ -324,11 +324,8 @@ def weight_rules(config: ModelConfig, names: Mapping[str, str], transposed: bool
 def _of_kind(module: str, block: BlockSpec) -> str:
     """ "mamba.conv" -> "mixer.conv" where the block's mixer is a mamba; what no parameter is called where it is not."""
     first, _, rest = module.partition(".")
-    if first in SPECS:
-        for half in ("mixer", "ffn"):
-            if getattr(getattr(block, half), "kind", None) == first:
-                return f"{half}.{rest}"
-    return module
+    found = block.find(first)
+    return f"{found[0]}.{rest}" if found else module
 
 
 def _rule(parts: list[str], name: str, shapes: Mapping[str, tuple[int, ...]], transposed: bool, groups: int) -> Rule:
@@ -453,4 +450,6 @@ def _layer(half: str, fields: Mapping[str, Any], main: type[LayerSpec] | None) -
     if kind is None:
         return None
     values = under(half if kind == usual else kind, fields)
-    return made(SPECS.get(kind), {name: value for name, value in values.items() if name != "type"})
+    parts = {name: _layer(half, {**fields, f"{half}.type": value.kind}, main) for name, value in values.items()
+             if isinstance(value, type) and issubclass(value, LayerSpec)}  # fmt: skip
+    return made(SPECS.get(kind), {**{name: value for name, value in values.items() if name != "type"}, **parts})

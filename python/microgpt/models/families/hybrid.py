@@ -76,8 +76,8 @@ class Limits(Part):
 
     def write(self, config: ModelConfig, out: dict[str, Any]) -> None:
         """See Part."""
-        found = (getattr(block.mixer, "limits", None) for block in config.blocks)
-        low, high = next((each for each in found if each is not None), (0.0, None))
+        found = (block.find("mamba2") for block in config.blocks)
+        low, high = next((each[1].limits for each in found if each is not None), (0.0, None))
         if high is not None:
             out["time_step_limit"] = [low, high]
         elif low:
@@ -128,8 +128,11 @@ class AttentionRope(Rope):
             super().write(config, out)
 
 
-def mamba2_keys(state: int = 256) -> list[Part]:
-    """Keys of the layers of kind mamba2 in hybrids, with their defaults."""
+MAMBA2_INNER = Expand("mamba2", "mamba_expand", "mamba_d_head")
+
+
+def mamba2_keys(state: int = 256, inner: Part = MAMBA2_INNER) -> list[Part]:
+    """Keys of the layers of kind mamba2 in hybrids, with their defaults; `inner` is what says the width of heads."""
     return [
         Key("mamba_n_heads", "mamba2.heads", 128),
         Key("mamba_d_state", "mamba2.state", state),
@@ -137,7 +140,7 @@ def mamba2_keys(state: int = 256) -> list[Part]:
         Key("mamba_d_conv", "mamba2.taps", 4),
         Bool("mamba_conv_bias", "mamba2.conv_bias", True),
         Bool("mamba_proj_bias", "mamba2.bias", False),
-        Expand("mamba2", "mamba_expand", "mamba_d_head"),
+        inner,
         Limits("mamba2.limits"),
     ]
 

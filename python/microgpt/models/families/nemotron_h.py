@@ -1,4 +1,5 @@
-"""Nemotron-H (NVIDIA 2025, arXiv:2504.03624): blocks of one layer each, of Mamba-2, attention or an MLP."""
+"""Nemotron-H (NVIDIA 2025, arXiv:2504.03624): blocks of one layer each, of Mamba-2, attention, an MLP or, in
+Nemotron 3, experts without gates."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ KINDS = {
     LINEAR: {"mixer.type": "mamba2", "ffn.type": None},
     FULL: {"mixer.type": "attention", "ffn.type": None},
     "mlp": {"mixer.type": None, "ffn.type": "mlp"},
+    "moe": {"mixer.type": None, "ffn.type": "moe"},
 }
-CYCLE = [LINEAR, "mlp", FULL, "mlp"]
+CYCLE = [LINEAR, "moe", FULL, "mlp"]  # transformers' default
 LIST = Kinds(KINDS, lambda i, get: CYCLE[i % 4], "layers_block_type", {"mamba": LINEAR, "attention": FULL})
-LETTERS = {"M": LINEAR, "*": FULL, "-": "mlp"}
+LETTERS = {"M": LINEAR, "*": FULL, "-": "mlp", "E": "moe"}
 
 
 class Pattern(Part):
@@ -48,7 +50,13 @@ def sizes(width: int, layers: int, heads: int) -> dict[str, Any]:
     """Keys of another size."""
     attention = {"num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": max(1, width // heads)}
     mamba = {"mamba_num_heads": max(1, 2 * width // 64), "mamba_head_dim": min(64, 2 * width), "n_groups": 1}
-    return {**attention, **mamba, "layers_block_type": [CYCLE[i % 4] for i in range(layers)]}
+    return {**attention, **mamba, "layers_block_type": [(LINEAR, "mlp", FULL, "mlp")[i % 4] for i in range(layers)]}
+
+
+def finish(draft: Draft) -> None:
+    """Units that work on every token have biases where the MLPs have: here they cannot."""
+    experts = any(block["ffn.type"] == "moe" for block in draft.blocks)
+    require(not (experts and draft.get("ffn.bias")), "config.json: mlp_bias", "false with experts", True)
 
 
 declare(
@@ -56,19 +64,26 @@ declare(
     [Pattern(), Key("vocab_size", "vocab_size", 131072), Key("hidden_size", "width", 4096),
      Key("num_attention_heads", "mixer.heads", 32), Key("num_key_value_heads", "mixer.kv_heads", 8),
      Key("head_dim", "mixer.head_dim", 128), Key("max_position_embeddings", "max_positions", 4096),
-     Key("intermediate_size", "ffn.width", 21504), Key("mlp_hidden_act", "ffn.act", "relu2", str, ACTS),
+     Key("intermediate_size", "ffn.width", 21504), Key("mlp_hidden_act", "ffn.act moe.act", "relu2", str, ACTS),
      Bool("mlp_bias", "ffn.bias"), Key("mamba_num_heads", "mamba2.heads", 128),
      Key("mamba_head_dim", "mamba2.head_dim", 64), Key("ssm_state_size", "mamba2.state", 128),
      Key("n_groups", "mamba2.groups", 8), Key("conv_kernel", "mamba2.taps", 4),
      Bool("use_conv_bias", "mamba2.conv_bias", True), Bool("mamba_proj_bias", "mamba2.bias"), Limits("mamba2.limits"),
-     Float("layer_norm_epsilon", "norm.eps mamba2.norm.eps", 1e-5), Only("mamba_hidden_act", "silu"), *ends(False)],
+     Float("layer_norm_epsilon", "norm.eps mamba2.norm.eps", 1e-5), Only("mamba_hidden_act", "silu"),
+     Key("n_routed_experts", "moe.experts", 8), Key("num_experts_per_tok", "moe.chosen", 2),
+     Key("moe_intermediate_size", "moe.width", 7688), Key("moe_shared_expert_intermediate_size", "moe.shared", 7688),
+     Float("routed_scaling_factor", "moe.scale", 1.0), Bool("norm_topk_prob", "moe.renormalize", True),
+     Only("n_group", 1), Only("topk_group", 1), Only("moe_latent_size", None), *ends(False)],
     {"embed": "backbone.embeddings", "norm": "backbone.norm_f", "head": "lm_head.weight", "blocks": "backbone.layers",
      "mixer_norm": "norm", "ffn_norm": "norm", **{ours: theirs.replace("self_attn", "mixer") for ours, theirs in
-     ATTENTION.items()}, **mamba2_names("mixer"), "ffn.up": "mixer.up_proj", "ffn.down": "mixer.down_proj"},
-    ffn=MlpSpec, fixed={"mamba2.norm": NormSpec("rms", bias=False), "mixer.bias": False, "mixer.out_bias": False},
-    ignored=EXTRA + " expand use_mamba_kernels mamba_ssm_cache_dtype n_routed_experts n_shared_experts use_bias"
-    " moe_intermediate_size moe_shared_expert_intermediate_size moe_latent_size moe_shared_expert_overlap"
-    " num_experts_per_tok routed_scaling_factor n_group topk_group norm_topk_prob num_nextn_predict_layers"
-    " mtp_layers_block_type hidden_dropout sliding_window attention_bias",
-    sized=sizes,
+     ATTENTION.items()}, **mamba2_names("mixer"), "mlp.up": "mixer.up_proj", "mlp.down": "mixer.down_proj",
+     "moe.router": "mixer.gate", "moe.balance": "mixer.gate.e_score_correction_bias",
+     "moe.up": "mixer.experts.*.up_proj", "moe.down": "mixer.experts.*.down_proj",
+     "moe.shared.up": "mixer.shared_experts.up_proj", "moe.shared.down": "mixer.shared_experts.down_proj"},
+    ffn=MlpSpec, fixed={"mamba2.norm": NormSpec("rms", bias=False), "mixer.bias": False, "mixer.out_bias": False,
+                        "moe.gated": False, "moe.score": "sigmoid", "moe.eps": 1e-20, "moe.balance_bias": True},
+    ignored=EXTRA + " expand use_mamba_kernels mamba_ssm_cache_dtype n_shared_experts use_bias"
+    " moe_shared_expert_overlap num_nextn_predict_layers mtp_layers_block_type hidden_dropout sliding_window"
+    " attention_bias",
+    sized=sizes, finish=finish,
 )  # fmt: skip

@@ -72,12 +72,18 @@ class LayeredRope(Part):
         }
 
 
+def turning(config: ModelConfig) -> list[Any]:
+    """The mixers, and parts of mixers, that have rotary positions."""
+    mixers = [block.mixer for block in config.blocks if block.mixer is not None]
+    both = [each for mixer in mixers for each in (mixer, *mixer.parts.values())]
+    return [each for each in both if getattr(each, "rope", None) is not None]
+
+
 def ropes(config: ModelConfig) -> dict[str, RopeSpec]:
     """The rotary positions of each layer type that has some."""
     found: dict[str, RopeSpec] = {}
-    for block in config.blocks:
-        if getattr(block.mixer, "rope", None) is not None:
-            found.setdefault(FULL if block.mixer.window is None else SLIDING, block.mixer.rope)
+    for mixer in turning(config):
+        found.setdefault(FULL if mixer.window is None else SLIDING, mixer.rope)
     if not found:
         raise TypeError("no rotary positions")
     return found
@@ -85,7 +91,7 @@ def ropes(config: ModelConfig) -> dict[str, RopeSpec]:
 
 def head_dim_of(config: ModelConfig) -> int:
     """The width of a head of the layers that have rotary positions."""
-    found = [block.mixer.head_dim for block in config.blocks if getattr(block.mixer, "rope", None) is not None]
+    found = [mixer.head_dim for mixer in turning(config)]
     if not found:
         raise TypeError("no rotary positions")
     return int(found[0])

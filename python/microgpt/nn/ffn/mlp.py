@@ -8,7 +8,7 @@ from typing import ClassVar
 from ... import ops
 from ...ops.layers import act_code
 from ...tensor import Tensor
-from ..checks import whole
+from ..checks import number, whole
 from ..context import Ctx
 from ..linear import Linear, project
 from ..module import Module
@@ -55,15 +55,20 @@ class Mlp(Module):
 
 @dataclass(frozen=True)
 class GluSpec(LayerSpec):
-    """(act(x Wg) * x Wu) Wd with `width` hidden units: SwiGLU for silu, GeGLU for gelu."""
+    """(act(x Wg) * x Wu) Wd with `width` hidden units: SwiGLU for silu, GeGLU for gelu. `gate_scale` multiplies x Wg,
+    `out_scale` the output (Falcon-H1)."""
 
     kind: ClassVar[str] = "glu"
     width: int
     act: str = "silu"
     bias: bool = False
+    gate_scale: float = 1.0
+    out_scale: float = 1.0
 
     def __post_init__(self) -> None:
         whole("glu width", self.width)
+        number("glu gate_scale", self.gate_scale, 1e-9)
+        number("glu out_scale", self.out_scale, 1e-9)
         act_code(self.act)
 
     def shapes(self, width: int) -> Shapes:
@@ -74,6 +79,11 @@ class GluSpec(LayerSpec):
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: gate, up and their product."""
         return 3 * self.width
+
+    @classmethod
+    def examples(cls, width: int) -> dict[str, LayerSpec]:
+        """With multipliers."""
+        return {"scales": cls(24, gate_scale=1.5, out_scale=0.5)}
 
 
 @feed_forward(GluSpec)
@@ -88,5 +98,12 @@ class Glu(Module):
         self.down = Linear(spec.width, width, spec.bias, out_std, dtype)
 
     def __call__(self, x: Tensor, ctx: Ctx, residual: Tensor | None = None) -> Tensor:
+        spec = self.spec
         gate, up = project(x, ctx, [self.gate, self.up])
-        return self.down(ops.glu(gate, up, act=self.spec.act), ctx, residual=residual)
+        if spec.gate_scale != 1.0:
+            gate = gate * spec.gate_scale
+        hidden = ops.glu(gate, up, act=spec.act)
+        if spec.out_scale == 1.0:
+            return self.down(hidden, ctx, residual=residual)
+        y = self.down(hidden, ctx) * spec.out_scale
+        return y if residual is None else residual + y

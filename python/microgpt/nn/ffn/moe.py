@@ -21,7 +21,7 @@ from ..module import Module, Parameter
 from ..place import Place
 from ..spec import LayerSpec, Shapes, below, linear
 from . import feed_forward
-from .mlp import Glu, GluSpec
+from .mlp import Glu, GluSpec, Mlp, MlpSpec
 
 Array = k.Array
 
@@ -29,6 +29,7 @@ Array = k.Array
 @dataclass(frozen=True)
 class MoeSpec(LayerSpec):
     """`chosen` of `experts` gated units of `width` work on a token; their outputs are added, each times its weight.
+    Without `gated`, units are act(x Wu) Wd, the shared one too (Nemotron 3).
 
     Weights are `score` softmax over all experts or sigmoid of each, `renormalize`d to a sum of one (`eps` is added to
     the sum of sigmoids) and times `scale`. `bias`: experts have biases; `router_bias`. `limit`: gates are bounded by
@@ -44,6 +45,7 @@ class MoeSpec(LayerSpec):
     width: int
     chosen: int
     act: str = "silu"
+    gated: bool = True
     score: str = "softmax"
     renormalize: bool = True
     scale: float = 1.0
@@ -69,6 +71,7 @@ class MoeSpec(LayerSpec):
         number("moe alpha", self.alpha, 1e-6)
         if self.limit is not None:
             number("moe limit", self.limit, 1e-6)
+            require(self.gated, "moe limit", "None without gates", self.limit)
         whole("moe shared", self.shared, 0)
         number("moe balance_loss", self.balance_loss, 0.0)
         number("moe balance_rate", self.balance_rate, 0.0)
@@ -78,20 +81,26 @@ class MoeSpec(LayerSpec):
 
     def _expert(self, width: int) -> int:
         """Numbers of one expert."""
-        return 3 * width * self.width + self.bias * (2 * self.width + width)
+        inner = (1 + self.gated) * self.width
+        return width * (inner + self.width) + self.bias * (inner + width)
+
+    @property
+    def shared_spec(self) -> GluSpec | MlpSpec:
+        """The shared unit."""
+        return GluSpec(self.shared, self.act) if self.gated else MlpSpec(self.shared, self.act, bias=False)
 
     def shapes(self, width: int) -> Shapes:
         """Its parameters over a stream of `width`."""
         made = linear("router", width, self.experts, self.router_bias)
-        for name, inputs, outputs in (("gate", width, self.width), ("up", width, self.width),
-                                      ("down", self.width, width)):  # fmt: skip
+        for name in ("gate", "up", "down")[not self.gated :]:
+            inputs, outputs = (self.width, width) if name == "down" else (width, self.width)
             made[f"{name}.weight"] = (self.experts, outputs, inputs)
             if self.bias:
                 made[f"{name}.bias"] = (self.experts, outputs)
         if self.balance_bias:
             made["balance"] = (self.experts,)
         if self.shared:
-            made |= below("shared", GluSpec(self.shared, self.act).shapes(width))
+            made |= below("shared", self.shared_spec.shapes(width))
         return made | (linear("shared_gate", width, 1, False) if self.shared_gate else {})
 
     def idle(self, width: int) -> int:
@@ -100,19 +109,21 @@ class MoeSpec(LayerSpec):
 
     def activations(self, width: int) -> int:
         """Numbers a token that the backward needs: for each expert its row, gate, up, product and output."""
-        own = 3 + 4 * (self.limit is not None)
-        shared = 3 * self.shared + 2 * width * self.shared_gate
+        own = 2 + self.gated + 4 * (self.limit is not None)
+        shared = self.shared_spec.activations(width) if self.shared else 0
+        shared += 2 * width * self.shared_gate
         return self.experts + self.chosen * (2 * width + own * self.width + 1) + shared
 
     @classmethod
     def examples(cls, width: int) -> dict[str, LayerSpec]:
-        """Those of Mixtral, Qwen2, DeepSeek and gpt-oss."""
+        """Those of Mixtral, Qwen2, DeepSeek, gpt-oss and Nemotron 3."""
         return {
             "softmax": cls(4, 24, 2),
             "shared": cls(5, 16, 3, "gelu", renormalize=False, shared=24, shared_gate=True),
             "sigmoid": cls(4, 16, 2, score="sigmoid", scale=2.5, eps=1e-6, shared=16, balance_bias=True,
                            balance_rate=1e-3),
             "limit": cls(4, 16, 2, bias=True, router_bias=True, limit=0.5),
+            "ungated": cls(4, 16, 2, "relu2", gated=False, score="sigmoid", eps=1e-20, bias=True, shared=24),
             "one": cls(4, 16, 1, renormalize=False, balance_loss=0.01),
         }  # fmt: skip
 
@@ -146,19 +157,22 @@ class Balance:
 
 @feed_forward(MoeSpec)
 class Moe(Module):
-    """The sum over a token's experts of weight * (act(x Wg) * x Wu) Wd, and the shared unit."""
+    """The sum over a token's experts of weight * (act(x Wg) * x Wu) Wd, or weight * act(x Wu) Wd; the shared unit."""
 
     def __init__(self, spec: MoeSpec, place: Place) -> None:
         width, std, out_std, dtype = place.width, place.std, place.out_std, place.dtype
         self.spec = spec
         self.router = Linear(width, spec.experts, spec.router_bias, std, dtype)
-        self.gate = GroupedLinear(spec.experts, width, spec.width, spec.bias, std, dtype)
+        self.gate = GroupedLinear(spec.experts, width, spec.width, spec.bias, std, dtype) if spec.gated else None
         self.up = GroupedLinear(spec.experts, width, spec.width, spec.bias, std, dtype)
         self.down = GroupedLinear(spec.experts, spec.width, width, spec.bias, out_std, dtype)
         self.balance = Parameter((spec.experts,), wide(dtype)) if spec.balance_bias else None
         if self.balance is not None:
             self.balance.freeze()  # it moves by its own rule
-        self.shared = Glu(GluSpec(spec.shared, spec.act), place) if spec.shared else None
+        self.shared: Glu | Mlp | None = None
+        if spec.shared:
+            unit = spec.shared_spec
+            self.shared = Glu(unit, place) if isinstance(unit, GluSpec) else Mlp(unit, place)
         self.shared_gate = Linear(width, 1, False, std, dtype) if spec.shared_gate else None
         self.crosses = spec.balance_loss > 0.0  # what it adds to the loss is out of a checkpoint's sight
         self._load = zeros((spec.experts,), wide(dtype))  # what experts had to do since the last step
@@ -171,17 +185,17 @@ class Moe(Module):
         if ctx.states is None and is_grad_enabled():
             self._note(logits, routing, ctx)
         rows = ops.gather_rows(x, routing.order, routing.place)
-        gate, up = (each(rows, routing.offsets, ctx) for each in (self.gate, self.up))
-        out = self.down(self._act(gate, up), routing.offsets, ctx)
+        gate = None if self.gate is None else self.gate(rows, routing.offsets, ctx)
+        out = self.down(self._act(gate, self.up(rows, routing.offsets, ctx)), routing.offsets, ctx)
         if self.shared is not None:
             residual = self._shared(x, ctx, residual)
         y: Tensor = ops.combine_rows(out, weights, residual, routing.order, routing.place)
         return y
 
-    def _act(self, gate: Tensor, up: Tensor) -> Tensor:
-        limit = self.spec.limit
-        if limit is None:
-            y: Tensor = ops.glu(gate, up, act=self.spec.act)
+    def _act(self, gate: Tensor | None, up: Tensor) -> Tensor:
+        limit, act = self.spec.limit, self.spec.act
+        if gate is None or limit is None:
+            y: Tensor = ops.activation(up, act) if gate is None else ops.glu(gate, up, act=act)
             return y
         most, least = (full((), each, gate.dtype) for each in (limit, -limit))
         gate, up = ops.minimum(gate, most), ops.maximum(ops.minimum(up, most), least)

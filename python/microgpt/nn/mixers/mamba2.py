@@ -29,7 +29,7 @@ class Mamba2Spec(LayerSpec):
 
     b and c serve the heads of a group. d = softplus(dt + dt_bias) within `limits` (None: no upper one). y is gated by
     silu(z) and normed, in parts of a group; `norm_first`: normed and then gated; `norm` None: gated only. `scales` of
-    z, x, b, c, dt and `in_scale`, `out_scale` are numbers that are multiplied in (Falcon-H1).
+    z, x, b, c, dt are numbers that are multiplied in (Falcon-H1).
     """
 
     kind: ClassVar[str] = "mamba2"
@@ -47,8 +47,6 @@ class Mamba2Spec(LayerSpec):
     norm_first: bool = False
     limits: tuple[float, float | None] = (0.0, None)
     scales: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
-    in_scale: float = 1.0
-    out_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("heads", "head_dim", "state"):
@@ -64,7 +62,7 @@ class Mamba2Spec(LayerSpec):
             number("mamba2 limits", high, low)
         object.__setattr__(self, "limits", (low, high))
         require(len(self.scales) == 5, "mamba2 scales", "five numbers", self.scales)
-        for scale in (*self.scales, self.in_scale, self.out_scale):
+        for scale in self.scales:
             number("mamba2 scales", scale, 1e-9)
         object.__setattr__(self, "scales", tuple(self.scales))
         if self.norm is not None:
@@ -112,7 +110,7 @@ class Mamba2Spec(LayerSpec):
         return {
             "plain": cls(3, 6, 8),
             "groups": cls(4, 4, 5, groups=2, taps=3, bias=True, conv_bias=False, norm_first=True, limits=(0.01, 0.9)),
-            "bare": cls(2, 8, 4, norm=None, scales=(1.1, 0.9, 0.8, 1.2, 0.7), in_scale=1.5, out_scale=0.5),
+            "bare": cls(2, 8, 4, norm=None, scales=(1.1, 0.9, 0.8, 1.2, 0.7)),
         }
 
 
@@ -146,8 +144,6 @@ class Mamba2(Module):
     def __call__(self, x: Tensor, ctx: Ctx, residual: Tensor | None = None) -> Tensor:
         spec, q_start = self.spec, ctx.layout.q_start
         states = {} if ctx.states is None else ctx.states.recurrent(self.slot)
-        if spec.in_scale != 1.0:
-            x = x * spec.in_scale
         parts = project(x, ctx, [self.z, self.x, self.b, self.c, self.dt])
         z, *three, dt = (y if scale == 1.0 else y * scale for y, scale in zip(parts, spec.scales, strict=True))
         convs = (("conv_x", self.conv_x), ("conv_b", self.conv_b), ("conv_c", self.conv_c))
@@ -158,11 +154,7 @@ class Mamba2(Module):
             *(each.reshape(-1, spec.groups, spec.state) for each in (b, c)), self.skip, self.dt_bias, q_start,
             softplus=True, limits=(low, math.inf if high is None else high), state=states.get("state"),
         ).reshape(-1, spec.inner)  # fmt: skip
-        y = self._gated(y, z)
-        if spec.out_scale == 1.0:
-            return self.o(y, ctx, residual=residual)
-        out = self.o(y, ctx) * spec.out_scale
-        return out if residual is None else residual + out
+        return self.o(self._gated(y, z), ctx, residual=residual)
 
     def _gated(self, y: Tensor, z: Tensor) -> Tensor:
         if self.norm is None or not self.spec.norm_first:
