@@ -22,7 +22,7 @@ from microgpt.models.pretrained import load_decoder
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import GPT2, LLAMA, a_model, same
-from tests.tiny_families import BASE, FOUR, MAMBA, TINY, VOCAB, WIDE
+from tests.tiny_families import BASE, FOUR, HYBRID, MAMBA, TINY, VOCAB, WIDE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 12}  # fmt: skip
@@ -86,6 +86,11 @@ REFUSED = {
     "gpt_oss": "swiglu_limit 7.0, this model 0.5",
     "mamba": "use_bias False, this model True",
     "falcon_mamba": "use_conv_bias True, this model False",
+    "lfm2": "conv_bias False, this model True",
+    "mamba2_limits": "use_bias False, this model True",
+    "nemotron_h_moe": "expected no moe",
+    "falcon_h1": "_multiplier 1.0, this model",
+    "falcon_h1_norm": "mamba_proj_bias False, this model True",
     "jamba": "mamba_proj_bias False, this model True",
     "jamba_moe": "num_experts 1, this model 4",
 }
@@ -117,6 +122,19 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", WIDE),
     "smollm3": ("smollm3", {**WIDE, **FOUR, "sliding_window": None}),
     "ernie4_5": ("ernie4_5", WIDE),
+    "lfm2": ("lfm2", {**TINY["lfm2"][1], "conv_bias": False}),
+    "falcon_h1": ("falcon_h1", {**BASE, **HYBRID, "mamba_d_ssm": 40}),
+    "falcon_h1_norm": (
+        "falcon_h1",
+        {
+            **BASE,
+            **HYBRID,
+            "mamba_d_ssm": 40,
+            "mamba_n_groups": 2,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+        },
+    ),
     "mixtral": ("mixtral", {**BASE, "num_local_experts": 4}),
     "qwen2_moe": ("qwen2_moe", {**TINY["qwen2_moe"][1], "mlp_only_layers": None}),
     "qwen3_moe": ("qwen3_moe", {**TINY["qwen3_moe"][1], "decoder_sparse_step": 1}),

@@ -49,6 +49,9 @@ setting named:
   Nemotron and most that have no `head_dim` of their own), and a scale of scores of its own in Gemma 2 and 3;
 - parts of heads that turn, but in Gemma, Cohere, GLM 4, GPT-NeoX, Nemotron, Phi, Phi 3 and StableLM; YaRN without
   truncation but in gpt-oss; proportional scaling.
+- in layers of Mamba-2 biases of projections, limits of time steps and convolutions without a bias; in LFM2 biases of
+  convolutions; Nemotron 3's experts; Falcon-H1's multipliers, which its files have in their weights, and its norm
+  before the gate.
 
 llama.cpp knows no DiffLlama, Helium and NanoChat. It knows the encoders, whose files are not read here.
 """

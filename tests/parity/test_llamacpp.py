@@ -53,6 +53,10 @@ LLAMA = {
 LAYER = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
 WINDOW = {**LLAMA, "sliding_window": 16}
 SCAN = {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2}
+HEADS = {"num_heads": 8, "head_dim": 64, "state_size": 64, "layer_norm_epsilon": 1e-5}
+HYBRID = {"num_hidden_layers": 3, "mamba_n_heads": 8, "mamba_d_state": 64, "shared_intermediate_size": 384}
+HYBRID["layer_types"] = ["linear_attention", "full_attention", "linear_attention"]
+SIDE = {"mamba_n_heads": 8, "mamba_d_state": 64}
 FALCON = {"vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "num_hidden_layers": 2,
           "num_attention_heads": 4}  # fmt: skip
 # whose activation llama.cpp has in a table of float16 numbers
@@ -84,6 +88,49 @@ CASES = {
     ),
     "mamba": ("mamba", SCAN),
     "falcon_mamba": ("falcon_mamba", {**SCAN, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-6}),
+    "mamba2": ("mamba2", {**SCAN, **HEADS, "n_groups": 2}),
+    "lfm2": (
+        "lfm2",
+        {**LAYER, "norm_eps": 1e-5, "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]},
+    ),
+    "granitemoehybrid": ("granitemoehybrid", {**LLAMA, **HYBRID, "num_local_experts": 0}),
+    "granitemoehybrid_rope": (
+        "granitemoehybrid",
+        {
+            **LLAMA,
+            **HYBRID,
+            "num_local_experts": 4,
+            "position_embedding_type": "rope",
+            "embedding_multiplier": 12.0,
+            "attention_multiplier": 0.1,
+            "residual_multiplier": 0.3,
+            "logits_scaling": 4.0,
+        },
+    ),
+    "nemotron_h": (
+        "nemotron_h",
+        {
+            **{key: value for key, value in LAYER.items() if key != "num_hidden_layers"},
+            "head_dim": 32,
+            "layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"],
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 64,
+            "ssm_state_size": 64,
+            "n_groups": 2,
+        },
+    ),
+    "falcon_h1": ("falcon_h1", {**LLAMA, **SIDE, "head_dim": 32, "mamba_d_ssm": 512}),
+    "falcon_h1_norm": (
+        "falcon_h1",
+        {
+            **LLAMA,
+            **SIDE,
+            "mamba_d_ssm": 512,
+            "mamba_n_groups": 2,
+            "mamba_rms_norm": True,
+            "mamba_norm_before_gate": False,
+        },
+    ),
     "jamba": (
         "jamba",
         {

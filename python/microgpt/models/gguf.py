@@ -16,11 +16,12 @@ from ..io import ggml, gguf_writer
 from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
 from ..io.mapped import Stored
-from ..io.names import Rule, to_file
+from ..io.names import Packing, Rule, to_file
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
 from .families.gguf import GGUF
+from .families.rope import turning
 from .gguf_config import FACTORS, config_json, facts_of, family_of, metadata_of
 
 # What llama.cpp calls the mixture of types in a file (general.file_type), by our name of it.
@@ -104,28 +105,42 @@ def rules_of(config: ModelConfig) -> list[Rule]:
             raise ConfigError(f"GGUF has no name for {ours!r} of a {config.family}")
         found.setdefault(theirs, []).append(ours)
     rules = []
+    packings = facts.packings(config) if callable(facts.packings) else facts.packings
     for theirs, parts in found.items():
         if len(parts) == 1:
-            packing = facts.packings.get(parts[0].split(".", 2)[-1])
+            packing = packings.get(parts[0].split(".", 2)[-1])
             rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
         inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
         group = next(group.split() for group in facts.fused if group.split()[0] in inner)
         sizes = tuple(shapes[inner[part]][0] for part in group)
-        rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes))
+        packing = packings.get(inner[group[0]].split(".", 2)[-1])
+        joined = packing and _joined(packing, sizes)
+        rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes, packing=joined))
     return rules
+
+
+def _joined(packing: Packing, sizes: Sequence[int]) -> Packing:
+    """The packing of arrays whose rows, so many of each, are joined before."""
+    ends = np.cumsum(sizes)[:-1]
+    return Packing(
+        lambda parts: packing.join([np.concatenate(parts)]),
+        lambda value: np.split(packing.split(value)[0], ends),
+        lambda shapes: packing.shape([(sum(sizes), *shapes[0][1:])]),
+    )
 
 
 def _rotated_heads(config: ModelConfig) -> dict[str, int]:
     """Tensors whose rows lie pair by pair -> their number of heads."""
     facts, heads = facts_of(config), {}
-    for block in config.blocks:
-        rope = getattr(block.mixer, "rope", None)
-        if not facts.partial and rope is not None and rope.dims not in (0, block.mixer.head_dim):
+    for mixer in turning(config):
+        if not facts.partial and mixer.rope.dims not in (0, mixer.head_dim):
             raise ConfigError(f"{facts.arch}: partial rotary positions have no GGUF form")
     if not facts.interleaved:
         return {}
     for i, block in enumerate(config.blocks):
+        if not hasattr(block.mixer, "kv_heads"):
+            continue
         for part, count in (("q", block.mixer.heads), ("k", block.mixer.kv_heads)):
             for kind in ("weight", "bias"):
                 heads[f"{facts.name(f'blocks.{i}.mixer.{part}.{kind}')}"] = count
@@ -217,7 +232,10 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
 def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConfig) -> GgmlType:
     # llama.cpp adds biases of experts in float32, and never quantizes what chooses them.
-    plain = name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_conv1d.weight")) or "ffn_gate_inp" in name
+    plain = (
+        name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_d", "conv1d.weight", "shortconv.conv.weight"))
+        or "ffn_gate_inp" in name
+    )
     if len(shape) < 2 or name.startswith("position_embd") or plain:
         return NAMED["F32"]
     chosen = kind.upper()

@@ -20,6 +20,7 @@ from ..nn.rope import RopeSpec
 from .config import ModelConfig
 from .families import FAMILIES, Family
 from .families.gguf import GGUF, Gguf
+from .families.rope import turning
 
 FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Keys that change nothing of what is computed, or follow from others.
@@ -182,7 +183,7 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
             made[f"{facts.arch}.{key}"] = values[theirs]
     made[f"{facts.arch}.vocab_size"] = config.vocab_size
     tensors: dict[str, npt.NDArray[np.float32]] = {}
-    if facts.rope:
+    if facts.rope and values.get("rope_parameters"):
         mixer, turns = _turning(config)
         made[f"{facts.arch}.rope.dimension_count"] = turns.dims or mixer.head_dim
         if f"{facts.arch}.attention.key_length" in made:
@@ -221,20 +222,27 @@ def _plain(config: ModelConfig) -> dict[str, Any]:
         for name in ("balance_loss", "balance_rate"):  # what experts are trained with
             if made["ffn"] is not None:
                 made["ffn"].pop(name, None)
-        mixer, inner = block.mixer, made["mixer"]
-        if not isinstance(mixer, AttentionSpec):
-            continue
-        if mixer.rope is not None:
-            frequencies, factor = rope_frequencies(mixer.rope, mixer.head_dim, config.max_positions)
-            inner["rope"] = {"frequencies": tuple(frequencies), "factor": factor,
-                             "interleaved": mixer.rope.interleaved, "reverse": mixer.rope.reverse}  # fmt: skip
-        if inner["scale"] is None:
-            inner["scale"] = mixer.head_dim**-0.5
-        if inner["window"] is not None and inner["window"] >= config.max_positions:
-            inner["window"] = None
-        if inner["qk_norm"] is None:
-            inner["qk_norm_over"] = inner["qk_norm_last"] = None
+        _plain_mixer(block.mixer, made["mixer"], config)
     return values
+
+
+def _plain_mixer(mixer: Any, inner: dict[str, Any], config: ModelConfig) -> None:
+    for name, part in ({} if mixer is None else mixer.parts).items():
+        _plain_mixer(part, inner[name], config)
+    if mixer is not None and mixer.kind == "mamba2" and mixer.norm is None:
+        inner["norm_first"] = None
+    if not isinstance(mixer, AttentionSpec):
+        return
+    if mixer.rope is not None:
+        frequencies, factor = rope_frequencies(mixer.rope, mixer.head_dim, config.max_positions)
+        inner["rope"] = {"frequencies": tuple(frequencies), "factor": factor,
+                         "interleaved": mixer.rope.interleaved, "reverse": mixer.rope.reverse}  # fmt: skip
+    if inner["scale"] is None:
+        inner["scale"] = mixer.head_dim**-0.5
+    if inner["window"] is not None and inner["window"] >= config.max_positions:
+        inner["window"] = None
+    if inner["qk_norm"] is None:
+        inner["qk_norm_over"] = inner["qk_norm_last"] = None
 
 
 def _differences(ours: Any, theirs: Any, where: str = "") -> str:
@@ -252,10 +260,10 @@ def _differences(ours: Any, theirs: Any, where: str = "") -> str:
 
 def _turning(config: ModelConfig) -> tuple[AttentionSpec, RopeSpec]:
     """The mixer whose rotary positions stand in the file: of a full layer where one has some."""
-    turning = [(block.mixer, block.mixer.rope) for block in config.blocks if getattr(block.mixer, "rope", None)]
-    if not turning:
+    found = [(mixer, mixer.rope) for mixer in turning(config)]
+    if not found:
         raise ConfigError(f"GGUF's {facts_of(config).arch} has rotary positions, this model none")
-    return next((each for each in turning if each[0].window is None), turning[0])
+    return next((each for each in found if each[0].window is None), found[0])
 
 
 def _write_rope(

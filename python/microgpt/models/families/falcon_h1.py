@@ -13,7 +13,20 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, Bool, Draft, Float, Key, Part, declare, ends, ffn, heads, look, shape
-from .hybrid import ATTENTION, ENDS, EXTRA, mamba2_keys, mamba2_names, mamba2_sizes
+from .gguf import GGUF, LLAMA_KEYS, Gguf
+from .hybrid import (
+    ATTENTION,
+    ENDS,
+    EXTRA,
+    SSM_FIXED,
+    SSM_KEYS,
+    gguf_fused,
+    gguf_names,
+    gguf_packings,
+    mamba2_keys,
+    mamba2_names,
+    mamba2_sizes,
+)
 from .rope import Rope
 
 NUMBER = (float, int, type(None))
@@ -123,3 +136,24 @@ declare(
     fixed={"mixer.type": "parallel", "parallel.left": Mamba2Spec, "parallel.right": AttentionSpec}, ignored=EXTRA,
     sized=lambda width, layers, heads: {**mamba2_sizes(width, layers, heads), "mamba_d_ssm": None},
 )  # fmt: skip
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """Without a norm, its place is any."""
+    if not values["mamba_rms_norm"]:
+        values["mamba_norm_before_gate"] = False
+
+
+# Files of llama.cpp's converter have the multipliers in their weights, and so none here.
+ONES = ("embedding", "lm_head", "key", "ssm_in", "ssm_out", "attention_in", "attention_out")
+GGUF.add("falcon_h1", Gguf(
+    "falcon-h1", {**LLAMA_KEYS, **SSM_KEYS},
+    fixed={**SSM_FIXED, **{f"{each}_multiplier": 1.0 for each in ONES}, "mlp_multipliers": [1.0, 1.0],
+           "ssm_multipliers": [1.0] * 5, "hidden_act": "silu", "mlp_bias": False, "projectors_bias": False,
+           "mamba_norm_before_gate": False},
+    present={"mamba_rms_norm": "blk.0.ssm_norm.weight"},
+    names={**{f"mixer.right.{ours}": theirs for ours, theirs in
+              (("q", "attn_q"), ("k", "attn_k"), ("v", "attn_v"), ("o", "attn_output"))},
+           "ffn_norm.weight": "ffn_norm"},  # without a suffix
+    fused=gguf_fused("mixer.left"), packings=gguf_packings, variant=gguf_names, write=write_gguf,
+))  # fmt: skip

@@ -69,9 +69,10 @@ class Gguf:
     `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part. `truncate`: YaRN's, which has
     no key.
     `told_by`: where several families share an `arch`, the metadata key (without "ARCH.") of this one's files alone.
-    `variant`: more departures from the usual names, that depend on the model. `numbers`: parameters of a block of one
-    number each -> the metadata key (whole) that holds those of all blocks; `constants`: keys of the same kind whose
-    numbers are always these. `packings`: how parameters of a block lie in the file, by their names.
+    `variant`: more departures from the usual names, that depend on the model; "3.mixer.o" is that of block 3.
+    `numbers`: parameters of a block of one number each -> the metadata key (whole) that holds those of all blocks;
+    `constants`: keys of the same kind whose numbers are always these. `packings`: how parameters of a block lie in the
+    file, by their names, of several that are `fused` that of the first; may depend on the model.
     `read` changes what the tables made of a file into keys of config.json, in place; `write` does the opposite.
     """
 
@@ -90,7 +91,7 @@ class Gguf:
     told_by: str = ""
     variant: Callable[[ModelConfig], Mapping[str, str]] = lambda config: {}
     numbers: Mapping[str, str] = field(default_factory=dict)
-    packings: Mapping[str, Packing] = field(default_factory=dict)
+    packings: Mapping[str, Packing] | Callable[[ModelConfig], Mapping[str, Packing]] = field(default_factory=dict)
     constants: Mapping[str, float] = field(default_factory=dict)
     read: Callable[[dict[str, Any]], None] = lambda values: None
     write: Callable[[dict[str, Any]], None] = lambda values: None
@@ -108,8 +109,8 @@ class Gguf:
             return f"{self.numbers[f'{inner}.{kind}']}[{number}]"
         table = {**INSIDE, **self.names}
         table |= {part: theirs for parts, theirs in self.fused.items() for part in parts.split()}
-        if f"{inner}.{kind}" in table:  # a parameter that is no weight or bias
-            return f"blk.{number}.{table[f'{inner}.{kind}']}"
+        own = f"{number}.{inner}"
+        inner = own if own in table else inner
         if f"{inner}.{kind}" in table:  # a parameter that is no weight or bias
             return f"blk.{number}.{table[f'{inner}.{kind}']}"
         return f"blk.{number}.{table[inner]}.{kind}" if inner in table else None

@@ -9,9 +9,26 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, FULL, Act, Draft, Float, Key, Part, declare, ends, heads, shape
-from .granite import MULTIPLIERS
+from .gguf import GGUF, Gguf
+from .granite import GGUF_KEYS, MULTIPLIERS
 from .granitemoe import GATE_UP
-from .hybrid import ATTENTION, ENDS, EXTRA, LINEAR, Kinds, mamba2_keys, mamba2_names, mamba2_sizes
+from .hybrid import (
+    ATTENTION,
+    ENDS,
+    EXTRA,
+    LINEAR,
+    SSM_FIXED,
+    SSM_KEYS,
+    Kinds,
+    gguf_fused,
+    gguf_names,
+    gguf_packings,
+    mamba2_keys,
+    mamba2_names,
+    mamba2_sizes,
+    read_kv,
+    write_kv,
+)
 from .rope import Rope
 
 
@@ -66,3 +83,33 @@ declare(
     packings={"moe.gate moe.up": GATE_UP}, fixed={"mamba2.norm": NormSpec("rms", bias=False)}, ignored=EXTRA,
     sized=lambda *of: {**mamba2_sizes(*of), "num_local_experts": 0},
 )  # fmt: skip
+
+
+def read_gguf(values: dict[str, Any]) -> None:
+    """Which layers attend, whether they have positions, and whose width the feed-forward's is."""
+    values["layer_types"] = [FULL if each else LINEAR for each in read_kv(values)]
+    values["position_embedding_type"] = "rope" if values.pop("finetuned", False) else None
+    values.setdefault("num_local_experts", 0)
+    values["intermediate_size" if values["num_local_experts"] else "shared_intermediate_size"] = values.pop("width")
+    inner = values.pop("mamba_d_ssm")
+    values["mamba_expand"] = inner // values["hidden_size"]
+    values["mamba_d_head"] = inner // values["mamba_n_heads"]
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """The inverse."""
+    write_kv(values, [each == FULL for each in values["layer_types"]])
+    values["finetuned"] = values.get("position_embedding_type") == "rope"
+    values["width"] = values["intermediate_size" if values["num_local_experts"] else "shared_intermediate_size"]
+    require("mamba_n_heads" in values, "GGUF's granitehybrid: layer_types", f"some {LINEAR}", "none")
+    values["mamba_d_ssm"] = values["mamba_n_heads"] * values["mamba_d_head"]
+
+
+GGUF.add("granitemoehybrid", Gguf(
+    "granitehybrid",
+    {**GGUF_KEYS, **SSM_KEYS, "attention.head_count_kv": "kv", "feed_forward_length": "width",
+     "rope.scaling.finetuned": "finetuned", "expert_count": "num_local_experts",
+     "expert_used_count": "num_experts_per_tok", "expert_shared_feed_forward_length": "shared_intermediate_size"},
+    fixed={**SSM_FIXED, "hidden_act": "silu"}, fused=gguf_fused(), packings=gguf_packings, variant=gguf_names,
+    interleaved=True, read=read_gguf, write=write_gguf,
+))  # fmt: skip

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ...io.names import Packing
 from ...nn.checks import require
 from ...nn.spec import BlockSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Key, Part
+from .experts import GGUF_EXPERTS
 from .llama import BODY
 from .rope import Rope
 
@@ -168,3 +172,64 @@ ENDS = {name: theirs for name, theirs in BODY.items() if not name.startswith("mi
 EXTRA = "num_logits_to_keep mamba_chunk_size chunk_size residual_in_fp32 rescale_prenorm_residual attention_dropout"
 EXTRA += " time_step_min time_step_max time_step_floor time_step_rank time_step_init_scheme layers_block_type"
 EXTRA += " z_loss_coefficient output_router_logits"
+
+# -- GGUF ---------------------------------------------------------------------------------------------------------
+MAMBA2_GGUF = {"dt_bias": "ssm_dt.bias", "a_log": "ssm_a", "skip": "ssm_d", "norm": "ssm_norm", "o": "ssm_out"}
+SSM_KEYS = {"ssm.conv_kernel": "mamba_d_conv", "ssm.state_size": "mamba_d_state", "ssm.time_step_rank": "mamba_n_heads",
+            "ssm.group_count": "mamba_n_groups", "ssm.inner_size": "mamba_d_ssm"}  # fmt: skip
+SSM_FIXED = {"mamba_conv_bias": True, "mamba_proj_bias": False, "time_step_limit": None, "attention_bias": False}
+
+
+def gguf_fused(at: str = "mixer") -> dict[str, str]:
+    """What of a mamba2 layer at a place is one tensor."""
+    return {" ".join(f"{at}.{each}" for each in names.split()): theirs for names, theirs in
+            (("z x b c dt", "ssm_in"), ("conv_x conv_b conv_c", "ssm_conv1d"))}  # fmt: skip
+
+
+def gguf_names(config: ModelConfig) -> dict[str, str]:
+    """Names of the layers that are called as others are: mamba2's, and experts that are not in every block."""
+    found: dict[str, str] = {}
+    for i, block in enumerate(config.blocks):
+        layer = block.find("mamba2")
+        if layer is not None:
+            found |= {f"{i}.{layer[0]}.{ours}": theirs for ours, theirs in MAMBA2_GGUF.items()}
+            for name in ("dt_bias", "a_log", "skip"):
+                found[f"{layer[0]}.{name}"] = MAMBA2_GGUF[name]
+        if block.ffn is not None and block.ffn.kind == "moe":
+            found |= {f"{i}.{ours}": theirs for ours, theirs in GGUF_EXPERTS.items()}
+    return found
+
+
+def gguf_packings(config: ModelConfig) -> dict[str, Packing]:
+    """A column for numbers of a head, with -exp of a_log; convolutions without their middle axis; a norm's row for each
+    group."""
+    layer = next((each for block in config.blocks if (each := block.find("mamba2"))), None)
+    if layer is None:
+        return {}
+    at, groups = layer[0], layer[1].groups
+    column = lambda shapes: (shapes[0][0], 1)  # noqa: E731
+    return {
+        f"{at}.a_log": Packing(lambda parts: -np.exp(parts[0].astype(np.float32))[:, None],
+                               lambda a: [np.log(-a[:, 0].astype(np.float32))], column),
+        f"{at}.skip": Packing(lambda parts: parts[0][:, None], lambda value: [value[:, 0]], column),
+        f"{at}.conv_x.weight": CONV_PACKING,
+        f"{at}.norm.weight": Packing(lambda parts: parts[0].reshape(groups, -1), lambda value: [value.reshape(-1)],
+                                     lambda shapes: (groups, shapes[0][0] // groups)),
+    }  # fmt: skip
+
+
+CONV_PACKING = Packing(
+    lambda parts: parts[0][:, 0], lambda weight: [weight[:, None]], lambda shapes: (shapes[0][0], shapes[0][2])
+)
+
+
+def read_kv(values: dict[str, Any]) -> list[int]:
+    """Takes attention.head_count_kv, read as "kv", apart: the heads of a layer that has some; those of each layer."""
+    kv = np.broadcast_to(np.atleast_1d(values.pop("kv")), values["num_hidden_layers"]).tolist()
+    values["num_key_value_heads"] = max(kv) or values["num_attention_heads"]
+    return [int(each) for each in kv]
+
+
+def write_kv(values: dict[str, Any], attends: list[bool]) -> None:
+    """The inverse."""
+    values["kv"] = np.array([values["num_key_value_heads"] if each else 0 for each in attends], np.int32)

@@ -8,6 +8,8 @@ from ...nn.checks import require
 from ..config import ModelConfig
 from .common import Reader
 from .declare import FULL, RMS, Bool, Derived, Draft, Float, Key, Part, declare, ends, heads, shape
+from .gguf import GGUF, NO_WIDTH, Gguf
+from .hybrid import CONV_PACKING, read_kv, write_kv
 from .llama import BODY, NO_BIAS
 from .rope import Rope
 
@@ -88,3 +90,24 @@ declare(
     sized=lambda width, layers, heads: {"intermediate_size": -(-8 * width // 24) * 8, "layer_types": mixed(layers),
                                         "block_auto_adjust_ff_dim": False},
 )  # fmt: skip
+
+
+def read_gguf(values: dict[str, Any]) -> None:
+    """Which layers attend: those with key/value heads."""
+    values["layer_types"] = [FULL if each else CONV for each in read_kv(values)]
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """The inverse."""
+    write_kv(values, [each == FULL for each in values["layer_types"]])
+
+
+GGUF.add("lfm2", Gguf(
+    "lfm2",
+    {**{key: theirs for key, theirs in NO_WIDTH.items() if "rms" not in key}, "attention.head_count_kv": "kv",
+     "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache"},
+    fixed={"conv_bias": False, "block_auto_adjust_ff_dim": False},
+    names={"norm": "token_embd_norm", "mixer.conv": "shortconv.conv", "mixer.out": "shortconv.out_proj"},
+    fused={"mixer.gate_in mixer.gate_out mixer.inner": "shortconv.in_proj"},
+    packings={"mixer.conv.weight": CONV_PACKING}, read=read_gguf, write=write_gguf,
+))  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...nn.mixers.mamba2 import Mamba2Spec
 from ...nn.spec import NormSpec
 from .declare import Bool, Float, Key, Only, declare
-from .hybrid import EXTRA, Expand, Limits, mamba2_names
+from .gguf import GGUF, Gguf
+from .hybrid import EXTRA, MAMBA2_GGUF, Expand, Limits, gguf_fused, gguf_packings, mamba2_names
 
 declare(
     "mamba2", "Mamba2ForCausalLM",
@@ -23,3 +26,32 @@ declare(
     sized=lambda width, layers, heads: {"num_heads": max(1, 2 * width // 64), "head_dim": min(64, 2 * width),
                                         "n_groups": 1},
 )  # fmt: skip
+
+
+def read_gguf(values: dict[str, Any]) -> None:
+    """Factors and widths instead of numbers of channels."""
+    for name in ("unused", "again"):
+        values.pop(name, None)
+    inner = values.pop("inner_size")
+    if inner % values["hidden_size"] or inner % values["num_heads"]:
+        raise ValueError(f"ssm.inner_size {inner}")
+    values["expand"], values["head_dim"] = inner // values["hidden_size"], inner // values["num_heads"]
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """The inverse. A key must be there and means nothing; llama.cpp b9190 counts heads by attention's."""
+    values["inner_size"], values["unused"] = values["num_heads"] * values["head_dim"], 0
+    values["again"] = values["num_heads"]
+    values.setdefault("max_position_embeddings", 2**20)
+
+
+GGUF.add("mamba2", Gguf(
+    "mamba2",
+    {"context_length": "max_position_embeddings", "embedding_length": "hidden_size", "block_count": "num_hidden_layers",
+     "attention.layer_norm_rms_epsilon": "layer_norm_epsilon", "feed_forward_length": "unused",
+     "attention.head_count": "again", "ssm.conv_kernel": "conv_kernel", "ssm.state_size": "state_size",
+     "ssm.time_step_rank": "num_heads", "ssm.group_count": "n_groups", "ssm.inner_size": "inner_size"},
+    fixed={"hidden_act": "silu", "use_bias": False, "use_conv_bias": True, "time_step_limit": None}, rope=False,
+    names={f"mixer.{ours}": theirs for ours, theirs in MAMBA2_GGUF.items()}, fused=gguf_fused(),
+    packings=gguf_packings, read=read_gguf, write=write_gguf,
+))  # fmt: skip

@@ -5,13 +5,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ...nn.checks import require
 from ...nn.ffn.mlp import MlpSpec
 from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ACTS, FULL, Bool, Draft, Float, Key, Only, Part, declare, ends
-from .hybrid import ATTENTION, EXTRA, LINEAR, Kinds, Limits, mamba2_names
+from .gguf import GGUF, NO_WIDTH, Gguf
+from .hybrid import (
+    ATTENTION,
+    EXTRA,
+    LINEAR,
+    Kinds,
+    Limits,
+    gguf_fused,
+    gguf_names,
+    gguf_packings,
+    mamba2_names,
+    read_kv,
+    write_kv,
+)
 
 KINDS = {
     LINEAR: {"mixer.type": "mamba2", "ffn.type": None},
@@ -87,3 +102,39 @@ declare(
     " attention_bias",
     sized=sizes, finish=finish,
 )  # fmt: skip
+
+
+def read_gguf(values: dict[str, Any]) -> None:
+    """Which layers attend and which are MLPs: those with key/value heads, and those with a width."""
+    widths = np.broadcast_to(np.atleast_1d(values.pop("width")), values["num_hidden_layers"]).tolist()
+    values["layers_block_type"] = [
+        FULL if kv else "mlp" if width else LINEAR for kv, width in zip(read_kv(values), widths, strict=True)
+    ]
+    values["intermediate_size"] = max(widths) or 1
+    values["mamba_head_dim"] = values.pop("inner_size") // values["mamba_num_heads"]
+    values.pop("value_length", None)
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """The inverse."""
+    kinds = values["layers_block_type"]
+    require("moe" not in kinds, "GGUF's nemotron_h: layers_block_type", "no moe", "moe")
+    require({FULL, "mlp", LINEAR} == set(kinds), "GGUF's nemotron_h: layers_block_type", "one of each kind", kinds)
+    write_kv(values, [each == FULL for each in kinds])
+    values["width"] = np.array([values["intermediate_size"] if each == "mlp" else 0 for each in kinds], np.int32)
+    values["inner_size"] = values["mamba_num_heads"] * values["mamba_head_dim"]
+    values["value_length"] = values["head_dim"]
+
+
+GGUF.add("nemotron_h", Gguf(
+    "nemotron_h",
+    {**NO_WIDTH, "attention.key_length": "head_dim", "attention.value_length": "value_length",
+     "attention.head_count_kv": "kv", "feed_forward_length": "width",
+     "attention.layer_norm_rms_epsilon": "layer_norm_epsilon", "ssm.conv_kernel": "conv_kernel",
+     "ssm.state_size": "ssm_state_size", "ssm.time_step_rank": "mamba_num_heads", "ssm.group_count": "n_groups",
+     "ssm.inner_size": "inner_size"},
+    fixed={"mlp_hidden_act": "relu2", "mlp_bias": False, "use_conv_bias": True, "mamba_proj_bias": False,
+           "time_step_limit": None},
+    rope=False, names={"ffn_norm": "attn_norm"}, fused=gguf_fused(), packings=gguf_packings, variant=gguf_names,
+    read=read_gguf, write=write_gguf,
+))  # fmt: skip
