@@ -2,10 +2,10 @@ r"""Architectures beside each other: models of equal size trained on the same te
 
     python bench/architectures.py --size 5m --steps 600 --out curves --plot docs/pictures/architectures.png
 
-Trains each model on the standard library's source (the same tokens in the same order), one after the other on all
+Trains each model on the standard library's source (tokenized once into OUT/tokens), one after the other on all
 threads, then draws validation loss over tokens, training speed, and the memory that one sequence's decoding needs over
 its context. Each run folder is OUT/NAME, so `microgpt viz OUT/*` draws the losses too; a run that is there already is
-not trained again. Ends with one JSON line.
+not trained again. Speeds are those of short runs in turns, two of each, after all training. Ends with one JSON line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +29,33 @@ COLOURS = dict(zip(MODELS, ("#1f77b4", "#d62728", "#ff7f0e", "#2ca02c", "#9467bd
 VOCABULARY = 4096
 
 
-def train(name: str, folder: Path, size: str, steps: int, block: int, batch: int) -> None:
+def train(name: str, tokens: Path, folder: Path, size: str, steps: int, block: int, batch: int) -> None:
     """Train one model unless its folder is there."""
     if (folder / "metrics.jsonl").exists():
         return
     microgpt.train(
-        model=name, size=size, data="stdlib", tokenizer="bpe", vocab_size=VOCABULARY, block_size=block,
-        batch_size=batch, steps=steps, eval_every=max(1, steps // 20), eval_batches=20, log_every=1, lr=2e-3,
-        warmup=max(1, steps // 12),
-        out=folder, show=True,
+        model=name, size=size, data=str(tokens), block_size=block, batch_size=batch, steps=steps,
+        eval_every=max(1, steps // 15), eval_batches=20, log_every=1, lr=2e-3, warmup=max(1, steps // 10), out=folder,
+        show=True,
     )  # fmt: skip
+
+
+def speed(name: str, tokens: Path, size: str, block: int, batch: int) -> list[float]:
+    """Tokens a second of 25 steps, without the first five."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        microgpt.train(model=name, size=size, data=str(tokens), block_size=block, batch_size=batch, steps=25,
+                       eval_every=0, log_every=1, out=folder)  # fmt: skip
+        return [each["tokens_per_second"] for each in records(folder) if "tokens_per_second" in each][5:]
+
+
+def tokenized(folder: Path) -> Path:
+    """The standard library's source in tokens, made at the first call."""
+    if not folder.exists():
+        command = [sys.executable, "-m", "microgpt", "tokenize", "--train", "--data", "stdlib", "--vocab-size",
+                   str(VOCABULARY), "--out", str(folder)]  # fmt: skip
+        subprocess.run(command, check=True)
+    return folder
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -43,12 +63,11 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def measure(name: str, folder: Path, block: int, size: str) -> dict[str, Any]:
+def measure(name: str, folder: Path, block: int, size: str, speeds: list[float]) -> dict[str, Any]:
     """Curve, speed and memory of a run that has ended. Memory is what the decoder's state specs ask for, in float32."""
     found = records(folder)
     shape = dimensions(name, size, VOCABULARY, block)
     config = maker(name)(VOCABULARY, shape.width, shape.layers, shape.heads, block, 0.0)
-    speeds = [each["tokens_per_second"] for each in found if "tokens_per_second" in each]
     seen = {each["step"]: each["tokens"] for each in found if "tokens" in each}
     curve = [(seen[each["step"]], each["val_loss"]) for each in found if "val_loss" in each]
     return {
@@ -93,12 +112,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
+    names, tokens = args.models.split(","), tokenized(args.out / "tokens")
+    for name in names:
+        train(name, tokens, args.out / name, args.size, args.steps, args.block_size, args.batch_size)
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(2):
+        for name in names:
+            speeds[name] += speed(name, tokens, args.size, args.block_size, args.batch_size)
     rows = []
-    for name in args.models.split(","):
-        folder = args.out / name
-        train(name, folder, args.size, args.steps, args.block_size, args.batch_size)
-        rows.append(measure(name, folder, args.block_size, args.size))
-        row = rows[-1]
+    for name in names:
+        row = measure(name, args.out / name, args.block_size, args.size, speeds[name])
+        rows.append(row)
         print(f"{name:10}{row['parameters']:>11,} parameters, {row['layers']} x {row['width']}: loss {row['loss']:.3f} "
               f"after {row['tokens']:,} tokens, {row['tokens_per_second']:,.0f} tokens/s", flush=True)  # fmt: skip
     if args.plot is not None:

@@ -281,7 +281,7 @@ def test_the_tokenizer_goes_along(tmp_path: Path) -> None:
     assert back.tokenizer.encode("cab", add_bos=True) == tokenizer.encode("cab", add_bos=True) == [0, 3, 1, 2]
     assert back.tokenizer.eos_id == 0 and same(back.decoder, model.decoder)
     found = GgufFile(tmp_path / "m.gguf")
-    assert found.metadata["general.name"] == "m" and found.metadata["tokenizer.ggml.model"] == "no_vocab"
+    assert found.metadata["general.name"] == "m" and found.metadata["tokenizer.ggml.model"] == "gpt2"
 
 
 def test_ids_where_there_is_no_vocabulary(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -321,6 +323,21 @@ def test_recorded_steps_have_the_bits_of_eager_ones(bits: int | None, monkeypatc
     assert results[0][1] == results[1][1] == [7, 5, 8]
     for a, b in zip(results[0][0], results[1][0], strict=True):
         assert np.array_equal(a, b)
+
+
+def test_steps_are_gone_with_their_last_user():
+    decoder = small()
+    states = ContiguousStates(decoder.state_specs(), 1, 8)
+    forward_cached(decoder, [[1, 2]], states)
+    steps = Steps(decoder, states)
+    steps.run([0], [1])
+    gone = weakref.ref(states)
+    gc.disable()
+    try:
+        del steps, states
+        assert gone() is None  # without a collection
+    finally:
+        gc.enable()
 
 
 def test_a_full_cache_is_an_error():

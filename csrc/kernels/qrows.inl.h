@@ -12,7 +12,7 @@ static inline void q_bytes(int8_t* codes, const float* lanes, Full) {
   for (int i = 0; i < kWidth; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
 }
 static inline void q_bytes(int8_t* codes, const float* lanes, Part part) {
-  for (int64_t i = 0; i < part.n; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
+  for (int64_t i = 0; i < kWidth && i < part.n; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
 }
 
 // x * inverse to nearest whole numbers, as bytes; returns their sum, which is exact (up to 2^17 numbers of at most 127), or

@@ -53,6 +53,8 @@ __all__: list[str] = [
     "fast_bf16",
     "fill",
     "from_numpy",
+    "gated_delta",
+    "gated_delta_backward",
     "gather_rows",
     "gemm",
     "glu",
@@ -91,6 +93,8 @@ __all__: list[str] = [
     "rope",
     "route",
     "route_weights",
+    "rwkv7",
+    "rwkv7_backward",
     "selective_scan",
     "selective_scan_backward",
     "set_isa",
@@ -99,6 +103,8 @@ __all__: list[str] = [
     "softmax",
     "softmax_backward",
     "sort_experts",
+    "ssd",
+    "ssd_backward",
     "stop_team",
     "sum_squares",
     "team_stats",
@@ -332,6 +338,19 @@ def check_wide(name: str, like: Array, **arrays: Array | None) -> None:
     """
 
 def clip(partial: Array, control: Array, max_norm: float, loss: Array | None = None) -> None: ...
+def combine_dot(
+    x: Array, place: Array, dy: Array, dweights: Array, chosen: int, width: int, accumulate: bool = False
+) -> None: ...
+def combine_rows(
+    x: Array,
+    place: Array,
+    y: Array,
+    chosen: int,
+    width: int,
+    accumulate: bool = False,
+    weights: Array | None = None,
+    residual: Array | None = None,
+) -> None: ...
 def copy(
     x: Array,
     y: Array,
@@ -376,6 +395,52 @@ def from_numpy(values: typing.Any) -> Array:
     A copy of a NumPy array (any strides, native byte order).
     """
 
+def gated_delta(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array,
+    beta: Array,
+    o: Array,
+    q_start: Array,
+    heads: int,
+    key_heads: int,
+    k_dim: int,
+    v_dim: int,
+    scale: float,
+    normalize: bool = False,
+    state: Array | None = None,
+    chunks: Array | None = None,
+) -> None: ...
+def gated_delta_backward(
+    q: Array,
+    k: Array,
+    v: Array,
+    g: Array,
+    beta: Array,
+    d_o: Array,
+    chunks: Array,
+    dq: Array,
+    dk: Array,
+    dv: Array,
+    dg: Array,
+    dbeta: Array,
+    q_start: Array,
+    heads: int,
+    key_heads: int,
+    k_dim: int,
+    v_dim: int,
+    scale: float,
+    normalize: bool = False,
+    accumulate_dq: bool = False,
+    accumulate_dk: bool = False,
+    accumulate_dv: bool = False,
+    accumulate_dg: bool = False,
+    accumulate_dbeta: bool = False,
+) -> None: ...
+def gather_rows(
+    x: Array, order: Array, y: Array, chosen: int, width: int, accumulate: bool = False, weights: Array | None = None
+) -> None: ...
 def gemm(
     a: Array,
     b: Array,
@@ -406,6 +471,24 @@ def glu_backward(
     dup: Array | None = None,
     accumulate_dup: bool = False,
 ) -> None: ...
+def grouped_linear(
+    a: Array,
+    b: Array,
+    c: Array,
+    offsets: Array,
+    n: int,
+    k: int,
+    trans_b: bool = False,
+    accumulate: bool = False,
+    bias: Array | None = None,
+) -> None: ...
+def grouped_weight(
+    a: Array, b: Array | None, c: Array, offsets: Array, m: int, n: int, accumulate: bool = False
+) -> None:
+    """
+    A sum of rows where `b` is None.
+    """
+
 def isa() -> str: ...
 def isas() -> list[tuple[str, bool]]:
     """
@@ -612,6 +695,66 @@ def rope(
     inverse: bool = False,
     accumulate: bool = False,
 ) -> None: ...
+def route(logits: Array, ids: Array, experts: int, chosen: int, score: int, bias: Array | None = None) -> None: ...
+def route_weights(
+    logits: Array,
+    ids: Array,
+    experts: int,
+    chosen: int,
+    score: int,
+    renormalize: bool,
+    scale: float,
+    eps: float,
+    y: Array | None = None,
+    dy: Array | None = None,
+    dx: Array | None = None,
+    accumulate: bool = False,
+) -> None:
+    """
+    Weights y; where `dx` is given, the gradient of the logits from dy instead.
+    """
+
+def rwkv7(
+    r: Array,
+    w: Array,
+    k: Array,
+    v: Array,
+    a: Array,
+    b: Array,
+    y: Array,
+    q_start: Array,
+    heads: int,
+    k_dim: int,
+    v_dim: int,
+    state: Array | None = None,
+    kept: Array | None = None,
+) -> None: ...
+def rwkv7_backward(
+    r: Array,
+    w: Array,
+    k: Array,
+    v: Array,
+    a: Array,
+    b: Array,
+    dy: Array,
+    kept: Array,
+    dr: Array,
+    dw: Array,
+    dk: Array,
+    dv: Array,
+    da: Array,
+    db: Array,
+    q_start: Array,
+    heads: int,
+    k_dim: int,
+    v_dim: int,
+    accumulate_dr: bool = False,
+    accumulate_dw: bool = False,
+    accumulate_dk: bool = False,
+    accumulate_dv: bool = False,
+    accumulate_da: bool = False,
+    accumulate_db: bool = False,
+) -> None: ...
 def selective_scan(
     u: Array,
     delta: Array,
@@ -676,72 +819,59 @@ def softmax(x: Array, y: Array, cols: int, scale: float = 1.0) -> None: ...
 def softmax_backward(
     y: Array, dy: Array, dx: Array, cols: int, scale: float = 1.0, accumulate: bool = False
 ) -> None: ...
+def sort_experts(ids: Array, order: Array, place: Array, offsets: Array, load: Array) -> None: ...
+def ssd(
+    x: Array,
+    dt: Array,
+    a: Array,
+    b: Array,
+    c: Array,
+    y: Array,
+    q_start: Array,
+    heads: int,
+    groups: int,
+    state_dim: int,
+    skip: Array | None,
+    dt_bias: Array | None,
+    softplus: bool,
+    dt_min: float,
+    dt_max: float,
+    state: Array | None = None,
+    chunks: Array | None = None,
+) -> None: ...
+def ssd_backward(
+    x: Array,
+    dt: Array,
+    a: Array,
+    b: Array,
+    c: Array,
+    dy: Array,
+    chunks: Array,
+    dx: Array,
+    ddt: Array,
+    part_db: Array,
+    part_dc: Array,
+    part_da: Array,
+    q_start: Array,
+    heads: int,
+    groups: int,
+    state_dim: int,
+    skip: Array | None,
+    dt_bias: Array | None,
+    softplus: bool,
+    dt_min: float,
+    dt_max: float,
+    part_dskip: Array | None = None,
+    part_dbias: Array | None = None,
+    accumulate_dx: bool = False,
+    accumulate_ddt: bool = False,
+) -> None: ...
 def stop_team() -> None: ...
 def sum_squares(x: Array, partial: Array) -> None: ...
 def team_stats() -> tuple[int, int, int]: ...
 def thread_choice() -> tuple[int, str, bool]: ...
 def trim_pool() -> None: ...
 def unary(x: Array, y: Array, op: int) -> None: ...
-def combine_dot(
-    x: Array, place: Array, dy: Array, dweights: Array, chosen: int, width: int, accumulate: bool = False
-) -> None: ...
-def combine_rows(
-    x: Array,
-    place: Array,
-    y: Array,
-    chosen: int,
-    width: int,
-    accumulate: bool = False,
-    weights: Array | None = None,
-    residual: Array | None = None,
-) -> None: ...
-def gather_rows(
-    x: Array,
-    order: Array,
-    y: Array,
-    chosen: int,
-    width: int,
-    accumulate: bool = False,
-    weights: Array | None = None,
-) -> None: ...
-def grouped_linear(
-    a: Array,
-    b: Array,
-    c: Array,
-    offsets: Array,
-    n: int,
-    k: int,
-    trans_b: bool = False,
-    accumulate: bool = False,
-    bias: Array | None = None,
-) -> None: ...
-def grouped_weight(
-    a: Array, b: Array | None, c: Array, offsets: Array, m: int, n: int, accumulate: bool = False
-) -> None:
-    """
-    A sum of rows where `b` is None.
-    """
-
-def route(logits: Array, ids: Array, experts: int, chosen: int, score: int, bias: Array | None = None) -> None: ...
-def route_weights(
-    logits: Array,
-    ids: Array,
-    experts: int,
-    chosen: int,
-    score: int,
-    renormalize: bool,
-    scale: float,
-    eps: float,
-    y: Array | None = None,
-    dy: Array | None = None,
-    dx: Array | None = None,
-    accumulate: bool = False,
-) -> None:
-    """
-    Weights y; where `dx` is given, the gradient of the logits from dy instead.
-    """
-
-def sort_experts(ids: Array, order: Array, place: Array, offsets: Array, load: Array) -> None: ...
 
 NORM_CHUNK: int = 16384
 PEAK_GRAIN: int = 1572864

@@ -269,8 +269,9 @@ class LanguageModel:
         return place
 
     def export(self, path: str | os.PathLike[str], type: str = "f16") -> Path:
-        """Write a GGUF file, replacing `path` when it is complete; llama.cpp reads it, and load().
+        """Write a GGUF file, replacing `path` when it is complete; llama.cpp reads it, with its vocabulary, and load().
 
+        A vocabulary that llama.cpp cannot express is told by a warning; it then takes and gives ids.
         `type` of the matrices: f32, f16, bf16, q8_0, q4_0, q4_k or q6_k (see models.gguf.save_gguf).
         Raises ConfigError for a model that GGUF has no form for, NonFiniteError, StorageError.
 
@@ -282,7 +283,8 @@ class LanguageModel:
         if weights_of(self.decoder):
             raise ConfigError("export: a quantized model has lost what a GGUF type would round; export the original")
         name = place.stem.encode(errors="replace").decode()  # a file's name need not be UTF-8
-        save_gguf(self.decoder, place, type, {"general.name": name, **embedded.write(self.tokenizer)})
+        words = embedded.write(self.tokenizer, self.decoder.config.vocab_size)
+        save_gguf(self.decoder, place, type, {"general.name": name, **words})
         return place
 
     def _writes(self) -> None:

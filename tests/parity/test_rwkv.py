@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
+import microgpt
 from microgpt import _kernels as k
 from microgpt.autograd import no_grad
 from microgpt.models.decoder import Decoder
 from microgpt.models.rwkv import load_rwkv7
 from microgpt.nn import Ctx, Layout
 from microgpt.state.contiguous import ContiguousStates
+from tests.cli_tools import run
 from tests.parity.test_real_weights import data
 
 HEADS, HEAD_DIM, VOCAB, LAYERS = 2, 16, 40, 3
@@ -70,7 +73,7 @@ def test_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: 
     """A forward, and one in pieces, beside the package's; it computes bfloat16 files in float32 here, as we do."""
     for name, value in (("RWKV_V7_ON", "1"), ("RWKV_JIT_ON", "0"), ("RWKV_CUDA_ON", "0")):
         monkeypatch.setitem(os.environ, name, value)
-    package = pytest.importorskip("rwkv.model", reason="needs the package rwkv (pip install rwkv==0.8.32)")
+    package = importlib.import_module("rwkv.model")  # it looks at the environment
     torch.save({name: each.to(dtype) for name, each in weights().items()}, tmp_path / "model.pth")
     ids = np.random.default_rng(1).integers(0, VOCAB, 70).tolist()
     theirs = package.RWKV(model=str(tmp_path / "model"), strategy="cpu fp32")
@@ -94,3 +97,12 @@ def test_the_authors_experiment_reverses_numbers() -> None:
         ids = [letters.index(each) for each in f"{number},{number[::-1]}"]
         found = logits(model, ids[:-1]).argmax(1)[digits:]
         assert "".join(letters[each] for each in found) == number[::-1]
+
+
+def test_a_file_is_converted_to_a_folder(tmp_path: Path) -> None:
+    torch.save(weights(), tmp_path / "model.pth")
+    done = run("convert", str(tmp_path / "model.pth"), str(tmp_path / "folder"))
+    assert done.exit_code == 0, done.stderr
+    ids = [3, 1, 4, 1, 5]
+    want = logits(load_rwkv7(tmp_path / "model.pth"), ids)
+    assert np.array_equal(microgpt.load(tmp_path / "folder").logits(ids), want)

@@ -43,7 +43,14 @@ def _run(source: Path, target: Path, kind: str | None, force: bool, quiet: bool)
     with stoppable():
         try:
             dtype = None if to_file or kind is None else FOLDER_TYPES[kind]
-            model = api.load(source, dtype, tell)
+            if source.suffix == ".pth" and source.is_file():
+                from ..models.rwkv import load_rwkv7
+                from ..tokenizers.ids import IdsTokenizer
+
+                decoder = load_rwkv7(source, dtype or "float32")
+                model = api.LanguageModel(decoder, IdsTokenizer(decoder.config.vocab_size))
+            else:
+                model = api.load(source, dtype, tell)
         except ConfigError as error:  # what a file says is its own fault and not the command line's
             raise CheckpointError(str(error)) from error
         if to_file:
@@ -73,7 +80,8 @@ command = Command(
     ],
     examples=EXAMPLES,
     help="Write a model in another format.\n\n"
-    "SOURCE is a model folder, a run folder (its newest checkpoint), a GGUF file or a .bin of llama2.c. A TARGET that "
-    "ends in .gguf is a file for llama.cpp, any other a folder in the Hugging Face layout. Quantized weights become "
+    "SOURCE is a model folder, a run folder (its newest checkpoint), a GGUF file, a .bin of llama2.c or a .pth of "
+    "RWKV-7's authors, of which tensors alone are read. A TARGET that ends in .gguf is a file for llama.cpp, any other "
+    "a folder in the Hugging Face layout. Quantized weights become "
     "numbers on the way. A GGUF file is complete or not there.",
 )  # fmt: skip

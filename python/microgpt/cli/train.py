@@ -60,7 +60,8 @@ SECTIONS: dict[str, list[Setting]] = {
         Setting("val_fraction", float, "PART", "Part of the documents set aside for validation; 0 for none."),
     ],
     "Model": [
-        Setting("model", str, "NAME", "gpt (GPT-2's), micro (Karpathy's), llama, or any name of microgpt zoo."),
+        Setting("model", str, "NAME", "gpt (GPT-2's), micro (Karpathy's), llama, moe (experts), mamba, griffin, jamba, "
+                "or any name of microgpt zoo."),
         Setting("size", str, "NAME|N", "A preset or a number of parameters, instead of layers, heads and width."),
         Setting("layers", int, "N", "Blocks."),
         Setting("heads", int, "N", "Attention heads of a block; a divisor of the width."),

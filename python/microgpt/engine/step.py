@@ -22,14 +22,14 @@ class _Step:
     """The recorded step of so many sequences, and the buffers that it reads."""
 
     def __init__(self, model: Decoder, states: ContiguousStates, count: int) -> None:
-        self.tokens = k.empty((count,), "int32")
-        self.places = k.empty((count,), "int32")
-        self.layout = Layout(count, count)
-        self.layout.q_start.copy_from(np.arange(count + 1, dtype=np.int32))
+        self.tokens = tokens = k.empty((count,), "int32")
+        self.places = places = k.empty((count,), "int32")
+        self.layout = layout = Layout(count, count)
+        layout.q_start.copy_from(np.arange(count + 1, dtype=np.int32))
 
-        def run() -> Tensor:
-            with no_grad(), states.placed(self.places):
-                return model.logits(model.hidden(self.tokens, Ctx(self.layout, states=states)))
+        def run() -> Tensor:  # knows nothing of the step: a cycle would keep the states until they are collected
+            with no_grad(), states.placed(places):
+                return model.logits(model.hidden(tokens, Ctx(layout, states=states)))
 
         self.program = Program(run)
 

@@ -40,6 +40,7 @@ class _Machine:
 
     def run(self, data: bytes) -> Any:
         """What the pickle makes."""
+        argument: Any
         for opcode, argument, _ in pickletools.genops(data):
             name = opcode.name
             if name in CONSTANTS:

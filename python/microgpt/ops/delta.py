@@ -75,7 +75,8 @@ def gated_delta(
     }
     o = k.empty_like(values)
     chunks = k.empty((tokens // CHUNK + sequences, *shape), sums) if needs else None
-    k.gated_delta(q, keys, values, *times, o, state=state, chunks=chunks, **settings)
+    decays, rates = times
+    k.gated_delta(q, keys, values, decays, rates, o, state=state, chunks=chunks, **settings)
     return o, (q, keys, values, *times, chunks, settings)
 
 

@@ -62,13 +62,14 @@ def rwkv7(
 
 @rwkv7.backward
 def _(saved: Any, dy: Array, *slots: Any) -> None:
-    *inputs, kept, settings = saved
+    r, w, keys, values, a, b, kept, settings = saved
+    inputs = (r, w, keys, values, a, b)
     outputs: dict[str, Any] = {}
     for name, slot, like in zip("rwkvab", slots, inputs, strict=True):
         outputs[f"d{name}"], outputs[f"accumulate_d{name}"] = (
             (k.empty_like(like), False) if slot is None else slot.target(like.dtype)
         )
-    k.rwkv7_backward(*inputs, dy, kept, **outputs, **settings)
+    k.rwkv7_backward(r, w, keys, values, a, b, dy, kept, **outputs, **settings)
     for name, slot in zip("rwkvab", slots, strict=True):
         if slot is not None:
             slot.settle(outputs[f"d{name}"])

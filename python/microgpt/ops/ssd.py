@@ -52,7 +52,7 @@ def ssd(
     groups, inner = b.shape[1:]
     check(heads % groups == 0, name, "b", f"a number of groups that divides {heads}", groups)
     check(c.shape == b.shape, name, "c", b.shape, c.shape)
-    small = {"a": a, "skip": skip, "dt_bias": dt_bias}
+    small: dict[str, Any] = {"a": a, "skip": skip, "dt_bias": dt_bias}
     for label, value in small.items():
         small[label] = _wide(name, label, value, x, heads)
     low, high = limits
@@ -133,7 +133,7 @@ def _(saved: Any, dy: Array, dx: Any, ddt: Any, da: Any, db: Any, dc: Any, dskip
             (k.empty_like(like), False) if slot is None else slot.target(x.dtype)
         )
     blocks = -(-(heads // groups) // HEADS)
-    parts = {name: k.empty((blocks, *b.shape), sums) for name in ("part_db", "part_dc")}
+    parts: dict[str, Any] = {name: k.empty((blocks, *b.shape), sums) for name in ("part_db", "part_dc")}
     parts["part_da"] = k.empty((sequences, heads), sums)
     for name, value in (("skip", settings["skip"]), ("bias", settings["dt_bias"])):
         if value is not None:

@@ -1,13 +1,16 @@
-"""The tokenizer in the metadata of a GGUF file: a tokenizer.json, which `export` writes, or llama.cpp's own keys."""
+"""The tokenizer in the metadata of a GGUF file: a tokenizer.json and llama.cpp's own keys, or these alone."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from microgpt.errors import TokenizerError
-from microgpt.tokenizers import gguf
+from microgpt.tokenizers import ggml_vocab, gguf
 from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.hub import HubTokenizer
@@ -15,17 +18,34 @@ from microgpt.tokenizers.ids import IdsTokenizer
 
 JSON = "tokenizer.huggingface.json"  # of the GGUF specification
 CONFIG = "microgpt.tokenizer_config"  # ours: which tokens begin and end a text
+STOPS = "microgpt.stop_ids"  # ours: every token besides the end token that ends what a model writes
 MODEL, BOS, EOS = "tokenizer.ggml.model", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"
 
 
-def write(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Metadata that holds the tokenizer. llama.cpp then takes and gives ids ("no_vocab")."""
+def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
+    """Metadata that holds the tokenizer of a model of `vocab_size` ids: its tokenizer.json, from which it is read again
+    exactly, and llama.cpp's own keys. Where that could not express it, llama.cpp takes and gives ids ("no_vocab"); a
+    warning tells why.
+    """
+    try:
+        made = ggml_vocab.vocabulary(tokenizer, vocab_size)
+    except TokenizerError as error:
+        if not isinstance(tokenizer, IdsTokenizer):
+            warnings.warn(f"llama.cpp will take and give ids of this file, not text: {error}", stacklevel=3)
+        ends = {BOS: tokenizer.bos_id, EOS: tokenizer.eos_id}
+        made = {MODEL: "no_vocab"} | {key: value for key, value in ends.items() if value is not None}
     files = tokenizer._files()
-    made: dict[str, Any] = {MODEL: "no_vocab"}
     if "tokenizer.json" in files:
         made |= {JSON: files["tokenizer.json"], CONFIG: files.get("tokenizer_config.json", "{}")}
-    ends = {BOS: tokenizer.bos_id, EOS: tokenizer.eos_id}
-    return made | {key: value for key, value in ends.items() if value is not None}
+    if tokenizer.more_stop_ids:
+        made[STOPS] = sorted(tokenizer.more_stop_ids)
+    templates = dict(tokenizer.chat_templates)
+    if "default" in templates:
+        made["tokenizer.chat_template"] = templates.pop("default")
+    if templates:
+        made["tokenizer.chat_templates"] = sorted(templates)
+        made |= {f"tokenizer.chat_template.{name}": text for name, text in templates.items()}
+    return made
 
 
 def read(metadata: Mapping[str, Any], vocab_size: int, where: str) -> Tokenizer:
@@ -41,9 +61,9 @@ def read(metadata: Mapping[str, Any], vocab_size: int, where: str) -> Tokenizer:
             if CharTokenizer.describes(content)
             else HubTokenizer(text, config, where)
         )
-        template = metadata.get("tokenizer.chat_template")
-        if isinstance(template, str) and isinstance(found, HubTokenizer):
-            found.chat_templates["default"] = template
+        gguf.take_chat(found, metadata, where)
+        stops = np.asarray(metadata.get(STOPS, ())).tolist()
+        found.more_stop_ids |= {each for each in stops if type(each) is int and 0 <= each < found.vocab_size}
         return found
     if "tokenizer.ggml.tokens" in metadata and metadata.get(MODEL) != "no_vocab":
         return gguf.from_metadata(metadata, where)

@@ -8,6 +8,7 @@ from typing import Any
 
 from microgpt.errors import TokenizerError, nearest
 from microgpt.tokenizers import bytebpe
+from microgpt.tokenizers.base import Tokenizer
 from microgpt.tokenizers.hub import HubTokenizer
 from microgpt.tokenizers.patterns import ALIASES, PATTERNS, pattern_named
 from microgpt.tokenizers.pieces import SPACE, VOCAB_LIMIT, Kind, Pieces, tokenizer_of
@@ -43,7 +44,14 @@ def from_metadata(metadata: Mapping[str, Any], where: str = "GGUF") -> HubTokeni
         raise TokenizerError(f"{where}: no tokenizer model {model!r}{nearest(model, known)}; known: {', '.join(known)}")
     if made.vocab_size > len(tokens):
         raise TokenizerError(f"{where}: its tokenizer.huggingface.json has more than its {len(tokens)} tokens")
-    ends = [found.id(f"{name}_token_id", len(tokens)) for name in ("eot", "eom")]
+    take_chat(made, metadata, where)
+    return made
+
+
+def take_chat(made: Tokenizer, metadata: Mapping[str, Any], where: str) -> None:
+    """What the metadata says of chats, for `made`: its templates and the tokens that end a turn."""
+    found = _Metadata(metadata, where)
+    ends = [found.id(f"{name}_token_id", made.vocab_size) for name in ("eot", "eom")]
     made.more_stop_ids = frozenset(each for each in ends if each is not None)
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
@@ -51,7 +59,6 @@ def from_metadata(metadata: Mapping[str, Any], where: str = "GGUF") -> HubTokeni
     for key, value in metadata.items():
         if key.startswith("tokenizer.chat_template.") and isinstance(value, str):
             made.chat_templates[key.removeprefix("tokenizer.chat_template.")] = value
-    return made
 
 
 class _Metadata:

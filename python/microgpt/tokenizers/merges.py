@@ -19,7 +19,7 @@ def merges_of(ranks: dict[T, float]) -> list[tuple[T, T]]:
     for token, rank in ranks.items():
         splits = [at for at in range(1, len(token)) if token[:at] in ranks and token[at:] in ranks]
         # A pair that never meets harms nothing, so where only one is possible it need not be proved.
-        at = splits[0] if len(splits) == 1 else _last_pair(token, ranks) if splits else 0
+        at = splits[0] if len(splits) == 1 else last_pair(token, ranks) if splits else 0
         if at:
             found.append((rank, token[:at], token[at:]))
     # Of equal ranks the leftmost pair goes first; so does a token that grows to the right if longer unions go first.
@@ -27,7 +27,7 @@ def merges_of(ranks: dict[T, float]) -> list[tuple[T, T]]:
     return [(left, right) for _, left, right in found]
 
 
-def _last_pair(token: T, ranks: dict[T, float]) -> int:
+def last_pair(token: T, ranks: dict[T, float]) -> int:
     """Where the last join lies when the characters of `token` are joined; 0 if they never become it."""
     parts = [token[at : at + 1] for at in range(len(token))]
     unions: list[float | None] = [ranks.get(a + b) for a, b in itertools.pairwise(parts)]

@@ -21,7 +21,7 @@ VOCAB_LIMIT = 2**22  # pieces; the largest public vocabularies have 262,144
 PIECE_LIMIT = 1 << 16  # bytes
 _SLOW_PIECE = 512  # characters; joining a longer one to learn its pair is quadratic
 _SLOW_TOTAL = 1 << 24  # characters squared, over all pieces
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Kind(IntEnum):
@@ -77,7 +77,7 @@ def check(pieces: Pieces, where: str) -> None:
         if kind not in Kind.__members__.values():
             raise TokenizerError(f"{what}: type {kind} is unknown; expected 1 to 6")
         if kind == Kind.BYTE:
-            match = _BYTE.fullmatch(text)
+            match = BYTE_NAME.fullmatch(text)
             if not match:
                 raise TokenizerError(f"{what}: {text[:40]!r} has type byte; expected <0x00> to <0xFF>")
             held[int(match[1], 16)] = number
@@ -111,24 +111,29 @@ def content_of(pieces: Pieces, where: str) -> dict[str, Any]:
     users = [text for text, kind in zip(pieces.texts, kinds, strict=True) if kind == Kind.USER_DEFINED]
     pre: dict[str, Any] | None = None
     if users and pieces.model == "bpe":
-        # The longest of them that begins somewhere is a piece whatever stands around it; never joined with another.
-        choice = "|".join(re.escape(each) for each in sorted(users, key=len, reverse=True))
-        # What is whole between two of them is a token where it is one; text that spells a byte's name must not be.
-        parts = (choice, r"\A<(?=0x[0-9A-F]{2}>\z)")
-        splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in parts]
-        pre = {"type": "Sequence", "pretokenizers": splits}
+        pre = user_splits(users)
         model["ignore_merges"] = True
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": _normalizer(pieces),
+        "normalizer": normalizer_of(pieces),
         "pre_tokenizer": pre,
         "post_processor": _ends(pieces),
         "decoder": _decoder(pieces),
         "model": model,
     }
+
+
+def user_splits(users: Sequence[str]) -> dict[str, Any]:
+    """The pre-tokenizer that cuts out `users`, for a BPE with ignore_merges."""
+    # The longest of them that begins somewhere is a piece whatever stands around it; never joined with another.
+    choice = "|".join(re.escape(each) for each in sorted(users, key=len, reverse=True))
+    # What is whole between two of them is a token where it is one; text that spells a byte's name must not be.
+    parts = (choice, r"\A<(?=0x[0-9A-F]{2}>\z)")
+    splits = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in parts]
+    return {"type": "Sequence", "pretokenizers": splits}
 
 
 def tokenizer_of(pieces: Pieces, config: dict[str, Any], where: str) -> HubTokenizer:
@@ -185,7 +190,8 @@ def _bpe(pieces: Pieces, unknown: list[int]) -> dict[str, Any]:
     }
 
 
-def _normalizer(pieces: Pieces) -> dict[str, Any] | None:
+def normalizer_of(pieces: Pieces) -> dict[str, Any] | None:
+    """What is done to text before it is cut, as a tokenizer.json says it; None for nothing."""
     steps: list[dict[str, Any]] = []
     if pieces.charsmap:
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(pieces.charsmap).decode()})

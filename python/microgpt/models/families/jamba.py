@@ -67,6 +67,8 @@ class Layers(Part):
         """See Part."""
         self.attention.write([block.mixer.kind == "attention" for block in config.blocks], out)
         experts = [block.ffn.experts for block in config.blocks if block.ffn.kind == "moe"]
+        if not any(block.mixer.kind == "attention" for block in config.blocks):
+            out |= {"num_attention_heads": 1, "num_key_value_heads": 1}  # nothing has them; the defaults may not fit
         out["num_experts"] = experts[0] if experts else 1
         if experts:
             self.experts.write([block.ffn.kind == "moe" for block in config.blocks], out)
