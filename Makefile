@@ -21,8 +21,15 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.installed: $(VENV)/.made $(SOURCES)
-	$(BIN)/pip install -q --disable-pip-version-check .
+# Built once for both environments.
+build/wheel/.made: $(VENV)/.made $(SOURCES)
+	rm -rf build/wheel
+	$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -w build/wheel .
+	touch $@
+
+$(VENV)/.installed: build/wheel/.made
+	$(BIN)/pip install -q --disable-pip-version-check build/wheel/*.whl
+	$(BIN)/pip install -q --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
 	touch $@
 
 $(VENV)/.test-tools: $(VENV)/.made pyproject.toml
@@ -92,8 +99,9 @@ $(PARITY)/.made:
 	  sentencepiece==0.2.3 tiktoken==0.14.0 cyllama==0.2.18 rwkv==0.8.32
 	touch $@
 
-$(PARITY)/.installed: $(PARITY)/.made $(SOURCES)
-	$(PARITY)/bin/pip install -q --disable-pip-version-check '.[test]'
+$(PARITY)/.installed: $(PARITY)/.made build/wheel/.made
+	$(PARITY)/bin/pip install -q --disable-pip-version-check "$$(echo build/wheel/*.whl)[test]"
+	$(PARITY)/bin/pip install -q --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
 	touch $@
 
 # Trained weights are compared where they are: MICROGPT_TEST_DATA=FOLDER and, for sentence embeddings,
