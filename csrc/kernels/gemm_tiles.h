@@ -38,7 +38,7 @@ struct GemmGrid {
 static inline int64_t gemm_steps(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 // m * n * k as a double: the exact value does not matter, not overflowing does.
-static inline GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch) {
+static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch) {
   GemmGrid grid = {1, 1, m, n, batch, 1};
   const double work = (double)m * (double)n * (double)(k > 0 ? k : 1);
   const double share = (double)((int64_t)1 << kGemmShareLog2);
