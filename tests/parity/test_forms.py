@@ -64,7 +64,7 @@ def test_attention_of_gpt_oss():
         for window in (5, None)
     )
     ours = Decoder(ModelConfig(VOCAB, 32, 32, blocks, learned_positions=False, tie_embeddings=False, final_norm=norm))
-    rules = weight_rules(ours.config, {**NAMES, "mixer.sinks": "self_attn.sinks"}, False, 1)
+    rules = weight_rules(ours.config, {**NAMES, "mixer.sinks": "self_attn.sinks"}, False, 1, {})
     weights = {plain[name]: p.detach().numpy() for name, p in model.named_parameters()}
     ours.load_arrays(from_file(rules, weights, "reference"))
     tokens, layout = k.from_numpy(np.concatenate(rows())), Layout.packed(LENGTHS)
