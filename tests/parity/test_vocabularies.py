@@ -151,7 +151,10 @@ def answers(path: Path, texts: list[str], prompt: str, count: int) -> dict[str, 
     return found
 
 
-@pytest.mark.parametrize("name", MADE)
+QUICK = {"trained", "characters", "bpe.model"}  # `make parity` tries them all
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.soak) for n in MADE])
 def test_ids(tmp_path: Path, name: str) -> None:
     """The same ids for fuzzed texts, there and in our own reader; ids that no token has are unused ones."""
     wanted, make_it = MADE[name]
