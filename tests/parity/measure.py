@@ -27,6 +27,7 @@ class Errors(NamedTuple):
     gradients: dict[str, float]
     parameters: int
     incremental: float
+    pieces: float  # what `incremental` may be, by the layers' own specs: 0 where all keep their bits
 
 
 def errors(name: str) -> Errors:
@@ -49,7 +50,8 @@ def errors(name: str) -> Errors:
     # Relative to the gradient, or to a thousandth of the largest where it vanishes (a bias on all keys).
     floor = 1e-3 * max(float(np.linalg.norm(each)) for each in wanted.values())
     far = {n: float(np.linalg.norm(found[n] - g) / max(np.linalg.norm(g), floor)) for n, g in wanted.items()}
-    return Errors(float(np.abs(got - want).max()), far, config.num_parameters(), incremental(ours))
+    pieces = sum(layer.piece_error for block in config.blocks for layer in block.layers) * float(np.abs(got).max())
+    return Errors(float(np.abs(got - want).max()), far, config.num_parameters(), incremental(ours), pieces)
 
 
 def incremental(model: Decoder) -> float:

@@ -77,6 +77,7 @@ def comparable(name: str, text: str) -> bool:
     return name != "deepseek-llm" or "\u3000" not in text  # a space in the expressions, in llama.cpp in one of two
 
 
+@pytest.mark.soak
 def test_words_are_cut_as_llama_cpp_does(tmp_path: Path) -> None:
     texts = make(77, COUNT)
     metadata, names = vocabulary(make(76, 3000)), [*PATTERNS, *ALIASES]

@@ -17,7 +17,7 @@ def test_logits_and_gradients(name: str):
     print(f"{name}: logits {found.logits:.1e}, gradients {max(found.gradients.values()):.1e}")
     assert found.logits <= 1e-4
     assert {each: error for each, error in found.gradients.items() if error > 1e-4} == {}
-    assert found.incremental == 0.0
+    assert found.incremental <= found.pieces
 
 
 @pytest.mark.parametrize("name", TINY)
