@@ -113,9 +113,9 @@ def draw(found: dict[str, list[tuple[float, float]]], lengths: list[int], path: 
             axes.plot(
                 lengths, [1e6 * each[way] / rows for rows, each in zip(lengths, times, strict=True)], "o-", label=name
             )
-        axes.set(
-            xscale="log", yscale="log", xlabel="tokens of the sequence", ylabel="microseconds a token", title=title
-        )
+        axes.set(yscale="log", xlabel="tokens of the sequence", ylabel="microseconds a token", title=title)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [f"{rows:,}" for rows in lengths], fontsize=8)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
