@@ -141,3 +141,20 @@ def test_other_models_are_no_rwkv() -> None:
         read_rwkv7(some, "f")
     with pytest.raises(CheckpointError, match=r"missing 'blocks\.1\.ln1\.weight'|missing 'blocks\.0\.ln1\.weight'"):
         read_rwkv7({**some, "blocks.1.ln2.weight": np.zeros(4, np.float32)}, "f")
+
+
+@pytest.mark.usefixtures("torch_names")
+def test_a_file_does_not_grow(tmp_path: Path) -> None:
+    """Neither compressed numbers, nor one number many times, nor one storage in many tensors."""
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\0" * 100000)
+    with pytest.raises(CheckpointError, match=r"x/data\.pkl is compressed"):
+        read_torch(path)
+    storage = Storage("FloatStorage", np.zeros(1000, np.float32))
+    write(path, {"x": Tensor(storage, (1001,), (0,))})
+    with pytest.raises(CheckpointError, match="reaches beyond the 1000 numbers"):
+        read_torch(path)
+    write(path, {str(i): Tensor(storage, (1000,), (1,)) for i in range(100)})
+    with pytest.raises(CheckpointError, match="more memory than a file of this size"):
+        read_torch(path)

@@ -22,7 +22,7 @@ from ..errors import CheckpointError
 STORAGES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": "<u2", "DoubleStorage": "<f8",
             "LongStorage": "<i8", "IntStorage": "<i4", "ByteStorage": "<u1", "CharStorage": "<i1",
             "BoolStorage": "<u1"}  # fmt: skip
-MOST = 2**34  # bytes of one tensor
+EXPANDS = 4  # bytes of tensors to a byte of the file at most: bfloat16 becomes float32, and a storage may serve two
 MARK = object()
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": MARK, "EMPTY_TUPLE": ()}
 MAKERS = {"EMPTY_DICT": dict, "EMPTY_LIST": list}
@@ -33,8 +33,9 @@ class _Machine:
     """The part of a pickle's stack machine that dictionaries of tensors need. Opcodes come from pickletools, which runs
     nothing; what is named is one of three things of ours, and anything else is refused."""
 
-    def __init__(self, storage: Callable[[str, str], npt.NDArray[Any]], where: str) -> None:
+    def __init__(self, storage: Callable[[str, str], npt.NDArray[Any]], where: str, most: int) -> None:
         self.storage, self.where = storage, where
+        self.left = most  # bytes that tensors may still take
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -110,8 +111,11 @@ class _Machine:
             raise CheckpointError(f"{self.where}: a tensor of impossible numbers")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         count = math.prod(size)
-        if count and (last >= storage.size or count * storage.itemsize > MOST):
+        if count and (last >= storage.size or count > storage.size):
             raise CheckpointError(f"{self.where}: a tensor of {size} reaches beyond the {storage.size} numbers it has")
+        self.left -= count * storage.itemsize
+        if self.left < 0:
+            raise CheckpointError(f"{self.where}: its tensors take more memory than a file of this size holds")
         steps = tuple(step * storage.itemsize for step in stride)
         view = (
             np.lib.stride_tricks.as_strided(storage[offset:], tuple(size), steps)
@@ -133,6 +137,10 @@ def read_torch(path: str | Path) -> dict[str, npt.NDArray[Any]]:
     where = str(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            # torch.save compresses nothing; what is compressed may be far larger than the file.
+            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+            if packed:
+                raise CheckpointError(f"{where}: {packed[0]} is compressed, which torch.save never does")
             names = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
             if len(names) != 1:
                 raise CheckpointError(f"{where}: expected one data.pkl, got {len(names)}")
@@ -147,7 +155,7 @@ def read_torch(path: str | Path) -> dict[str, npt.NDArray[Any]]:
                     loaded[key] = numbers
                 return loaded[key]
 
-            found = _Machine(storage, where).run(archive.read(names[0]))
+            found = _Machine(storage, where, EXPANDS * Path(path).stat().st_size).run(archive.read(names[0]))
     except CheckpointError:
         raise
     except Exception as error:  # whatever a broken pickle or zip ends in

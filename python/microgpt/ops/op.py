@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from .. import _kernels as k
 from ..autograd import Entry, Slot, state
-from ..errors import ShapeError
+from ..errors import ShapeError, UsageError
 from ..qtensor import QTensor
 from ..registry import Registry
 from ..tensor import Tensor, as_array, result
@@ -168,6 +168,18 @@ def check(condition: bool, name: str, argument: str, expected: object, got: obje
     """Raise ShapeError unless `condition`."""
     if not condition:
         refuse(name, argument, expected, got)
+
+
+def check_state(
+    name: str, state: Array | None, like: Array, shape: tuple[int, ...], needs: Sequence[bool] | None
+) -> None:
+    """What a recurrence takes up and leaves behind: of one shape, wide, and beside no gradient."""
+    if state is None:
+        return
+    check_wide(name, like, state=state)
+    check(state.shape == shape, name, "state", shape, state.shape)
+    if needs and any(needs):
+        raise UsageError(f"{name}: `state` takes part in no gradient; leave it out, or compute within no_grad()")
 
 
 def elements_bytes(*arrays: Any) -> int:

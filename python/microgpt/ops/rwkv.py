@@ -9,8 +9,8 @@ from .. import _kernels as k
 from ..errors import DTypeError
 from ..tensor import Tensor, as_array, full, wide
 from . import basic, raw
-from .op import Cost, check, check_float, elements_bytes, op, refuse
-from .ssd import check_state, starts
+from .op import Cost, check, check_float, check_state, elements_bytes, op, refuse
+from .ssd import starts
 
 Array = k.Array
 Needs = list[bool] | None

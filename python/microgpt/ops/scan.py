@@ -12,24 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import _kernels as k
-from ..errors import UsageError
 from ..tensor import Tensor, full, wide
 from . import basic, raw
 from .layers import act_code, composed_act
-from .op import Cost, check_float, check_int32, check_wide, elements_bytes, op, refuse
+from .op import Cost, check_float, check_int32, check_state, elements_bytes, op, refuse
 
 Array = k.Array
 Needs = list[bool] | None
-
-
-def _check_state(name: str, like: Array, state: Array | None, shape: tuple[int, ...], needs: Needs) -> None:
-    if state is None:
-        return
-    check_wide(name, like, state=state)
-    if state.shape != shape:
-        refuse(name, "state", shape, state.shape)
-    if needs and any(needs):
-        raise UsageError(f"{name}: `state` takes part in no gradient; leave it out, or compute within no_grad()")
 
 
 def _check_rows(name: str, q_start: Array, **rows: Array | None) -> tuple[int, int]:
@@ -116,7 +105,7 @@ def selective_scan(
         if x is not None and x.shape != (channels,):
             refuse(name, key, (channels,), x.shape)
     seqs = q_start.size - 1
-    _check_state(name, u, state, (seqs, states, channels), needs)
+    check_state(name, state, u, (seqs, states, channels), needs)
     saved = k.empty((tokens // k.SCAN_STRIDE + seqs, states, channels), a.dtype) if needs and any(needs) else None
     y = k.empty_like(u)
     k.selective_scan(u, delta, a, b, c, y, q_start, states, skip, z, delta_bias, softplus, state, saved)
@@ -198,7 +187,7 @@ def causal_conv1d(
         refuse(name, "bias", (channels,), bias.shape)
     taps = weight.shape[1]
     code = act_code(act)
-    _check_state(name, x, state, (q_start.size - 1, taps - 1, channels), needs)
+    check_state(name, state, x, (q_start.size - 1, taps - 1, channels), needs)
     y = k.empty_like(x)
     k.causal_conv1d(x, weight, y, q_start, taps, bias, code, state)
     return y, (x, weight, q_start, taps, bias, code)
@@ -256,7 +245,7 @@ def linear_recurrence(x: Array, a: Array, *, q_start: Array, state: Array | None
     name = "linear_recurrence"
     check_float(name, x=x, a=a)
     _, channels = _check_rows(name, q_start, x=x, a=a)
-    _check_state(name, x, state, (q_start.size - 1, channels), needs)
+    check_state(name, state, x, (q_start.size - 1, channels), needs)
     h = k.empty_like(x)
     k.linear_recurrence(x, a, h, q_start, channels, state)
     return h, (a, h, q_start, channels)
@@ -319,7 +308,7 @@ def rg_lru(
         refuse(name, "param", (channels,), param.shape)
     if positions.shape != (tokens,):
         refuse(name, "positions", (tokens,), positions.shape)
-    _check_state(name, x, state, (q_start.size - 1, channels), needs)
+    check_state(name, state, x, (q_start.size - 1, channels), needs)
     h = k.empty_like(x)
     k.rg_lru(x, input_gate, recurrent_gate, param, positions, h, q_start, state)
     return h, (x, input_gate, recurrent_gate, param, positions, h, q_start)

@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 from .. import _kernels as k
-from ..errors import DTypeError, UsageError
+from ..errors import DTypeError
 from ..tensor import Tensor, as_array, full, wide
 from . import basic, raw
-from .op import Cost, check, check_float, check_int32, check_wide, elements_bytes, op, refuse
+from .op import Cost, check, check_float, check_int32, check_state, elements_bytes, op, refuse
 
 Array = k.Array
 Needs = list[bool] | None
@@ -96,16 +96,6 @@ def starts(name: str, q_start: Array | None) -> int:
     check(q_start.size > 0, name, "q_start", "at least one number", q_start.shape)
     count: int = q_start.size - 1
     return count
-
-
-def check_state(name: str, state: Array | None, x: Array, shape: tuple[int, ...], needs: Needs) -> None:
-    """A state has one shape, is wide, and stands outside gradients."""
-    if state is None:
-        return
-    check_wide(name, x, state=state)
-    check(state.shape == shape, name, "state", shape, state.shape)
-    if needs:
-        raise UsageError(f"{name}: a state is not differentiated: `state` expected None where a gradient is wanted")
 
 
 def give_sum(slot: Any, parts: Array, shape: tuple[int, ...]) -> None:
