@@ -78,7 +78,7 @@ class UsageError(MicrogptError, RuntimeError):
     """An object was used in a way or an order that it does not allow."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6) if isinstance(name, str) else ()
     return f" (did you mean {found[0]!r}?)" if found else ""
