@@ -16,7 +16,9 @@ from microgpt.io.gguf import GgufFile
 from microgpt.models import gguf
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
+from microgpt.models.families.gguf import GGUF
 from microgpt.models.gguf import FILE_TYPES, halve, interleave, save_gguf
+from microgpt.models.gguf_config import facts_of
 from microgpt.models.presets import MODELS
 from microgpt.models.pretrained import load_decoder
 from microgpt.tokenizers.char import CharTokenizer
@@ -89,15 +91,16 @@ REFUSED = {
     "qwen3_next": r"mlp_only_layers \[\], this model \[1\]",
     "lfm2": "conv_bias False, this model True",
     "mamba2_limits": "use_bias False, this model True",
-    "nemotron_h_moe": "expected no moe",
-    "falcon_h1": "_multiplier 1.0, this model",
-    "falcon_h1_norm": "mamba_proj_bias False, this model True",
+    "nemotron_h_moe": "layers_block_type: expected some of each of linear_attention, full_attention, moe and of no",
+    "falcon_h1_norm": "lm_head_multiplier: expected 3.0 as embedding_multiplier with tied embeddings, got 0.7",
     "jamba": "mamba_proj_bias False, this model True",
-    "jamba_moe": "num_experts 1, this model 4",
+    "lfm2_moe": "routed_scaling_factor 1.0, this model 1.5",
+    "bamba": "mamba_proj_bias False, this model True",
+    "qwen3_5": "linear_value_head_dim: expected 6, got 10",
 }
 # and with settings that it can
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: each for name, each in TINY.items() if each[0] in gguf.GGUF and name not in REFUSED},
+    **{name: each for name, each in TINY.items() if each[0] in GGUF and name not in REFUSED},
     "mistral": ("mistral", {**BASE, "sliding_window": None}),
     "mistral_wide_window": ("mistral", {**BASE, "sliding_window": 32}),
     "qwen2": ("qwen2", BASE),
@@ -129,6 +132,32 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "lfm2": ("lfm2", {**TINY["lfm2"][1], "conv_bias": False}),
     "falcon_h1": ("falcon_h1", {**BASE, **HYBRID, "mamba_d_ssm": 40}),
+    "falcon_h1_multipliers": TINY["falcon_h1"],
+    "lfm2_moe": ("lfm2_moe", {**TINY["lfm2_moe"][1], "routed_scaling_factor": 1.0}),
+    "bamba": ("bamba", {**TINY["bamba"][1], "mamba_proj_bias": False}),
+    "nemotron_h_moe": (
+        "nemotron_h",
+        {**TINY["nemotron_h_moe"][1], "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"]},
+    ),
+    "qwen3_5": (
+        "qwen3_5_text",
+        {
+            **TINY["qwen3_5"][1],
+            "linear_value_head_dim": 6,
+            "layer_types": ["linear_attention"] * 2 + ["full_attention"],
+        },
+    ),
+    "qwen3_5_keys": (
+        "qwen3_5_text",
+        {
+            **TINY["qwen3_5"][1],
+            "linear_value_head_dim": 6,
+            "linear_num_value_heads": 2,
+            "layer_types": ["linear_attention", "full_attention"] * 2,
+            "num_hidden_layers": 4,
+            "tie_word_embeddings": True,
+        },
+    ),
     "falcon_h1_norm": (
         "falcon_h1",
         {
@@ -164,10 +193,12 @@ def tiny(name: str) -> Decoder:
 
 
 def test_every_family_of_the_table_is_tried() -> None:
-    assert {family for family, _ in OTHERS.values()} == set(gguf.GGUF)
+    configs = [FAMILIES.get(family).read(settings) for family, settings in OTHERS.values()]
+    tried = {(config.family, facts_of(config).arch) for config in configs}
+    assert tried == {(facts.family or name, facts.arch) for name, facts in GGUF.items()}
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", sorted(OTHERS.keys() - {"falcon_h1_multipliers"}))
 def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
     model = tiny(name)
     save_gguf(model, tmp_path / "m.gguf", "f32")
@@ -182,6 +213,50 @@ def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
     assert np.abs(logits[0] - logits[1]).max() <= 24 * 2.0**-24 * 10
     save_gguf(back, tmp_path / "again.gguf", "f32")
     assert load_decoder(tmp_path / "again.gguf").config == back.config
+
+
+def test_multipliers_go_into_weights(tmp_path: Path) -> None:
+    """Falcon-H1's: a file is read as the same function without them."""
+    model = tiny("falcon_h1_multipliers")
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    back = load_decoder(tmp_path / "m.gguf")
+    assert back.config.embed_scale == back.config.logit_scale == 1.0
+    factors = {"embed.weight": 3.0, "head": 0.7, "blocks.1.mixer.left.b.weight": 1.2 * 0.8,
+               "blocks.2.mixer.right.k.weight": 1.3 * 0.6, "blocks.0.ffn.down.weight": 1.4}  # fmt: skip
+    for name, factor in factors.items():
+        far = np.abs(back.arrays()[name] - model.arrays()[name] * factor).max()
+        assert far <= 2.0**-23 * np.abs(back.arrays()[name]).max(), name
+    logits = [microgpt.LanguageModel(each, IdsTokenizer(VOCAB)).logits(IDS) for each in (model, back)]
+    assert 0 < np.abs(logits[0] - logits[1]).max() <= 64 * 2.0**-24 * np.abs(logits[0]).max()
+    tied = Decoder(FAMILIES.get("falcon_h1").read({**OTHERS["falcon_h1_multipliers"][1], "tie_word_embeddings": True}))
+    with pytest.raises(ConfigError, match=r"lm_head_multiplier: expected 3.0 as embedding_multiplier .*, got 0.7"):
+        save_gguf(tied, tmp_path / "tied.gguf", "f32")
+
+
+def test_blocks_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    model = tiny("qwen3_5")
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    rewritten(tmp_path / "m.gguf", {"qwen35.block_count": 4, "qwen35.nextn_predict_layers": 1},
+              {"blk.3.nextn.eh_proj.weight": np.ones((4, 4), np.float32)})  # fmt: skip
+    assert same(load_decoder(tmp_path / "m.gguf"), load_decoder_of(model, tmp_path))
+    for ahead in (-1, 4, 2**40):
+        rewritten(tmp_path / "m.gguf", {"qwen35.nextn_predict_layers": ahead})
+        with pytest.raises(ConfigError, match="nextn_predict_layers: expected a whole number from 0 to 3"):
+            load_decoder(tmp_path / "m.gguf")
+
+
+def load_decoder_of(model: Decoder, folder: Path) -> Decoder:
+    """What a file of the model gives."""
+    save_gguf(model, folder / "plain.gguf", "f32")
+    return load_decoder(folder / "plain.gguf")
+
+
+def test_a_list_of_recurrent_layers_says_which_attend(tmp_path: Path) -> None:
+    model = tiny("qwen3_5")
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    listed = {"qwen35.full_attention_interval": None, "qwen35.attention.recurrent_layers": [True, True, False]}
+    rewritten(tmp_path / "m.gguf", listed)
+    assert load_decoder(tmp_path / "m.gguf").config == load_decoder_of(model, tmp_path).config
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -219,8 +294,10 @@ def test_impossible_metadata_of_families(tmp_path: Path, name: str, change: dict
 
 def test_rows_of_q_and_k_lie_pair_by_pair(tmp_path: Path) -> None:
     rows = np.arange(16).reshape(16, 1)
-    assert interleave(rows, 2)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
-    assert np.array_equal(halve(interleave(rows, 2), 2), rows)
+    assert interleave(rows, 2, 4)[:, 0].tolist() == [0, 2, 1, 3, *range(4, 8), 8, 10, 9, 11, *range(12, 16)]
+    assert np.array_equal(halve(interleave(rows, 2, 4), 2, 4), rows)
+    assert interleave(rows, 2, 8)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert np.array_equal(halve(interleave(rows, 2, 8), 2, 8), rows)
     model = a_model(attention_bias=True)
     save_gguf(model, tmp_path / "m.gguf", "f32")
     found, own = GgufFile(tmp_path / "m.gguf"), model.arrays()
@@ -390,8 +467,6 @@ def test_what_gguf_cannot_hold(tmp_path: Path) -> None:
 
 def test_tables_of_families_name_real_keys() -> None:
     """Every key of config.json in a table is one that the family writes."""
-    from microgpt.models.families.gguf import GGUF
-
     for name, settings in (("llama", LLAMA), ("gpt2", GPT2)):
         config = FAMILIES.get(name).read(settings)
         written, facts = FAMILIES.get(name).write(config), GGUF.get(name)
