@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import microgpt
+from microgpt import _kernels as k
 from microgpt.errors import CheckpointError, ConfigError, FormatError, TokenizerError
 from microgpt.io import gguf_writer
 from microgpt.io.ggml import NAMED
@@ -17,12 +18,14 @@ from microgpt.models import gguf
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.gguf import FILE_TYPES, halve, interleave, save_gguf
+from microgpt.models.pooling import Pooling
 from microgpt.models.presets import MODELS
 from microgpt.models.pretrained import load_decoder
+from microgpt.nn import Ctx, Layout
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import GPT2, LLAMA, a_model, same
-from tests.tiny_families import BASE, FOUR, HYBRID, MAMBA, TINY, VOCAB, WIDE
+from tests.tiny_families import BASE, ENCODERS, FOUR, HYBRID, MAMBA, TINY, WIDE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 12}  # fmt: skip
@@ -94,6 +97,17 @@ REFUSED = {
     "falcon_h1_norm": "mamba_proj_bias False, this model True",
     "jamba": "mamba_proj_bias False, this model True",
     "jamba_moe": "num_experts 1, this model 4",
+    "modernbert_bias": "norm_bias False, this model True",
+    "modernbert_layers": "full layers at equal distances from the first, this model others",
+    "modernbert_scaled": "no scaled rotary positions, this model some",
+    "bert_act": "hidden_act 'gelu', this model 'relu'",
+}
+EN = {**ENCODERS["modernbert"][1], "norm_bias": False}
+NOT_OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "modernbert_bias": ENCODERS["modernbert"],
+    "modernbert_layers": ("modernbert", {**EN, "layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 2}),
+    "modernbert_scaled": ("modernbert", {**EN, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+    "bert_act": ("bert", {**ENCODERS["bert"][1], "hidden_act": "relu"}),
 }
 # and with settings that it can
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -150,12 +164,24 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba": ("jamba", {**TINY["jamba"][1], "mamba_proj_bias": False}),
     "yarn": ("llama", {**BASE, "rope_parameters": {**YARN, "attention_factor": 1.25}}),
     "minicpm": ("minicpm", {**BASE, "scale_emb": 6.0, "scale_depth": 1.4, "dim_model_base": 8}),
+    "bert": ENCODERS["bert"],
+    "modernbert": ("modernbert", {**ENCODERS["modernbert"][1], "norm_bias": False}),
+    "modernbert_silu": (
+        "modernbert",
+        {
+            **ENCODERS["modernbert"][1],
+            "norm_bias": False,
+            "hidden_activation": "silu",
+            "global_attn_every_n_layers": 2,
+            "local_rope_theta": 77.0,
+        },
+    ),
 }
 
 
 def tiny(name: str) -> Decoder:
     """A model of OTHERS (or of TINY) with weights that differ from each other."""
-    family, settings = OTHERS[name] if name in OTHERS else TINY[name]
+    family, settings = {**TINY, **NOT_OURS, **OTHERS}[name]
     model = Decoder(FAMILIES.get(family).read(settings), seed=1)
     rng = np.random.default_rng(2)
     for parameter in model.parameters():
@@ -167,6 +193,7 @@ def test_every_family_of_the_table_is_tried() -> None:
     assert {family for family, _ in OTHERS.values()} == set(gguf.GGUF)
 
 
+@pytest.mark.filterwarnings("ignore:.*pooler")
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
     model = tiny(name)
@@ -175,9 +202,14 @@ def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
     # Norms of 1 + weight are stored with the one: a rounding of 2^-24. Logarithms of decays (below 2 here) are
     # stored as decays: two roundings of those, two of the logarithm. Everything else has its bits.
     for key, value in model.arrays().items():
+        if key.startswith("pooler"):  # which GGUF has not
+            assert key not in back.arrays()
+            continue
         bound = 8 * 2.0**-24 if "a_log" in key else 2.0**-23 if "norm" in key else 0.0
         assert np.abs(back.arrays()[key] - value).max() <= bound, key
-    logits = [microgpt.LanguageModel(each, IdsTokenizer(VOCAB)).logits(IDS) for each in (model, back)]
+    ctx = Ctx(Layout.packed([len(IDS)]))
+    states = [each.hidden(k.from_numpy(np.array(IDS, np.int32)), ctx) for each in (model, back)]
+    logits = [each.logits(x).numpy() for each, x in zip((model, back), states, strict=True)]
     # Frequencies and scales are float32 in a file: a rounding of angles up to 24; logits are below 10.
     assert np.abs(logits[0] - logits[1]).max() <= 24 * 2.0**-24 * 10
     save_gguf(back, tmp_path / "again.gguf", "f32")
@@ -187,11 +219,12 @@ def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"GGUF's .*{REFUSED[name]}"):
-        save_gguf(tiny(name) if name not in OTHERS else Decoder(FAMILIES.get(TINY[name][0]).read(TINY[name][1])),
-                  tmp_path / "m.gguf", "f32")  # fmt: skip
+        model = Decoder(FAMILIES.get(TINY[name][0]).read(TINY[name][1])) if name in OTHERS else tiny(name)
+        save_gguf(model, tmp_path / "m.gguf", "f32")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*pooler")
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -207,6 +240,11 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name:
         ("gemma2", {"gemma2.attention.head_count": 0}, "impossible metadata for gemma2|heads"),
         ("ministral3", {"mistral3.rope.scaling.factor": 0.0}, "rope.scaling.factor"),
         ("qwen2", {"qwen2.rope.dimension_count": 4}, "partial rotary positions have no GGUF form"),
+        ("bert", {"bert.attention.causal": True}, "bert.attention.causal: expected False, got True"),
+        ("modernbert", {"modern-bert.attention.causal": None}, "causal: expected False, got None"),
+        ("modernbert", {"modern-bert.attention.sliding_window_pattern": np.ones(3, np.bool_)},
+         "layer_types: expected 4 names, one a layer, got 3"),
+        ("modernbert", {"modern-bert.attention.sliding_window_pattern": "x"}, "impossible metadata for modern-bert"),
     ],
 )  # fmt: skip
 def test_impossible_metadata_of_families(tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
@@ -215,6 +253,62 @@ def test_impossible_metadata_of_families(tmp_path: Path, name: str, change: dict
     with pytest.raises((FormatError, ConfigError), match=message) as caught:
         load_decoder(tmp_path / "m.gguf")
     assert "m.gguf" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*pooler")
+def test_an_encoder_has_what_llama_cpp_asks_for(tmp_path: Path) -> None:
+    save_gguf(tiny("bert"), tmp_path / "m.gguf", "f16")
+    found = GgufFile(tmp_path / "m.gguf")
+    assert found.metadata["bert.attention.causal"] is False
+    assert found.metadata["tokenizer.ggml.token_type_count"] == 2
+    kinds = {name: info.kind.name for name, info in found.tensors.items()}
+    assert kinds["token_types.weight"] == kinds["position_embd.weight"] == "F32" and kinds["token_embd.weight"] == "F16"
+    assert {name for name in kinds if name.startswith("blk.1.attn_output")} == {
+        "blk.1.attn_output.weight", "blk.1.attn_output.bias", "blk.1.attn_output_norm.weight",
+        "blk.1.attn_output_norm.bias",
+    }  # fmt: skip
+    save_gguf(tiny("modernbert"), tmp_path / "m.gguf", "f32")
+    found = GgufFile(tmp_path / "m.gguf")
+    assert found.metadata["modern-bert.attention.sliding_window"] == 6
+    assert found.metadata["modern-bert.attention.sliding_window_pattern"] == 3
+    assert "blk.0.attn_norm.weight" not in found.tensors and "blk.1.attn_norm.weight" in found.tensors
+    # llama.cpp takes the first half through the activation: that of Wi's rows which transformers does.
+    gate = tiny("modernbert").arrays()["blocks.0.ffn.gate.weight"]
+    assert np.array_equal(found.array("blk.0.ffn_up.weight")[: len(gate)], gate)
+    # Windows layer by layer, and in all layers
+    rewritten(
+        tmp_path / "m.gguf", {"modern-bert.attention.sliding_window_pattern": np.array([0, 1, 0, 1], np.uint8) > 0}
+    )
+    assert [block.mixer.window for block in load_decoder(tmp_path / "m.gguf").config.blocks] == [None, 4, None, 4]
+    rewritten(tmp_path / "m.gguf", {"modern-bert.attention.sliding_window_pattern": 0})
+    assert {block.mixer.window for block in load_decoder(tmp_path / "m.gguf").config.blocks} == {4}
+
+
+@pytest.mark.filterwarnings("ignore:.*pooler")
+def test_pooling_goes_along(tmp_path: Path) -> None:
+    for kind, number in (("mean", 1), ("cls", 2), ("lasttoken", 3)):
+        pooling = Pooling(kind, True, 9, True)
+        model = microgpt.LanguageModel(tiny("bert"), CharTokenizer("abc"), pooling)
+        back = microgpt.load(model.export(tmp_path / "m.gguf", "f32"))
+        assert back.pooling == pooling
+        assert np.array_equal(back.embed(["ab", "cab"]), model.embed(["ab", "cab"]))
+        assert GgufFile(tmp_path / "m.gguf").metadata["bert.pooling_type"] == number
+        assert microgpt.load(back.save(tmp_path / "folder")).pooling == pooling
+    for change in ({"microgpt.pooling.normalize": None}, {"bert.pooling_type": 0}):
+        rewritten(tmp_path / "m.gguf", change)
+        found = microgpt.load(tmp_path / "m.gguf").pooling
+        assert found == (Pooling("lasttoken", False, 9, True) if "bert.pooling_type" not in change else None)
+    for change in ({"bert.pooling_type": 4}, {"bert.pooling_type": "1"}, {"microgpt.pooling.max_tokens": 0}):
+        model.export(tmp_path / "m.gguf", "f32")
+        rewritten(tmp_path / "m.gguf", change)
+        with pytest.raises(FormatError, match=r"m\.gguf: .*: expected"):
+            microgpt.load(tmp_path / "m.gguf")
+    for wrong in (Pooling("max"), Pooling("mean", others=("module Dense",))):
+        with pytest.raises(ConfigError, match=r"GGUF has no form for a model with (pooling max|module Dense)"):
+            microgpt.LanguageModel(tiny("bert"), CharTokenizer("abc"), wrong).export(tmp_path / "n.gguf")
+    # a decoder that makes vectors too
+    model = microgpt.LanguageModel(a_model(), CharTokenizer("abc"), Pooling("lasttoken"))
+    assert np.array_equal(microgpt.load(model.export(tmp_path / "m.gguf", "f32")).embed(["ab"]), model.embed(["ab"]))
 
 
 def test_rows_of_q_and_k_lie_pair_by_pair(tmp_path: Path) -> None:

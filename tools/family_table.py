@@ -33,9 +33,10 @@ Read and written (in brackets general.architecture where it is another name):
 
 Files of each, in float32, give logits within 1e-4 of ours in llama.cpp b9190 (cyllama 0.2.18, float32 keys and
 values); those with GELU within 4e-3, because its GELU is a table of float16 numbers, and within 2e-4 in the mean
-where we compute with the same table (`tests/parity/test_llamacpp.py`). Reading back gives the same weights, but for
-norms by 1 + weight, which are stored with the one. What llama.cpp would compute otherwise is refused, with the
-setting named:
+where we compute with the same table (`tests/parity/test_llamacpp.py`); of encoders (BERT, ModernBERT) the same holds
+for hidden states, and their pooling goes along. Reading back gives the same weights, but for norms by 1 + weight, which
+are stored with the one, and BERT's pooler, which GGUF has not. What llama.cpp would compute otherwise is refused, with
+the setting named:
 
 - windows in Mistral, Mixtral, Qwen 2 and StarCoder 2; in EXAONE 4 of other than 64 layers; layers with a window,
   without positions or without experts that do not follow the architecture's own pattern (Gemma 2 and 3, Cohere 2,
@@ -51,9 +52,10 @@ setting named:
   truncation but in gpt-oss; proportional scaling.
 - in layers of Mamba-2 biases of projections, limits of time steps and convolutions without a bias; in LFM2 biases of
   convolutions; Nemotron 3's experts; Falcon-H1's multipliers, which its files have in their weights, and its norm
-  before the gate; Qwen3-Next's linear layers with keys and values of other widths, and without experts.
+  before the gate; Qwen3-Next's linear layers with keys and values of other widths, and without experts;
+- biases, scaled rotary positions and full layers at unequal distances in ModernBERT.
 
-llama.cpp knows no DiffLlama, Helium and NanoChat. It knows the encoders, whose files are not read here.
+llama.cpp knows no DiffLlama, Helium and NanoChat.
 """
 
 

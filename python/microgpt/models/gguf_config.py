@@ -25,7 +25,8 @@ from .families.rope import turning
 FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Keys that change nothing of what is computed, or follow from others.
 QUIET = frozenset("vocab_size attention.value_length attention.key_length rope.scaling.finetuned tensor_data_layout "
-                  "attention.value_length_swa attention.key_length_swa rope.dimension_count_swa".split())  # fmt: skip
+                  "attention.value_length_swa attention.key_length_swa rope.dimension_count_swa pooling_type "
+                  "classifier.pooling_type attention.layer_norm_rms_epsilon".split())  # fmt: skip
 
 
 def family_of(arch: str, keys: Container[str] = ()) -> Family:
@@ -111,6 +112,12 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensor in facts.present.items():
         values[switch] = tensor in file.tensors
+    for theirs, (tensor, _) in facts.rows.items():
+        values[theirs] = file.tensors[tensor].shape[0] if tensor in file.tensors else 0
+    for key, wanted in facts.stated.items():
+        stated = get(key, type(wanted))
+        if stated != wanted:
+            raise ConfigError(f"metadata {facts.arch}.{key}: expected {wanted}, got {stated}")
     whole("block_count", values.get(facts.keys["block_count"]), 1, 1024)  # before as many blocks are made
     used |= {key.removeprefix(f"{facts.arch}.") for key in facts.numbers.values()}
     if facts.rope:
@@ -182,6 +189,8 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
         if values.get(theirs) is not None:
             made[f"{facts.arch}.{key}"] = values[theirs]
     made[f"{facts.arch}.vocab_size"] = config.vocab_size
+    made |= {f"{facts.arch}.{key}": value for key, value in facts.stated.items()}
+    made |= {key: max(1, values[theirs]) for theirs, (_, key) in facts.rows.items()}  # llama.cpp takes no 0
     tensors: dict[str, npt.NDArray[np.float32]] = {}
     if facts.rope and values.get("rope_parameters"):
         mixer, turns = _turning(config)
