@@ -15,8 +15,8 @@ from ..errors import ConfigError, FormatError, nearest
 from ..io import ggml, gguf_writer
 from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
-from ..io.mapped import Stored
 from ..io.names import Packing, Rule, to_file
+from ..io.stored import Stored
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
