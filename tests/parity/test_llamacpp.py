@@ -16,6 +16,7 @@ from microgpt import ops
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.families.gguf import GGUF
+from microgpt.models.gguf_config import facts_of
 from microgpt.models.pooling import Pooling
 from microgpt.nn.context import Ctx, Layout
 from microgpt.nn.ffn.mlp import Glu, Mlp
@@ -66,6 +67,9 @@ SCAN = {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2}
 HEADS = {"num_heads": 8, "head_dim": 64, "state_size": 64, "layer_norm_epsilon": 1e-5}
 HYBRID = {"num_hidden_layers": 3, "mamba_n_heads": 8, "mamba_d_state": 64, "shared_intermediate_size": 384}
 HYBRID["layer_types"] = ["linear_attention", "full_attention", "linear_attention"]
+DELTA = {"head_dim": 64, "rms_norm_eps": 1e-6, "layer_types": ["linear_attention", "full_attention"],
+         "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 64,
+         "linear_value_head_dim": 64}  # fmt: skip
 SIDE = {"mamba_n_heads": 8, "mamba_d_state": 64}
 FALCON = {"vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "num_hidden_layers": 2,
           "num_attention_heads": 4}  # fmt: skip
@@ -130,7 +134,57 @@ CASES = {
             "n_groups": 2,
         },
     ),
+    "bamba": ("bamba", {**LLAMA, **SIDE, "num_hidden_layers": 3, "mamba_n_groups": 2, "attn_layer_indices": [1]}),
+    "lfm2_moe": (
+        "lfm2_moe",
+        {
+            **LAYER,
+            "norm_eps": 1e-5,
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "num_dense_layers": 1,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 256,
+        },
+    ),
+    "nemotron_h_moe": (
+        "nemotron_h",
+        {
+            **{key: value for key, value in LAYER.items() if key != "num_hidden_layers"},
+            "head_dim": 32,
+            "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 64,
+            "ssm_state_size": 64,
+            "n_groups": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 128,
+            "moe_shared_expert_intermediate_size": 256,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
+    "qwen3_5": ("qwen3_5_text", {**LLAMA, **DELTA}),
+    "qwen3_5_groups": ("qwen3_5_text", {**LLAMA, **DELTA, "linear_num_value_heads": 6}),
     "falcon_h1": ("falcon_h1", {**LLAMA, **SIDE, "head_dim": 32, "mamba_d_ssm": 512}),
+    "falcon_h1_multipliers": (
+        "falcon_h1",
+        {
+            **LLAMA,
+            **SIDE,
+            "mamba_d_ssm": 512,
+            "embedding_multiplier": 3.0,
+            "lm_head_multiplier": 0.7,
+            "key_multiplier": 0.6,
+            "attention_in_multiplier": 1.3,
+            "attention_out_multiplier": 0.8,
+            "ssm_in_multiplier": 1.2,
+            "ssm_out_multiplier": 0.9,
+            "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+            "mlp_multipliers": [0.8, 1.4],
+        },
+    ),
     "falcon_h1_norm": (
         "falcon_h1",
         {
@@ -146,13 +200,7 @@ CASES = {
         "qwen3_next",
         {
             **LLAMA,
-            "head_dim": 64,
-            "rms_norm_eps": 1e-6,
-            "layer_types": ["linear_attention", "full_attention"],
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 64,
-            "linear_value_head_dim": 64,
+            **DELTA,
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 128,
@@ -166,6 +214,18 @@ CASES = {
             "rms_norm_eps": 1e-6,
             "num_hidden_layers": 4,
             "num_experts": 1,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 1,
+        },
+    ),
+    "jamba_moe": (
+        "jamba",
+        {
+            **LLAMA,
+            "rms_norm_eps": 1e-6,
+            "num_hidden_layers": 4,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
             "attn_layer_period": 3,
             "attn_layer_offset": 1,
         },
@@ -362,12 +422,14 @@ def states(model: microgpt.LanguageModel) -> np.ndarray:
 
 
 def test_every_family_is_tried():
-    assert {family for family, _ in CASES.values()} == set(GGUF)
+    configs = [FAMILIES.get(family).read(dict(settings)) for family, settings in CASES.values()]
+    tried = {(config.family, facts_of(config).arch) for config in configs}
+    assert tried == {(facts.family or name, facts.arch) for name, facts in GGUF.items()}
 
 
 # The others take minutes: `make parity` tries them all.
-QUICK = {"llama", "gpt2", "gemma3", "qwen3", "mamba", "qwen3_next", "falcon_h1", "gpt_oss", "mixtral", "lfm2", "bert",
-         "modernbert"}  # fmt: skip
+QUICK = {"llama", "gpt2", "gemma3", "qwen3", "mamba", "qwen3_next", "falcon_h1", "gpt_oss", "mixtral", "lfm2", "bamba",
+         "qwen3_5_groups", "nemotron_h_moe", "jamba_moe", "bert", "modernbert"}  # fmt: skip
 long = pytest.mark.soak
 
 

@@ -208,7 +208,7 @@ def _open_file(path: Path) -> Checkpoint:
     for name, stored in weights.items():
         for part, heads in (("q_proj", sizes.heads), ("k_proj", sizes.kv_heads)):
             if part in name:
-                weights[name] = gguf.halved(stored, heads, f"{path}: {name}")
+                weights[name] = gguf.halved(stored, heads, sizes.width // sizes.heads, f"{path}: {name}")
     return Checkpoint(str(path), config, weights, family.rules(config), ())
 
 
