@@ -19,7 +19,7 @@ from microgpt.io import hub
 from microgpt.models.decoder import Decoder
 from microgpt.models.presets import MODELS
 from microgpt.tokenizers.char import CharTokenizer
-from tests.cli_tools import environment
+from tests.cli_tools import environment, run
 from tests.hub_server import COMMIT, serve
 
 library = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
@@ -268,3 +268,27 @@ def test_pickles_alone_are_not_fetched(model: Path, tmp_path: Path) -> None:
         assert message.startswith("org/name: the model has no safetensors; a pickle is never opened")
         assert "from_pretrained('org/name')" in message
         assert "pytorch_model.bin" not in hub_here.fetched()
+
+
+def test_every_verb_that_reads_models_takes_ids(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+
+    def snapshot(repo_id: str, **options: Any) -> str:
+        asked.append(repo_id)
+        return str(model)
+
+    monkeypatch.setattr(library, "snapshot_download", snapshot)
+    (tmp_path / "text.txt").write_text("annaemma")
+    for command in (
+        ["generate", "--model", "org/name", "--max-tokens", "2"],
+        ["convert", "org/name", "m.gguf"],
+        ["quantize", "org/name", "--out", "q"],
+        ["perplexity", "org/name", "text.txt"],
+    ):
+        done = run(*command)
+        assert done.exit_code == 0, done.stderr
+    assert asked == ["org/name"] * 4
+    (tmp_path / "runs").mkdir()  # a path that is mistyped, and nothing that is asked for elsewhere
+    wrong = run("generate", "--model", "runs/nmes-1")
+    assert wrong.exit_code == 2 and "'runs/nmes-1' does not exist" in wrong.stderr and len(asked) == 4

@@ -276,7 +276,10 @@ def _run(
     GenerationConfig(**options)  # impossible values are told before the model is read
     try:
         terminal = sys.stdin is not None and sys.stdin.isatty()
-        chat = Chat(api.load(model, say=say if terminal else None), options, system, template)
+        talker = api.load(model, say=say if terminal else None)
+        if not talker.decoder.config.causal:
+            raise ConfigError(f"{model}: an encoder ({talker.decoder.config.family}), which writes nothing")
+        chat = Chat(talker, options, system, template)
         if template is not None:
             choose(chat.model.tokenizer.chat_templates, template, False)  # an unknown one is told before the first turn
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
