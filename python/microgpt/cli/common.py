@@ -78,9 +78,13 @@ class Folder(click.Path):
 
 
 class Model(click.Path):
-    """A model to read: a folder, or a file of a kind that holds one."""
+    """A model to read: a folder, a file of a kind that holds one, or (as a string) ORG/NAME of the hub."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from ..io.hub import is_id
+
+        if isinstance(value, str) and is_id(value) and not Path(value).parent.exists():  # else a path that is mistyped
+            return value
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.is_file() and path.suffix not in MODEL_FILES:
             self.fail(f"{str(path)!r} is a file; expected a model folder, a .gguf or a .bin of llama2.c", param, ctx)

@@ -26,7 +26,7 @@ microgpt generate --temperature 0"""
 
 
 def _run(
-    model: Path | None,
+    model: Path | str | None,
     prompt: str | None,
     prompt_file: str | None,
     num_samples: int,
@@ -96,7 +96,7 @@ command = Command(
     callback=_run,
     params=[
         Option(["--model"], type=Model(exists=True, path_type=Path), metavar="PATH",
-               help="Model or run folder, or a GGUF file. [default: the newest run below ./runs]"),
+               help="Model or run folder, a GGUF file, or ORG/NAME of the hub. [default: the newest run below ./runs]"),
         Option(["--prompt"], metavar="TEXT", help="What the samples begin with; it is printed too."),
         Option(["--prompt-file"], type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="FILE",
                help="Read the prompt from a UTF-8 file, - is stdin; one line end at its end is left out."),
