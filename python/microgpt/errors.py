@@ -78,8 +78,10 @@ class UsageError(MicrogptError, RuntimeError):
     """An object was used in a way or an order that it does not allow."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the known name that begins with `name`, else the closest, or an empty string."""
+    if not isinstance(name, str):
+        return ""
     names = list(known)
     longer = sorted(each for each in names if each.startswith(f"{name}_")) if name else []
     found = longer[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
