@@ -15,7 +15,7 @@ import click
 
 from ..errors import CheckpointError, ConfigError, DataError, MicrogptError, TokenizerError, nearest
 from ..io import files
-from .common import Command, Option, sampling_options, say
+from .common import Command, Option, sampling_options, say, write
 
 if TYPE_CHECKING:
     from ..api import LanguageModel
@@ -51,7 +51,7 @@ class Chat:
         options: dict[str, Any],
         system: str | None = None,
         template: str | None = None,
-        show: Callable[[str], None] = lambda text: click.echo(text, nl=False),
+        show: Callable[[str], None] = write,
         tell: Callable[[str], None] = say,
     ) -> None:
         self.model, self.options, self.template = model, options, template

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, ConfigError, DataError
-from .common import Command, Model, Option, sampling_options, say
+from .common import Command, Model, Option, sampling_options, say, write
 
 RULE = "---"  # between samples that have several lines
 PROMPT_LIMIT = 16 << 20  # bytes of a prompt file; far more than any context, and an endless file ends somewhere
@@ -56,16 +56,16 @@ def _run(
         pieces = language_model.stream(start, **options)
         first = next(pieces, "")  # what is wrong with the prompt is told before anything is shown
         _tell(seed, config.seed, config.temperature)
-        click.echo(start + first, nl=False)
+        write(start + first)
         for piece in pieces:
-            click.echo(piece, nl=False)
+            write(piece)
         click.echo()
         return
     samples = language_model.generate_many(start, num_samples, **options)
     texts = [start + each.text for each in samples]
     _tell(seed, config.seed, config.temperature)
     separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
-    click.echo(separator.join(texts))
+    write(separator.join(texts), nl=True)
 
 
 def _read(name: str) -> str:
