@@ -16,8 +16,8 @@ from ..errors import ConfigError, FormatError, nearest
 from ..io import ggml, gguf_writer
 from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
-from ..io.mapped import Stored
 from ..io.names import Packing, Rule, to_file
+from ..io.stored import Stored
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
@@ -217,11 +217,11 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
     `kind` f32, f16, bf16, q8_0, q4_0, q4_k or q6_k is the type of matrices; vectors and learned positions stay float32,
     a q4_k file has its output (or tied embedding) in q6_k, and rows that do not fill blocks take the next type that
-    they fill (told by a warning). `metadata` adds keys, such as a tokenizer's.
+    they fill (told by a warning, as is a pooler, which GGUF has not). `metadata` adds keys, such as a tokenizer's.
     Raises ConfigError for what GGUF cannot hold, NonFiniteError, StorageError.
     """
     kind, plus_one = type_of(kind), facts_of(model.config).plus_one
-    config, growth = facts_of(model.config).folded(model.config)
+    config, growth = facts_of(model.config).folded(replace(model.config, pooler=False))
     made, factors = metadata_of(config)
     rules, heads = rules_of(config), _rotated_heads(config)
     arrays = model.arrays()
@@ -254,6 +254,8 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
         gguf_writer.Planned(name, value.shape, NAMED["F32"], lambda value=value: value)  # type: ignore[misc]
         for name, value in factors.items()
     ]
+    if model.config.pooler:
+        warnings.warn(f"{path}: the layer over the first token (pooler) is left out: GGUF has none", stacklevel=3)
     wanted = NAMED[kind.upper()]
     other = sum(len(t.shape) > 1 and t.shape[-1] % wanted.weights != 0 for t in tensors)
     if other:
@@ -270,7 +272,7 @@ def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConf
         name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_d", "conv1d.weight", "shortconv.conv.weight"))
         or "ffn_gate_inp" in name
     )
-    if len(shape) < 2 or name.startswith("position_embd") or plain:
+    if len(shape) < 2 or name.startswith(("position_embd", "token_types")) or plain:
         return NAMED["F32"]
     chosen = kind.upper()
     if chosen == "Q4_K" and name == ("token_embd.weight" if config.tie_embeddings else "output.weight"):

@@ -25,7 +25,8 @@ from .families.rope import turning
 FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Keys that change nothing of what is computed, or follow from others.
 QUIET = frozenset("vocab_size attention.value_length attention.key_length rope.scaling.finetuned tensor_data_layout "
-                  "attention.value_length_swa attention.key_length_swa rope.dimension_count_swa".split())  # fmt: skip
+                  "attention.value_length_swa attention.key_length_swa rope.dimension_count_swa pooling_type "
+                  "classifier.pooling_type attention.layer_norm_rms_epsilon".split())  # fmt: skip
 
 
 def table_of(arch: str, metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:
@@ -113,6 +114,12 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensor in facts.present.items():
         values[switch] = tensor in file.tensors if "*" not in tensor else _blocks(file, tensor)
+    for theirs, (tensor, _) in facts.rows.items():
+        values[theirs] = file.tensors[tensor].shape[0] if tensor in file.tensors else 0
+    for key, wanted in facts.stated.items():
+        stated = get(key, type(wanted))
+        if stated != wanted:
+            raise ConfigError(f"metadata {facts.arch}.{key}: expected {wanted}, got {stated}")
     blocks = facts.keys["block_count"]
     whole("block_count", values.get(blocks), 1, 1024)  # before as many blocks are made
     ahead = get("nextn_predict_layers", int, 0)  # blocks that predict tokens after the next one: not used here
@@ -200,6 +207,8 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
         if values.get(theirs) is not None:
             made[f"{facts.arch}.{key}"] = values[theirs]
     made[f"{facts.arch}.vocab_size"] = config.vocab_size
+    made |= {f"{facts.arch}.{key}": value for key, value in facts.stated.items()}
+    made |= {key: max(1, values[theirs]) for theirs, (_, key) in facts.rows.items()}  # llama.cpp takes no 0
     tensors: dict[str, npt.NDArray[np.float32]] = {}
     if facts.rope and values.get("rope_parameters"):
         mixer, turns = _turning(config)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, nearest
 from ..registry import Registry
@@ -80,7 +80,7 @@ def _kinds(spec: Any) -> dict[str, tuple[type, ...]]:
 def check_types(spec: object, what: str) -> None:
     """Raise ConfigError unless the fields of a dataclass that are no numbers have the types that they are declared
     with; a list is taken for a tuple."""
-    for name, kinds in _kinds(type(spec)).items():  # type: ignore[arg-type]
+    for name, kinds in _kinds(cast(Hashable, type(spec))).items():
         value = getattr(spec, name)
         good = isinstance(value, (*kinds, *([list] if tuple in kinds else []), *([int] if float in kinds else [])))
         names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)

@@ -20,6 +20,7 @@ from ..config import ModelConfig
 OUTSIDE = {
     "embed": "token_embd",
     "positions": "position_embd",
+    "token_types": "token_types",
     "embed_norm": "token_embd_norm",
     "norm": "output_norm",
     "head": "output",
@@ -54,6 +55,8 @@ LLAMA_KEYS = {
 NO_WIDTH = {key: value for key, value in LLAMA_KEYS.items() if value != "head_dim"}  # where heads share the width
 LAYER_KEYS = {key: value for key, value in NO_WIDTH.items() if "rms" not in key}
 LAYER_KEYS["attention.layer_norm_epsilon"] = "layer_norm_eps"
+ENCODER_KEYS = {key: value for key, value in LAYER_KEYS.items() if value != "num_key_value_heads"}
+ENCODER = {"attention.causal": False}  # what encoders' files state
 WINDOW = {"attention.sliding_window": "sliding_window"}
 QK_AFTER = {"mixer_norm": "post_attention_norm", "ffn_norm": "post_ffw_norm"}  # norms on what is added
 
@@ -97,10 +100,11 @@ class Gguf:
 
     `arch`: the value of general.architecture. `keys`: metadata key (without "ARCH.") -> key of config.json. `fixed`:
     what the architecture implies, in terms of config.json; `assumed`: what reading assumes and writing leaves out.
-    `present`: a switch of config.json -> the tensor that is in
-    the file where it is on; with a "*" in its name, a list of the blocks that have it. `names`: departures from INSIDE
-    and OUTSIDE. `fused`: modules of a block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v":
-    "attn_qkv").
+    `stated`: keys (without "ARCH.") that every file has with these values.
+    `present`: a switch of config.json -> the tensor that is in the file where it is on; with a "*" in its name, a list
+    of the blocks that have it. `rows`: a number of config.json -> the tensor that has so many rows, which may be
+    missing, and the whole key that says so too. `names`: departures from INSIDE and OUTSIDE. `fused`: modules of a
+    block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
     `plus_one`: norms store their weight plus the one that it is added to.
     `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part. `truncate`: YaRN's, which has
@@ -122,7 +126,9 @@ class Gguf:
     keys: Mapping[str, str]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     assumed: Mapping[str, Any] = field(default_factory=dict)
+    stated: Mapping[str, Any] = field(default_factory=dict)
     present: Mapping[str, str] = field(default_factory=dict)
+    rows: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     fused: Mapping[str, str] = field(default_factory=dict)
     interleaved: bool = False
