@@ -4,14 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
+from microgpt.models.config import ModelConfig
 from microgpt.models.families.gguf import GGUF
-from tests.tiny_families import BASE, ENCODERS, FOUR, HYBRID, MAMBA, TINY, WIDE
+from microgpt.nn.ffn.rwkv7 import Rwkv7FfnSpec
+from microgpt.nn.mixers.rwkv7 import Rwkv7Spec
+from microgpt.nn.spec import BlockSpec, NormSpec
+from tests.tiny_families import BASE, ENCODERS, FOUR, HYBRID, MAMBA, TINY, VOCAB, WIDE
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 12}  # fmt: skip
 LONG = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 8,
         "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 1.5, 2.5, 4.0]}  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 3.0, "original_max_position_embeddings": 8}
+
+
+def rwkv7(
+    vocab: int, width: int, head_dim: int = 64, biased: bool = False, **changes: Any
+) -> tuple[str, dict[str, Any]]:
+    """A model of RWKV-7 in our own layout; `changes` of its ModelConfig."""
+    norm = NormSpec("layer")
+    blocks = tuple(
+        BlockSpec(
+            Rwkv7Spec(width // head_dim, head_dim, 7, 6, 5 if i else 1, 9, i == 0, biased),
+            Rwkv7FfnSpec(96, width),
+            norm,
+        )
+        for i in range(3)
+    )
+    made = {"learned_positions": False, "tie_embeddings": False, "final_norm": norm, "embed_norm": norm, **changes}
+    return "microgpt", {"spec": ModelConfig(vocab, width, 2**20, blocks, **made).to_dict()}
+
+
 # Of tests/tiny_families.py, what llama.cpp cannot compute: a part of the message.
 REFUSED = {
     "mistral": "sliding_window None, this model 5",
@@ -49,6 +72,11 @@ REFUSED = {
     "modernbert_layers": "full layers at equal distances from the first, this model others",
     "modernbert_scaled": "no scaled rotary positions, this model some",
     "bert_act": "hidden_act 'gelu', this model 'relu'",
+    "rwkv7_heads": "rwkv7: head_dim: expected a multiple of 64, got 16",
+    "rwkv7_tied": "tie_embeddings False, it is True",
+    "rwkv7_no_norm": "embed_norm .*, it is None",
+    "rwkv7_head_bias": "head_bias False, it is True",
+    "rwkv7_out_bias": r"blocks\[0\].mixer.out_bias False, it is True",
 }
 EN = {**ENCODERS["modernbert"][1], "norm_bias": False}
 NOT_OURS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -56,6 +84,11 @@ NOT_OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "modernbert_layers": ("modernbert", {**EN, "layer_types": ["full_attention"] * 2 + ["sliding_attention"] * 2}),
     "modernbert_scaled": ("modernbert", {**EN, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
     "bert_act": ("bert", {**ENCODERS["bert"][1], "hidden_act": "relu"}),
+    "rwkv7_heads": rwkv7(VOCAB, 64, 16),
+    "rwkv7_tied": rwkv7(VOCAB, 64, tie_embeddings=True),
+    "rwkv7_no_norm": rwkv7(VOCAB, 64, embed_norm=None),
+    "rwkv7_head_bias": rwkv7(VOCAB, 64, head_bias=True),
+    "rwkv7_out_bias": rwkv7(VOCAB, 64, biased=True),
 }
 # and with settings that it can
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -138,6 +171,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "jamba": ("jamba", {**TINY["jamba"][1], "mamba_proj_bias": False}),
     "yarn": ("llama", {**BASE, "rope_parameters": {**YARN, "attention_factor": 1.25}}),
     "minicpm": ("minicpm", {**BASE, "scale_emb": 6.0, "scale_depth": 1.4, "dim_model_base": 8}),
+    "rwkv7": rwkv7(VOCAB, 128),
     "bert": ENCODERS["bert"],
     "modernbert": ("modernbert", {**ENCODERS["modernbert"][1], "norm_bias": False}),
     "modernbert_silu": (

@@ -120,6 +120,37 @@ def test_multipliers_go_into_weights(tmp_path: Path) -> None:
         save_gguf(tied, tmp_path / "tied.gguf", "f32")
 
 
+def test_rwkv7_lies_as_llama_cpp_wants_it(tmp_path: Path) -> None:
+    model = tiny("rwkv7")
+    save_gguf(model, tmp_path / "m.gguf", "q8_0")
+    found, own = GgufFile(tmp_path / "m.gguf"), model.arrays()
+    shares = found.array("blk.1.time_mix_lerp_fused.weight")
+    assert shares.shape == (6, 1, 1, 128)
+    for i, name in enumerate("rwkvag"):
+        assert np.array_equal(shares[i, 0, 0], own[f"blocks.1.mixer.x_{name}"])
+    assert np.array_equal(found.array("blk.2.time_mix_r_k.weight"), own["blocks.2.mixer.r_k"].reshape(-1))
+    assert np.array_equal(found.array("blk.2.time_mix_w1.weight"), own["blocks.2.mixer.w1.weight"])
+    # v's share of the first block, which has none, has the sizes of the rate's
+    shapes = {name: info.shape for name, info in found.tensors.items()}
+    for i in range(3):
+        assert shapes[f"blk.0.time_mix_v{i}.weight"] == shapes[f"blk.0.time_mix_a{i}.weight"]
+    assert shapes["blk.0.time_mix_v1.weight"] == (6, 128) and shapes["blk.1.time_mix_v1.weight"] == (5, 128)
+    kinds = {name: info.kind.name for name, info in found.tensors.items()}
+    assert kinds["blk.1.time_mix_lerp_fused.weight"] == kinds["blk.1.time_mix_w2.weight"] == "F32"
+    assert kinds["blk.1.time_mix_g1.weight"] == "F16" and kinds["blk.1.time_mix_key.weight"] == "Q8_0"
+    assert found.metadata["rwkv7.attention.head_count"] == 0 and found.metadata["rwkv7.wkv.head_size"] == 64
+    # bare ids stand for a vocabulary that is not read
+    rewritten(tmp_path / "m.gguf", {"tokenizer.ggml.model": "rwkv", "tokenizer.ggml.tokens": ["<s>", "\\x00"],
+                                    "tokenizer.ggml.eos_token_id": 0})  # fmt: skip
+    with pytest.warns(UserWarning, match="m.gguf: its vocabulary .RWKV's, a trie of bytes. is not read"):
+        words = microgpt.load(tmp_path / "m.gguf").tokenizer
+    assert words.encode("3 1 4") == [3, 1, 4] and words.eos_id == 0
+    # files without that share are read too
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    rewritten(tmp_path / "m.gguf", {}, {f"blk.0.time_mix_v{i}.weight": None for i in range(3)})
+    assert same(load_decoder(tmp_path / "m.gguf"), model)
+
+
 def test_blocks_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
     model = tiny("qwen3_5")
     save_gguf(model, tmp_path / "m.gguf", "f32")
@@ -172,6 +203,10 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name:
         ("falcon", {"falcon.attention.head_count_kv": 3}, "kv_heads.*: expected a divisor"),
         ("gemma2", {"gemma2.attention.head_count": 0}, "impossible metadata for gemma2|heads"),
         ("ministral3", {"mistral3.rope.scaling.factor": 0.0}, "rope.scaling.factor"),
+        ("rwkv7", {"rwkv7.token_shift_count": 1}, "token_shift_count': expected 2, of the mixer and the feed-forward"),
+        ("rwkv7", {"rwkv7.attention.gate_lora_rank": None}, "gate_lora_rank': expected a whole number"),
+        ("rwkv7", {"rwkv7.wkv.head_size": 48}, "embedding_length': expected a multiple of .*head_size 48, got 128"),
+        ("rwkv7", {"rwkv7.attention.layer_norm_epsilon": None}, "impossible metadata for rwkv7"),
         ("qwen2", {"qwen2.rope.dimension_count": 4}, "partial rotary positions have no GGUF form"),
         ("bert", {"bert.attention.causal": True}, "bert.attention.causal: expected False, got True"),
         ("modernbert", {"modern-bert.attention.causal": None}, "causal: expected False, got None"),

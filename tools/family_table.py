@@ -58,14 +58,19 @@ the setting named:
   and Jamba other than twice the width in channels; in LFM2 biases of convolutions, and in its experts a scale;
   Nemotron-H with both MLPs and experts; Falcon-H1's norm before the gate, and different multipliers of tied embeddings;
   in linear layers of Qwen3-Next and Qwen 3.5 keys and values of other widths, and Qwen3-Next without experts;
-- biases, scaled rotary positions and full layers at unequal distances in ModernBERT.
+- biases, scaled rotary positions and full layers at unequal distances in ModernBERT;
+- in RWKV-7 heads of other than a multiple of 64 (llama.cpp's kernel leaves wrong sums of a rest), tied embeddings,
+  embeddings without a norm, a bias of the head or of the mixers' outputs (the authors' tiny experiments have them), and
+  blocks of different ranks.
 
 Falcon-H1's multipliers go into the weights, as llama.cpp's converter has it: the file is read as a model without any,
 of the same logits within rounding. A file of Bamba means what llama.cpp computes from it: its converter reorders the
 rows of q and k as if whole heads turned, where in transformers half of each does, so such a file is not transformers'
 model on either side. Blocks that predict further tokens (`nextn_predict_layers`) are left out.
 
-llama.cpp knows no DiffLlama, Helium, NanoChat and RecurrentGemma; RWKV-7 models here are of our own layout.
+RWKV-7 (general.architecture rwkv7) is of our own layout and goes both ways too; its low-rank matrices are not
+quantized, and its vocabulary (a trie of bytes) is not read: such a file takes and gives ids. llama.cpp knows no
+DiffLlama, Helium, NanoChat and RecurrentGemma.
 """
 
 
@@ -75,7 +80,7 @@ def gguf_part() -> str:
 
     archs: dict[str, list[str]] = {}
     for name, facts in sorted(GGUF.items()):
-        archs.setdefault(facts.family or name, []).append(facts.arch)
+        archs.setdefault(facts.family if facts.family in GGUF else name, []).append(facts.arch)
     names = ", ".join(name if each == [name] else f"{name} ({' or '.join(each)})" for name, each in archs.items())
     return GGUF_HEAD.format(names="\n".join(textwrap.wrap(names, 119, break_on_hyphens=False)))
 

@@ -23,6 +23,7 @@ from microgpt.nn.ffn.mlp import Glu, Mlp
 from microgpt.nn.linear import project
 from microgpt.tensor import Tensor
 from microgpt.tokenizers.ids import IdsTokenizer
+from tests.gguf_cases import rwkv7
 
 IDS = [1, 300, 301, 45, 77, 400, 500, 333, *range(2, 70)]
 CHILD = """
@@ -378,6 +379,7 @@ CASES = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
     ),
+    "rwkv7": rwkv7(512, 256),
     "bert": ("bert", ENCODER),
     "modernbert": ("modernbert", {**ENCODER, "num_hidden_layers": 4, "local_attention": 16}),
     "gpt2": ("gpt2", {"vocab_size": 512, "n_positions": 256, "n_embd": 256, "n_layer": 2, "n_head": 4}),
@@ -428,8 +430,8 @@ def test_every_family_is_tried():
 
 
 # The others take minutes: `make parity` tries them all.
-QUICK = {"llama", "gpt2", "gemma3", "qwen3", "mamba", "qwen3_next", "falcon_h1", "gpt_oss", "mixtral", "lfm2", "bamba",
-         "qwen3_5_groups", "nemotron_h_moe", "jamba_moe", "bert", "modernbert"}  # fmt: skip
+QUICK = {"llama", "gpt2", "gemma3", "qwen3", "mamba", "rwkv7", "qwen3_next", "falcon_h1", "gpt_oss", "mixtral", "lfm2",
+         "bamba", "qwen3_5_groups", "nemotron_h_moe", "jamba_moe", "bert", "modernbert"}  # fmt: skip
 long = pytest.mark.soak
 
 

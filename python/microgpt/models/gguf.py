@@ -29,6 +29,7 @@ from .gguf_config import FACTORS, config_json, facts_of, metadata_of, table_of
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
 # Where rows do not fill the blocks of a type, the nearest one that they fill; at last f16.
 FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q4_0": "F16", "Q5_0": "F16", "Q8_0": "F16"}
+LOW_RANK = re.compile(r"\.time_mix_[wavg][12]\.")  # of RWKV-7: little to save, so they are not quantized
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def open_model(path: Path | str) -> FoundGguf:
         for name, stored in weights.items():
             if _norm_plus_one(name):
                 weights[name] = _less_one(stored)
-    optional = [*FACTORS, *([] if not config.tie_embeddings else ["output.weight"])]
+    optional = [*FACTORS, *facts_of(config).copies, *([] if not config.tie_embeddings else ["output.weight"])]
     return FoundGguf(file, config, rules, optional, weights)
 
 
@@ -117,10 +118,9 @@ def _numbers(file: GgufFile, config: ModelConfig) -> dict[str, Stored]:
 def rules_of(config: ModelConfig) -> list[Rule]:
     """Our parameters <-> GGUF names. Raises ConfigError for a family or a part that GGUF files do not hold."""
     facts, family = facts_of(config), FAMILIES.get(config.family)
-    assert family.rules is not None
     shapes = config.shapes()
     found: dict[str, list[str]] = {}
-    for ours in (part for rule in family.rules(config) for part in rule.parts()):
+    for ours in shapes if family.rules is None else (part for rule in family.rules(config) for part in rule.parts()):
         theirs = facts.name(ours)
         if theirs is None:
             raise ConfigError(f"GGUF has no name for {ours!r} of a {config.family}")
@@ -137,10 +137,13 @@ def rules_of(config: ModelConfig) -> list[Rule]:
             packing = packing_of(parts[0].split(".", 2)[-1], parts[0]) if "." in parts[0] else None
             rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
-        inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
-        group = next(group.split() for group in facts.fused if {*group.split()} == {*inner})
+        whole = {part.split(".", 2)[2]: part for part in parts}
+        modules = {name.rpartition(".")[0]: part for name, part in whole.items()}
+        joins = [(group.split(), names) for group in facts.fused for names in (whole, modules)]
+        group, inner = next((group, names) for group, names in joins if {*group} == {*names})
+        kind = "" if inner is whole else "." + parts[0].rpartition(".")[2]
         sizes = tuple(shapes[inner[part]][0] for part in group)
-        packing = packing_of(" ".join(group) + "." + parts[0].rpartition(".")[2], parts[0])
+        packing = packing_of(" ".join(group) + kind, parts[0])
         joined = packing and _joined(packing, sizes)
         rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes, packing=joined))
     return rules
@@ -250,6 +253,8 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
         return gguf_writer.Planned(rule.theirs, shape, _tensor_type(rule.theirs, shape, kind, config), values)
 
     tensors = [planned(rule) for rule in rules]
+    copies = facts_of(config).copies
+    tensors += [replace(each, name=name) for name, like in copies.items() for each in tensors if each.name == like]
     tensors += [
         gguf_writer.Planned(name, value.shape, NAMED["F32"], lambda value=value: value)  # type: ignore[misc]
         for name, value in factors.items()
@@ -257,11 +262,11 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
     if model.config.pooler:
         warnings.warn(f"{path}: the layer over the first token (pooler) is left out: GGUF has none", stacklevel=3)
     wanted = NAMED[kind.upper()]
-    other = sum(len(t.shape) > 1 and t.shape[-1] % wanted.weights != 0 for t in tensors)
+    other = [t.kind.name for t in tensors
+             if len(t.shape) > 1 and t.shape[-1] % wanted.weights != 0 and not LOW_RANK.search(t.name)]  # fmt: skip
     if other:
-        warnings.warn(f"{path}: rows of {other} tensors do not fill blocks of {wanted.weights}; they are written as "
-                      f"{', '.join(sorted({t.kind.name for t in tensors if t.shape[-1] % wanted.weights}))}",
-                      stacklevel=3)  # fmt: skip
+        warnings.warn(f"{path}: rows of {len(other)} tensors do not fill blocks of {wanted.weights}; they are written "
+                      f"as {', '.join(sorted(set(other)))}", stacklevel=3)  # fmt: skip
     made |= {"general.quantization_version": 2, "general.file_type": FILE_TYPES[kind], **(metadata or {})}
     return gguf_writer.write(path, made, tensors)
 
@@ -271,10 +276,13 @@ def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConf
     plain = (
         name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_d", "conv1d.weight", "shortconv.conv.weight"))
         or "ffn_gate_inp" in name
+        or re.search(r"\.time_mix_(lerp_fused|w[12])\.", name)
     )
     if len(shape) < 2 or name.startswith(("position_embd", "token_types")) or plain:
         return NAMED["F32"]
     chosen = kind.upper()
+    if LOW_RANK.search(name) and NAMED[chosen].weights > 1:
+        return NAMED["F16"]
     if chosen == "Q4_K" and name == ("token_embd.weight" if config.tie_embeddings else "output.weight"):
         chosen = "Q6_K"
     while shape[-1] % ggml.NAMED[chosen].weights:

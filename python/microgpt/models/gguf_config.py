@@ -44,10 +44,10 @@ def table_of(arch: str, metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:
 def facts_of(config: ModelConfig) -> Gguf:
     """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
     tables = [facts for name, facts in GGUF.items() if (facts.family or name) == config.family]
-    if not tables:
-        names = ", ".join(sorted({facts.family or name for name, facts in GGUF.items()}))
+    facts = next((each for each in sorted(tables, key=lambda each: not each.family) if each.holds(config)), None)
+    if facts is None:
+        names = ", ".join(sorted({facts.family if facts.family in GGUF else name for name, facts in GGUF.items()}))
         raise ConfigError(f"models of family {config.family!r} have no GGUF form; those of {names} do")
-    facts = next((each for each in tables if each.family and each.holds(config)), tables[0])
     return replace(facts, names={**facts.names, **facts.variant(config)})
 
 
@@ -258,6 +258,8 @@ def _plain_mixer(mixer: Any, inner: dict[str, Any], config: ModelConfig) -> None
         _plain_mixer(part, inner[name], config)
     if mixer is not None and mixer.kind == "mamba2" and mixer.norm is None:
         inner["norm_first"] = None
+    if mixer is not None and mixer.kind == "rwkv7" and mixer.first:
+        inner["value"] = None
     if not isinstance(mixer, AttentionSpec):
         return
     if mixer.rope is not None:

@@ -65,7 +65,10 @@ def read(metadata: Mapping[str, Any], vocab_size: int, where: str) -> Tokenizer:
         stops = np.asarray(metadata.get(STOPS, ())).tolist()
         found.more_stop_ids |= {each for each in stops if type(each) is int and 0 <= each < found.vocab_size}
         return found
-    if "tokenizer.ggml.tokens" in metadata and metadata.get(MODEL) != "no_vocab":
+    if metadata.get(MODEL) == "rwkv":
+        warnings.warn(f"{where}: its vocabulary (RWKV's, a trie of bytes) is not read: the model takes and gives ids",
+                      stacklevel=3)  # fmt: skip
+    elif "tokenizer.ggml.tokens" in metadata and metadata.get(MODEL) != "no_vocab":
         return gguf.from_metadata(metadata, where)
     bos, eos = (value if type(value := metadata.get(key)) is int else None for key in (BOS, EOS))
     return IdsTokenizer(vocab_size, bos, eos)

@@ -104,7 +104,9 @@ class Gguf:
     `present`: a switch of config.json -> the tensor that is in the file where it is on; with a "*" in its name, a list
     of the blocks that have it. `rows`: a number of config.json -> the tensor that has so many rows, which may be
     missing, and the whole key that says so too. `names`: departures from INSIDE and OUTSIDE. `fused`: modules of a
-    block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv").
+    block -> the one tensor that their rows are joined in ("mixer.q mixer.k mixer.v": "attn_qkv"); or parameters, whose
+    names are not of a module's weight or bias. `copies`: tensors that must be there and mean nothing -> those they are
+    written like.
     `interleaved`: rows of q and k lie in the order of pairs that turn together (2i, 2i + 1) and not (i, i + D/2).
     `plus_one`: norms store their weight plus the one that it is added to.
     `rope`: rotary positions stand in the usual keys. `partial`: heads may turn in part. `truncate`: YaRN's, which has
@@ -131,6 +133,7 @@ class Gguf:
     rows: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
     fused: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
     interleaved: bool = False
     plus_one: bool = False
     rope: bool = True
