@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +23,38 @@ from microgpt.models.rwkv import load_rwkv7
 from microgpt.nn import Ctx, Layout
 from microgpt.state.contiguous import ContiguousStates
 from tests.cli_tools import run
+from tests.parity.test_llamacpp import CHILD, IDS
 from tests.parity.test_real_weights import data
 
 HEADS, HEAD_DIM, VOCAB, LAYERS = 2, 16, 40, 3
 WIDTH = HEADS * HEAD_DIM
 
 
-def weights() -> dict[str, Any]:
+def weights(heads: int = HEADS, head_dim: int = HEAD_DIM, vocab: int = VOCAB) -> dict[str, Any]:
     """A model's file, as the package reads it: vectors are (1, 1, width), low-rank matrices (in, out)."""
     torch.manual_seed(3)
+    width = heads * head_dim
+    small = 0.3 * (WIDTH / width) ** 0.5  # sums stay of one size
 
-    def spread(*shape: int, size: float = 0.3, middle: float = 0.0) -> Any:
+    def spread(*shape: int, size: float = small, middle: float = 0.0) -> Any:
         return torch.randn(*shape) * size + middle
 
-    made = {"emb.weight": spread(VOCAB, WIDTH), "head.weight": spread(VOCAB, WIDTH)}
-    made |= {"ln_out.weight": spread(WIDTH, middle=1.0), "ln_out.bias": spread(WIDTH)}
+    made = {"emb.weight": spread(vocab, width), "head.weight": spread(vocab, width)}
+    made |= {"ln_out.weight": spread(width, middle=1.0), "ln_out.bias": spread(width)}
     for i in range(LAYERS):
         block = f"blocks.{i}."
         for norm in (["ln0"] if i == 0 else []) + ["ln1", "ln2"]:
-            made |= {f"{block}{norm}.weight": spread(WIDTH, middle=1.0), f"{block}{norm}.bias": spread(WIDTH)}
+            made |= {f"{block}{norm}.weight": spread(width, middle=1.0), f"{block}{norm}.bias": spread(width)}
         att = block + "att."
         vectors = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g", "w0", "a0", "v0", "k_k", "k_a"]
-        made |= {att + name: spread(1, 1, WIDTH, middle=0.5) for name in vectors}
-        made[att + "r_k"] = spread(HEADS, HEAD_DIM)
+        made |= {att + name: spread(1, 1, width, middle=0.5) for name in vectors}
+        made[att + "r_k"] = spread(heads, head_dim)
         for name, rank in (("w", 5), ("a", 6), ("v", 7), ("g", 8)):
-            made |= {f"{att}{name}1": spread(WIDTH, rank), f"{att}{name}2": spread(rank, WIDTH)}
-        made |= {f"{att}{name}.weight": spread(WIDTH, WIDTH) for name in ("receptance", "key", "value", "output")}
-        made |= {att + "ln_x.weight": spread(WIDTH, middle=1.0), att + "ln_x.bias": spread(WIDTH)}
-        made |= {block + "ffn.x_k": spread(1, 1, WIDTH, middle=0.5), block + "ffn.key.weight": spread(4 * WIDTH, WIDTH),
-                 block + "ffn.value.weight": spread(WIDTH, 4 * WIDTH)}  # fmt: skip
+            made |= {f"{att}{name}1": spread(width, rank), f"{att}{name}2": spread(rank, width)}
+        made |= {f"{att}{name}.weight": spread(width, width) for name in ("receptance", "key", "value", "output")}
+        made |= {att + "ln_x.weight": spread(width, middle=1.0), att + "ln_x.bias": spread(width)}
+        made |= {block + "ffn.x_k": spread(1, 1, width, middle=0.5), block + "ffn.key.weight": spread(4 * width, width),
+                 block + "ffn.value.weight": spread(width, 4 * width)}  # fmt: skip
     return made
 
 
@@ -67,17 +72,23 @@ def logits(model: Decoder, ids: list[int], states: ContiguousStates | None = Non
     return got
 
 
+def reference(monkeypatch: pytest.MonkeyPatch, path: Path, ids: list[int]) -> npt.NDArray[np.float32]:
+    """Logits of the package for a file."""
+    for name, value in (("RWKV_V7_ON", "1"), ("RWKV_JIT_ON", "0"), ("RWKV_CUDA_ON", "0")):
+        monkeypatch.setitem(os.environ, name, value)
+    package = importlib.import_module("rwkv.model")  # it looks at the environment
+    theirs = package.RWKV(model=str(path.with_suffix("")), strategy="cpu fp32")
+    found: npt.NDArray[np.float32] = theirs.forward(ids, None, full_output=True)[0].numpy()
+    return found
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # it is compiled by torch.jit
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any) -> None:
     """A forward, and one in pieces, beside the package's; it computes bfloat16 files in float32 here, as we do."""
-    for name, value in (("RWKV_V7_ON", "1"), ("RWKV_JIT_ON", "0"), ("RWKV_CUDA_ON", "0")):
-        monkeypatch.setitem(os.environ, name, value)
-    package = importlib.import_module("rwkv.model")  # it looks at the environment
     torch.save({name: each.to(dtype) for name, each in weights().items()}, tmp_path / "model.pth")
     ids = np.random.default_rng(1).integers(0, VOCAB, 70).tolist()
-    theirs = package.RWKV(model=str(tmp_path / "model"), strategy="cpu fp32")
-    want = theirs.forward(ids, None, full_output=True)[0].numpy()
+    want = reference(monkeypatch, tmp_path / "model.pth", ids)
     model = load_rwkv7(tmp_path / "model.pth")
     got = logits(model, ids)
     assert np.abs(want).max() > 1.0
@@ -106,3 +117,18 @@ def test_a_file_is_converted_to_a_folder(tmp_path: Path) -> None:
     ids = [3, 1, 4, 1, 5]
     want = logits(load_rwkv7(tmp_path / "model.pth"), ids)
     assert np.array_equal(microgpt.load(tmp_path / "folder").logits(ids), want)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_llama_cpp_computes_what_the_package_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their file, made a GGUF file by `microgpt convert`."""
+    torch.save(weights(2, 64, 512), tmp_path / "model.pth")
+    gguf = tmp_path / "model.gguf"
+    done = run("convert", str(tmp_path / "model.pth"), str(gguf), "--type", "f32")
+    assert done.exit_code == 0, done.stderr
+    np.save(tmp_path / "ids.npy", IDS)
+    subprocess.run([sys.executable, "-c", CHILD, "decoder", tmp_path / "ids.npy", gguf], check=True, timeout=120)
+    want = reference(monkeypatch, tmp_path / "model.pth", IDS)
+    assert np.abs(want).max() > 1.0
+    for found in (np.load(f"{gguf}.npy"), microgpt.load(gguf).logits(IDS)):
+        assert np.abs(found - want).max() <= 1e-4
