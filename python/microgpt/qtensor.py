@@ -1,8 +1,8 @@
 """QTensor: a weight (N, K) of a few bits a number, as the products read it.
 
-The types are rows of a table in csrc/core/qtensor.h: a code's value (itself less an offset, or an entry of a table) times a
-scale, plus a minimum where a type has one; a scale for each group of K, or for each row. Codes and scales are the source's,
-at its own bits a weight. The matmul looks at a weight's type; there is no layer for it.
+The types are rows of a table in csrc/core/qtensor.h: a code's value (itself less an offset, or an entry of a table)
+times a scale, plus a minimum where a type has one; a scale for each group of K, or for each row. Codes and scales are
+the source's, at its own bits a weight. The matmul looks at a weight's type; there is no layer for it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class QType(NamedTuple):
 
 
 Q_TYPES = {row[0]: QType(number, *row) for number, row in enumerate(k.q_types())}
-# Types by GGUF's names of them, where a file's blocks are kept as they are; Q4_0 and Q8_0 are our own types in groups of 32.
+# Types by GGUF's names, where a file's blocks are kept as they are; Q4_0 and Q8_0 are types of ours in groups of 32.
 GGUF_TYPES = {"Q4_0": "int4", "Q8_0": "int8"}
 GGUF_TYPES |= {name.upper(): name for name, row in Q_TYPES.items() if row.block and row.fixed}
 NESTED = 256  # scales of nf4_double that share a float32, counted row after row
@@ -156,15 +156,15 @@ class QTensor:
 
         `codes` (N, K) uint8 below 2^bits, `scales` (N, groups of K) in numbers that the type's scales hold exactly.
         - int8, int4 (float16 scales), int8_bf16, int4_bf16, int8_channel (float32, (N, 1)): scale * (code - 128 or 8).
-        - affine8, affine4, affine8_bf16, affine4_bf16 (MLX): scale * code + minimum, either rounded to the scales' type;
-          `minimums` (N, groups). q4_1, q5_1 are the same in float32.
-        - zero8, zero4, zero8_bf16, zero4_bf16 (AWQ, GPTQ): scale * (code - zero); `zeros` (N, groups) uint8 below 2^bits.
+        - affine8, affine4, affine8_bf16, affine4_bf16 (MLX): scale * code + minimum, either rounded to the scales'
+          type; `minimums` (N, groups). q4_1, q5_1 are the same in float32.
+        - zero8, zero4, zero8_bf16, zero4_bf16 (AWQ, GPTQ): scale * (code - zero); `zeros` (N, groups) below 2^bits.
         - mxfp4: `scales` uint8, E8M0; codes E2M1.
-        - nf4: codebook[code] * scale, float32; `codebook` (16), any values. nf4_double: scales are uint8 into `nested`, a
-          table (256), an offset and a float32 scale for each 256 of them, counted row after row:
+        - nf4: codebook[code] * scale, float32; `codebook` (16), any values. nf4_double: scales are uint8 into
+          `nested`, a table (256), an offset and a float32 scale for each 256 of them, counted row after row:
           table[s] * scale + offset.
-        `permutation` (K): place j of the codes is column permutation[j] of the weight (GPTQ's act-order: a stable argsort of
-        g_idx); groups are of the codes' order.
+        `permutation` (K): place j of the codes is column permutation[j] of the weight (GPTQ's act-order: a stable
+        argsort of g_idx); groups are of the codes' order.
         Raises ShapeError, ConfigError, NonFiniteError.
         """
         made = cls(codes.shape, type, group, dtype, room, permutation is not None)
@@ -193,8 +193,8 @@ class QTensor:
     ) -> QTensor:
         """A weight out of blocks of GGUF's type `kind` (a key of GGUF_TYPES), kept as they are.
 
-        `rows`: all bytes, or a function of start and stop that gives those of these rows. Raises ConfigError, ShapeError,
-        and NonFiniteError naming `what` where a scale is not finite.
+        `rows`: all bytes, or a function of start and stop that gives those of these rows. Raises ConfigError,
+        ShapeError, and NonFiniteError naming `what` where a scale is not finite.
         """
         if kind not in GGUF_TYPES:
             raise ConfigError(f"{what}: blocks of {kind!r} are not kept{nearest(kind, GGUF_TYPES)}")
@@ -209,7 +209,9 @@ class QTensor:
         for start, stop in made.pieces():
             piece = rows(start, stop) if callable(rows) else whole[start * each : stop * each]  # type: ignore[index]
             if piece.size != (stop - start) * each:
-                raise ShapeError(f"{what}: {stop - start} rows of {kind} take {(stop - start) * each} bytes, got {piece.size}")
+                raise ShapeError(
+                    f"{what}: {stop - start} rows of {kind} take {(stop - start) * each} bytes, got {piece.size}"
+                )
             given = k.from_numpy(np.ascontiguousarray(piece).reshape(-1))
             if not k.q_blocks(given, made.data, *made._sizes(), first=start).numpy().all():
                 raise NonFiniteError(f"{what}: scales of {kind} in rows {start} to {stop - 1} are not finite")
@@ -255,7 +257,9 @@ class QTensor:
                 raise ShapeError(f"{name}: expected numbers below {1 << self.type.bits}, got {bad}")
         bytes_only = self.type.name in ("mxfp4", "nf4_double")
         if bytes_only != (scales.dtype == np.uint8):
-            raise ConfigError(f"scales: {self.type.name} expected {'uint8' if bytes_only else 'numbers'}, got {scales.dtype}")
+            raise ConfigError(
+                f"scales: {self.type.name} expected {'uint8' if bytes_only else 'numbers'}, got {scales.dtype}"
+            )
         k.q_pack(
             k.from_numpy(np.ascontiguousarray(codes, np.uint8)),
             self.data,
@@ -274,7 +278,10 @@ class QTensor:
         """What codes of NF4 stand for, and the scales of its scales; see pack(). Nothing for other types."""
         floats = k.q_table_floats(*self._sizes())
         wanted = floats > 0, floats > 16
-        for name, has, want in (("codebook", codebook is not None, wanted[0]), ("nested", nested is not None, wanted[1])):
+        for name, has, want in (
+            ("codebook", codebook is not None, wanted[0]),
+            ("nested", nested is not None, wanted[1]),
+        ):
             if has != want:
                 raise ConfigError(f"{name}: {self.type.name} {'needs' if want else 'has no'} {name}")
         if codebook is None:

@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 
 def key_of(weight: QTensor) -> tuple[int, int, int]:
-    """Weights of one key take the same activations: types without tiles of their own do where their groups are alike."""
+    """Weights of one key take the same activations; so do types without tiles of their own whose groups are alike."""
     type = weight.type
     number = type.number if type.rounds else -type.parts
     return number, weight.group, id(weight.data) if weight.ordered else 0
