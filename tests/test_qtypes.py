@@ -12,7 +12,7 @@ from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.errors import ConfigError, FormatError, NonFiniteError, ShapeError
 from microgpt.io import ggml
-from microgpt.io.mapped import Stored
+from microgpt.io.stored import Stored
 from microgpt.models.quantized import restored
 from microgpt.qtensor import GGUF_TYPES, NESTED, Q_TYPES, QTensor
 from microgpt.tensor import numpy_dtype, tensor

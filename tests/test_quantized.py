@@ -260,23 +260,36 @@ def test_training_a_quantized_model_says_to_use_an_adapter():
         decoder.embed.weight.requires_grad = True
 
 
-def test_gguf_blocks_stay_quantized(tmp_path: Path):
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0", "q4_k", "q6_k"])
+def test_gguf_blocks_stay_quantized(tmp_path: Path, kind: str):
+    width = 256 if kind.endswith("_k") else 64
     values = {
         **BASE,
-        "hidden_size": 64,
-        "intermediate_size": 96,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
         "num_hidden_layers": 2,
     }  # rows of q and k are reordered
     model = LanguageModel(Decoder(FAMILIES.get("llama").read(values), seed=1), CharTokenizer("abcdefgh \n"))
-    for kind in ("q4_0", "q8_0"):
-        model.export(tmp_path / f"{kind}.gguf", type=kind)
-        wide = take(open_checkpoint(tmp_path / f"{kind}.gguf"))
-        kept = take(open_checkpoint(tmp_path / f"{kind}.gguf"), keep=True)
-        found = weights_of(kept)
-        assert len(found) > 6
-        values_of = dict(wide.named_parameters())
-        for name, weight in found.items():
-            assert np.array_equal(weight.dequantize(), values_of[name].numpy()), name
+    path = tmp_path / f"{kind}.gguf"
+    model.export(path, type=kind)
+    wide = take(open_checkpoint(path))
+    kept = take(open_checkpoint(path), keep=True)
+    found = weights_of(kept)
+    assert len(found) > 6
+    values_of = dict(wide.named_parameters())
+    for name, weight in found.items():
+        assert np.array_equal(weight.dequantize(), values_of[name].numpy()), name
+        weight.activations = "float"
+    ids = [1, 5, 2, 9, 3]
+    logits = LanguageModel(kept, model.tokenizer).logits(ids)
+    assert np.array_equal(logits, LanguageModel(wide, model.tokenizer).logits(ids))
+    for weight in found.values():
+        weight.activations = "int8"
+    rounded = LanguageModel(kept, model.tokenizer)
+    assert np.abs(rounded.logits(ids) - logits).max() < 0.02 * np.abs(logits).max()
+    rounded.save(tmp_path / "saved")
+    again = microgpt.load(tmp_path / "saved")
+    assert np.array_equal(again.logits(ids), rounded.logits(ids))
 
 
 def test_peak_memory_of_rounding_while_loading(tmp_path: Path):
