@@ -69,7 +69,7 @@ def _exact(values: Any, type: QType, what: str) -> Array:
     wide = np.ascontiguousarray(values, np.float32)
     if not np.isfinite(wide).all():
         raise NonFiniteError(f"{what}: expected finite numbers, got NaN or infinity")
-    held = np.dtype(np.float32)
+    held: np.dtype[Any] = np.dtype(np.float32)
     if not type.channel and type.product:
         held = numpy_dtype("bfloat16") if type.name.endswith("_bf16") else np.dtype(np.float16)
     with np.errstate(over="ignore"):
