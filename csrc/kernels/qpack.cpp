@@ -47,7 +47,14 @@ void spread(const uint8_t* bytes, int64_t n, int bits, int64_t span, int shift, 
 }
 // The bits of 4 bytes, one a code, above the four low ones.
 void fifth(const uint8_t* bytes, uint8_t* codes) {
-  for (int i = 0; i < 32; ++i) codes[i] = (uint8_t)(codes[i] | (bytes[i / 8] >> i % 8 & 1) << 4);
+  constexpr uint64_t kOnes = 0x0101010101010101;
+  for (int i = 0; i < 4; ++i) {  // a byte's bits, each to a byte of a word
+    const uint64_t bits = ((bytes[i] * kOnes & 0x8040201008040201) + 0x7f * kOnes) >> 7 & kOnes;
+    uint64_t word;
+    memcpy(&word, codes + 8 * i, 8);
+    word |= bits << 4;
+    memcpy(codes + 8 * i, &word, 8);
+  }
 }
 uint16_t half_at(const uint8_t* p) { return (uint16_t)(p[0] | p[1] << 8); }
 

@@ -15,7 +15,6 @@ struct QStretchTile {
 
 // Codes of a part as bytes, in a stretch or in blocks of 8 bits.
 struct QWhole {
-  static constexpr bool kFetches = false;
   template <int R, int V>
   static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
     q_dots<Q8, R, V>(sum, t.b + p * t.b_step + 4 * col, a, t.part / 4);
@@ -23,7 +22,6 @@ struct QWhole {
 };
 // Codes of a part taken out of the planes of blocks: what one tile alone does.
 template <class Planes, bool Super> struct QSplit {
-  static constexpr bool kFetches = true;
   template <int R, int V>
   static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
     const int64_t skip = Super ? 0 : p * t.b_step, begin = Super ? p * t.part / 4 : 0, end = begin + t.part / 4;
@@ -56,7 +54,7 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
       for (int v = 0; v < V; ++v) total[r][v] = Super ? zero() : load(t.out + r * kQCols + col + v * kWidth);
     }
     for (int64_t p = 0; p < t.parts; ++p) {
-      if (Codes::kFetches && col == 0)
+      if (col == 0)
         for (int64_t i = 0; i < t.next_step; i += 64) __builtin_prefetch(t.next + p * t.next_step + i);
       Ints sum[R][V];
 #pragma GCC unroll 12
@@ -162,13 +160,15 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const S
         if (!split && traits.low != 8) q_expand_codes(w.type, blocks + g * block_bytes, count, w.group, stretch);
         t.b = split || traits.low == 8 ? blocks + g * block_bytes : stretch.codes;
         t.high = t.b + low_bytes;
-        t.parts = count * parts, t.next = blocks + (g + count) * block_bytes, t.next_step = (count * block_bytes / t.parts + 63) / 64 * 64;
+        t.parts = count * parts, t.next = blocks + (g + count) * block_bytes;
+        const int64_t step = (count * block_bytes / t.parts + 63) / 64 * 64;
         for (int64_t tile = batch; tile < batch_end; ++tile) {
           const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
           t.a = args.codes + row * groups * w.group + g * w.group * height;
           t.x_scales = args.scales + row * groups + g * height;
           t.starts = args.starts + (row * groups + g * height) * starts + skipped * height;
           t.out = totals + (row - first) * kQCols;
+          t.next_step = tile == batch ? step : 0;
           q_stretch_of(traits, split, height)(t);
         }
       }
