@@ -239,7 +239,8 @@ void register_quantized(py::module_& m) {
   define<&q_dequantize>(m, "q_dequantize", py::arg("data"), py::arg("y"), py::arg("type"), py::arg("n"), py::arg("k"),
         py::arg("group"), py::arg("ids") = nullptr, py::arg("first") = 0, "Rows `ids`, or those from `first` on, as numbers.");
   define<&q_rows>(m, "q_rows", py::arg("x"), py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"),
-        py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"), "Activations x (m, k) to int8, for products with such a weight.");
+        py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"),
+        "Activations x (m, k) to int8, for products with such a weight.");
   define<&q_gemm>(m, "q_gemm", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"), py::arg("c"),
         py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr,
         py::arg("residual") = nullptr, py::arg("pre") = nullptr, py::arg("act") = 0);
