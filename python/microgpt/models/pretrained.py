@@ -270,6 +270,8 @@ def take(
         model = Decoder(config, dtype=chosen, seed=None)
     own = dict(model.named_parameters())
     spots = quantized.places(model) if rounds else {}
+    if scheme is not None:
+        scheme.check(spots)
     wrong: list[str] = []
     left = set(own)
     for name, row in found.codes.items():
@@ -317,7 +319,9 @@ def _codes(
         return quantized.from_blocks(*stored.blocks, stored.shape, dtype, room)
     if scheme is None:
         return None
-    kind = scheme.tables if table else scheme.layers
+    kind = scheme.of(name, table)
+    if kind is None:
+        return None
     return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, name, report, where, room)
 
 

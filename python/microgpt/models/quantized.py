@@ -7,8 +7,8 @@ model.safetensors holds their codes and scales as bytes, as the kernels read the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from .. import _kernels as k
 from ..errors import ConfigError, FormatError, nearest
+from ..filters import Filter, matches
 from ..io.mapped import Stored
 from ..nn.linear import Linear
 from ..nn.module import Module
@@ -24,25 +25,44 @@ from ..tensor import Room, numpy_dtype
 from .decoder import Decoder
 
 Row = tuple[str, int, int, int]  # type, group, rows, columns
+Progress = Callable[[int, int, str], None]  # told matrices done, all, and the name of the next
 PIECE = 1 << 22  # bytes copied at a time
 LAYOUT = 1  # of codes and scales in files
 # By name: the type of matrices in layers, and that of embeddings and head. 8 bits there are what Q6_K is to llama.cpp.
 SCHEMES = {"int4": ("int4", "int8"), "int8": ("int8", "int8"), "int8_channel": ("int8_channel", "int8")}
 SCHEMES |= {"q4_0": SCHEMES["int4"], "q8_0": SCHEMES["int8"]}  # llama.cpp's names of such blocks
+FLOAT = "float"  # what a rule calls a weight that stays numbers
 KEPT = "keep"  # a file's own blocks where they are among the types
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Types of the matrices in layers and of tables (embeddings, head), and the numbers that share a scale."""
+    """Types of the matrices in layers and of tables (embeddings, head), and the numbers that share a scale.
+
+    `rules`: pairs of a filter over weights' names and the type of what it selects, float for none; the first that fits.
+    """
 
     layers: str
     tables: str
     group: int = 32
+    rules: tuple[tuple[Filter, str], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (self.layers, self.tables):
+        for name in (self.layers, self.tables, *(type for _, type in self.rules if type != FLOAT)):
             q_type(name).group(256, self.group)
+
+    def of(self, name: str, table: bool) -> str | None:
+        """The type of a weight, None where it stays numbers."""
+        for where, type in self.rules:
+            if matches(where, name):
+                return None if type == FLOAT else type
+        return self.tables if table else self.layers
+
+    def check(self, names: Collection[str]) -> None:
+        """Raises ConfigError for a rule that selects none of these weights: it would be a mistake."""
+        for where, _ in self.rules:
+            if not any(matches(where, name) for name in names):
+                raise ConfigError(f"filter {where!r} matches no weight; names look like {', '.join(list(names)[:6])}")
 
     @classmethod
     def named(cls, name: str, group: int = 32) -> Scheme:
@@ -52,13 +72,11 @@ class Scheme:
         return cls(*SCHEMES[name], group)
 
     @classmethod
-    def of_bits(cls, bits: int, group: int = 32, method: str = "rtn") -> Scheme:
-        """4 or 8 bits, rounded to nearest. Raises ConfigError for others."""
-        if method != "rtn":
-            raise ConfigError(f"method: expected rtn (round to nearest), got {method!r}")
+    def of_bits(cls, bits: int, group: int = 32, rules: Sequence[tuple[Filter, str]] = ()) -> Scheme:
+        """4 or 8 bits in layers, and what `rules` say. Raises ConfigError for others."""
         if bits not in (4, 8):
             raise ConfigError(f"bits: expected 4 or 8, got {bits!r}")
-        return cls.named(f"int{bits}", group)
+        return replace(cls.named(f"int{bits}", group), rules=tuple((where, type) for where, type in rules))
 
 
 @dataclass
@@ -66,11 +84,13 @@ class Report:
     """What quantizing did: numbers, bytes and squared error of the weights that were rounded, by name."""
 
     weights: dict[str, tuple[int, int, float, float]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
     say: Callable[[int, int], None] | None = None  # told how many weights and matrices are done
 
     def add(self, name: str, weight: QTensor, error: float, square: float) -> None:
         """A weight whose squares sum up to `square`, and those of what rounding took to `error`."""
         self.weights[name] = weight.size, weight.nbytes, error, square
+        self.types[name] = weight.type.name
         if self.say is not None:
             self.say(sum(row[0] for row in self.weights.values()), len(self.weights))
 
@@ -134,15 +154,19 @@ def _rows_of(values: npt.NDArray[Any]) -> Callable[[int, int], npt.NDArray[Any]]
     return lambda start, stop: values[start:stop]
 
 
-def quantize_decoder(model: Decoder, scheme: Scheme, say: Callable[[str], None] | None = None) -> Report:
+def quantize_decoder(
+    model: Decoder, scheme: Scheme, say: Callable[[str], None] | None = None, progress: Progress | None = None
+) -> Report:
     """Round a model's matrices in place, each let go before the next one is made; what is rounded already stays."""
     report, room = Report(), Room("uint8")
     found = places(model)
+    scheme.check(found)
     for number, (name, (module, attribute, table)) in enumerate(found.items(), 1):
-        weight = getattr(module, attribute)
-        if isinstance(weight, QTensor):
+        weight, type = getattr(module, attribute), scheme.of(name, table)
+        if isinstance(weight, QTensor) or type is None:
             continue
-        type = scheme.tables if table else scheme.layers
+        if progress is not None:
+            progress(number - 1, len(found), name)
         made = rounded(_rows_of(weight.numpy()), weight.shape, type, scheme.group, weight.dtype, name, report, "", room)
         setattr(module, attribute, made)
         if say is not None:
@@ -239,8 +263,8 @@ def bytes_needed(
         if name in given:
             total += q_bytes(*given[name])
         elif scheme is not None and len(shape) == 2 and name not in ("positions.weight", "token_types.weight"):
-            table = name in ("embed.weight", "head")
-            total += q_bytes(scheme.tables if table else scheme.layers, scheme.group, *shape)
+            type = scheme.of(name, name in ("embed.weight", "head"))
+            total += item * math.prod(shape) if type is None else q_bytes(type, scheme.group, *shape)
         else:
             total += item * math.prod(shape)
     return total
