@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -376,7 +376,7 @@ def quantize(
     method: str = "rtn",
     say: Callable[[str], None] | None = None,
     *,
-    filters: Mapping[str, str] | Sequence[tuple[Filter, str]] = (),
+    filters: Mapping[str, str] | Iterable[tuple[Filter, str]] = (),
     **options: Any,
 ) -> Report:
     """Round a model's matrices to 4 or 8 bits in place, a scale for every `group_size` numbers.

@@ -109,7 +109,7 @@ class Stored:
     that a view has touched.
 
     `blocks`: the GGUF type of a quantized matrix, and a function of start and stop that gives the bytes of these rows
-    (rows, bytes) as they are.
+    (rows, bytes) as they are. `packed`: codes and scales of other layouts (packed.Packed).
     """
 
     shape: tuple[int, ...]
@@ -119,6 +119,7 @@ class Stored:
     rows: Callable[[int, int], npt.NDArray[Any]] | None = None
     into: Callable[[int, npt.NDArray[Any]], None] | None = None
     blocks: tuple[str, Callable[[int, int], npt.NDArray[Any]]] | None = None
+    packed: Any = None
 
     def derived(self, array: Callable[[], npt.NDArray[Any]], shape: tuple[int, ...] | None = None) -> Stored:
         """Another tensor, that `array` makes of this one."""

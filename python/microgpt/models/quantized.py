@@ -102,8 +102,29 @@ class Report:
     @property
     def relative_error(self) -> float:
         """Root of the squared error over that of the squares."""
-        square = sum(w[3] for w in self.weights.values())
-        return math.sqrt(sum(w[2] for w in self.weights.values()) / square) if square else 0.0
+        return _relative(self.weights.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Bits a weight and relative error: of all, of each type, and of each matrix by name."""
+        kinds: dict[str, list[tuple[int, int, float, float]]] = {}
+        for name, row in self.weights.items():
+            kinds.setdefault(self.types[name], []).append(row)
+        return {
+            **_summary(self.weights.values()),
+            "types": {kind: {"matrices": len(rows), **_summary(rows)} for kind, rows in kinds.items()},
+            "matrices": {name: {"type": self.types[name], **_summary([row])} for name, row in self.weights.items()},
+        }
+
+
+def _relative(rows: Collection[tuple[int, int, float, float]]) -> float:
+    square = sum(row[3] for row in rows)
+    return math.sqrt(sum(row[2] for row in rows) / square) if square else 0.0
+
+
+def _summary(rows: Collection[tuple[int, int, float, float]]) -> dict[str, Any]:
+    count = sum(row[0] for row in rows)
+    bits = 8.0 * sum(row[1] for row in rows) / max(1, count)
+    return {"weights": count, "bits_per_weight": bits, "relative_error": _relative(rows)}
 
 
 def places(model: Decoder) -> dict[str, tuple[Module, str, bool]]:

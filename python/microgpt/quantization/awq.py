@@ -1,5 +1,5 @@
-"""AWQ (Lin et al. 2023, arXiv:2306.00978): columns of a weight that meet large inputs are scaled up before rounding, and
-what makes these inputs is scaled down, so that the model's function stays.
+"""AWQ (Lin et al. 2023, arXiv:2306.00978): columns of a weight that meet large inputs are scaled up before rounding,
+and what makes these inputs is scaled down, so that the model's function stays.
 
 What may be scaled is found by trying: powers of two leave every bit of a block's output as it was where the two changes
 undo each other, and nowhere else. So no architecture has to say how its layers hang together.
@@ -67,7 +67,7 @@ def _put(parameter: Any, values: Floats) -> None:
 
 
 def folds_of(block: Module, observers: dict[str, Observer], run: Callable[[], npt.NDArray[Any]]) -> Iterator[Fold]:
-    """The folds that a block allows. `observers`: what its linear layers were given, by name; `run` gives its output."""
+    """The folds that a block allows. `observers`: what its linear layers were given; `run` gives its output."""
     modules = dict(block.named_modules())
     names = {name: name.split(".", 2)[2].removesuffix(".weight") for name in observers}  # within the block
     linears: dict[str, Any] = {name: modules[inner] for name, inner in names.items()}

@@ -1,8 +1,8 @@
 """GPTQ (Frantar et al. 2022, arXiv:2210.17323): columns are rounded one by one, and those still to come take up the
 error that each leaves in the layer's output.
 
-With H = X^T X of the inputs and U the upper factor of its inverse (H^-1 = U^T U), column i leaves e = (w_i - q_i) / U_ii,
-and each later column j becomes w_j - e U_ij; the output's squared error then grows by e^2 and by no more.
+With H = X^T X of the inputs and U the upper factor of its inverse (H^-1 = U^T U), column i leaves the error
+e = (w_i - q_i) / U_ii, and each later column j becomes w_j - e U_ij; the output's squared error then grows by e^2 only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROWS = 1 << 22  # numbers of the weight worked on at a time: rows do not know of
 
 
 def factor(hessian: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """U (K, K) of H + 1 % of its mean diagonal, and the columns that no input ever reached (their weights do nothing)."""
+    """U (K, K) of H + 1 % of its mean diagonal, and the columns that no input reached, which do nothing."""
     h = hessian.astype(np.float64)
     dead = np.diagonal(h) <= 0
     h[dead, dead] = 1.0
@@ -44,7 +44,9 @@ def gptq(
     upper, dead = factor(hessian[np.ix_(order, order)])
     pivots = np.diagonal(upper)
     importance = np.empty(inner)
-    importance[order] = 1.0 / pivots**2  # what an error of 1 in this column costs once the later ones have made up for it
+    importance[order] = (
+        1.0 / pivots**2
+    )  # what an error of 1 in this column costs once the later ones have made up for it
     block = next(size for size in range(min(AT_ONCE, group), 0, -1) if group % size == 0)
     codes, scales = np.empty((n, inner), np.uint8), np.empty((n, groups))
     step = max(1, ROWS // inner)

@@ -1,4 +1,4 @@
-"""Quantize a model with what a calibration text shows: block by block, each seeing what the rounded ones before it make."""
+"""Quantize a model with what a calibration text shows: block by block, each given what the rounded ones before make."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def quantize_calibrated(
 ) -> Report:
     """Round a model's matrices in place; what is rounded already stays, and so does what `scheme` leaves as it is.
 
-    `method` imatrix, gptq or awq; `pieces` of ids, see calibrate.pieces_of(). `progress` is told matrices done, all, and
-    the name of the next. Matrices that the text never reaches are rounded to nearest.
+    `method` imatrix, gptq or awq; `pieces` of ids, see calibrate.pieces_of(). `progress` is told matrices done, all,
+    and the name of the next. Matrices that the text never reaches are rounded to nearest.
     Raises NonFiniteError naming the weight or the layer.
     """
     work = Work(model, scheme, check_method(method), act_order, progress)
@@ -110,9 +110,7 @@ def quantize_calibrated(
 class Work:
     """What is left to be rounded, and how."""
 
-    def __init__(
-        self, model: Decoder, scheme: Scheme, method: str, act_order: bool, progress: Progress | None
-    ) -> None:
+    def __init__(self, model: Decoder, scheme: Scheme, method: str, act_order: bool, progress: Progress | None) -> None:
         self.places = places(model)
         scheme.check(self.places)
         self.types: dict[str, tuple[str, int]] = {}  # of what is not rounded yet
@@ -169,5 +167,3 @@ def finite(name: str, codes: npt.NDArray[np.uint8], scales: npt.NDArray[Any]) ->
     if not np.isfinite(scales).all():
         raise NonFiniteError(f"{name}: numbers too large: their scale is beyond float16")
     return codes, scales
-
-
