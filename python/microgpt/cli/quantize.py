@@ -102,7 +102,7 @@ def _run(
 
 def _table(found: dict[str, Any]) -> list[str]:
     """Types with their matrices, weights, bits a weight (scales included) and error, and all of them."""
-    rows = [*found["types"].items(), ("all", {"matrices": len(found["matrices"]), **found})]
+    rows = [*found["types"].items(), ("all", {**found, "matrices": len(found["matrices"])})]
     lines = [f"{'type':12s} {'matrices':>8s} {'weights':>15s} {'bits':>6s} {'error':>8s}"]
     for name, row in rows:
         lines.append(f"{name:12s} {row['matrices']:8,d} {row['weights']:15,d} {row['bits_per_weight']:6.2f} "

@@ -57,18 +57,23 @@ def _search(values: Floats, importance: Floats, kind: QType) -> Floats:
     low, high = range_of(kind)
     largest = np.abs(values).max(axis=1)
     inverse = np.divide(1.0, largest, out=np.zeros_like(largest), where=largest > 0)
-    weighted, q = values * importance, np.empty_like(values)
-    best, scale = np.zeros_like(largest), largest / np.float32(high)
+    weighted, q, square = values * importance, np.empty_like(values), np.empty_like(values)
+    best, scale = np.full_like(largest, np.inf), largest / np.float32(high)
     steps, sides = (FINE_STEPS, (1,)) if kind.bits == 8 else (STEPS, (1, -1))
     for side in sides:
         for step in steps:
             np.multiply(values, (np.float32(side * (high + step)) * inverse)[:, None], out=q)
             np.minimum(np.maximum(np.rint(q, out=q), low, out=q), high, out=q)
             xq = np.einsum("ij,ij->i", weighted, q)
-            qq = np.multiply(q, q, out=q) @ importance
+            qq = np.multiply(q, q, out=square) @ importance
             fit = np.divide(xq, qq, out=np.zeros_like(xq), where=qq > 0)
-            better = fit * xq > best  # the squared error is a constant less this
-            best = np.where(better, fit * xq, best)
+            if kind.bits == 8:  # sums of squares would have to be exact to 1e-6
+                np.subtract(np.multiply(q, fit[:, None], out=q), values, out=q)
+                error = np.multiply(q, q, out=q) @ importance
+            else:
+                error = -fit * xq  # and a constant
+            better = error < best
+            best = np.where(better, error, best)
             scale = np.where(better, fit, scale)
     return stored_scale(scale, kind)
 
