@@ -30,7 +30,8 @@ from .io import files, hub, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.gguf import save_gguf
-from .models.pooling import Pooling, read_pooling
+from .models.gguf_config import facts_of
+from .models.pooling import Pooling, pooling_of, read_pooling
 from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
 from .models.quantized import KEPT, Report, Scheme, weights_of
 from .nn.context import Ctx, Layout
@@ -286,6 +287,8 @@ class LanguageModel:
             raise ConfigError("export: a quantized model has lost what a GGUF type would round; export the original")
         name = place.stem.encode(errors="replace").decode()  # a file's name need not be UTF-8
         words = embedded.write(self.tokenizer, self.decoder.config.vocab_size)
+        if self.pooling is not None:
+            words |= self.pooling.metadata(facts_of(self.decoder.config).arch)
         save_gguf(self.decoder, place, type, {"general.name": name, **words})
         return place
 
@@ -366,7 +369,8 @@ def load(
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
     decoder = take(found, dtype, scheme, keep, report)
-    return LanguageModel(decoder, tokenizer, None if place.is_file() else read_pooling(place))
+    pooling = pooling_of(found.gguf or {}, str(place)) if place.is_file() else read_pooling(place)
+    return LanguageModel(decoder, tokenizer, pooling)
 
 
 def quantize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from microgpt.errors import CheckpointError, FormatError
 from microgpt.io import files, safetensors
-from microgpt.io.mapped import Stored
+from microgpt.io.stored import Stored
 
 INDEX = "model.safetensors.index.json"
 MOST_INDEX = 64 << 20  # bytes
@@ -17,7 +17,7 @@ HOW = "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pr
 
 
 def open_folder(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a model folder, mapped and not yet read.
+    """Every tensor of a model folder, not yet read.
 
     Raises CheckpointError when there are no safetensors (with the way to convert what is there instead), FormatError
     for a broken file, index or shard name.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import ConfigError, nearest
-from ..mapped import Stored
+from ..stored import Stored
 from . import bitsandbytes, compressed, gptq, mlx, mxfp4
 from .common import Packed
 

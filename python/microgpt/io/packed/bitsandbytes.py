@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError
-from ..mapped import Stored
+from ..stored import Stored
 from .common import Array, Packed, pop_parts, refuse, whole_number
 
 KINDS = ("nf4", "fp4")
@@ -82,20 +82,19 @@ def _matrix(result: dict[str, Stored], name: str, kind: str, where: str) -> Stor
         return both[first % 2 :][: last - first].reshape(stop - start, inner)
 
     values_of = table.array()
-    parts = [weight, absmax]
     if inner % block == 0:
 
         def scales(start: int, stop: int) -> Array:
             return scale_of().reshape(n, -1)[start:stop]
 
-        return Packed((n, inner), 4, block, codes, scales, table=values_of).stored(parts)
+        return Packed((n, inner), 4, block, codes, scales, table=values_of).stored()
 
     def rows(start: int, stop: int) -> Array:  # blocks go on in the next row
         scale = scale_of()[np.arange(start * inner, stop * inner) // block].reshape(stop - start, inner)
         found: Array = values_of[codes(start, stop)] * scale
         return found
 
-    return Stored((n, inner), "float32", lambda: rows(0, n), weight.release, rows)
+    return Stored((n, inner), "float32", lambda: rows(0, n), rows)
 
 
 def _state(stored: Stored, where: str, name: str) -> dict[str, Any]:

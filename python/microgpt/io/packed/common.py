@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError, FormatError
-from ..mapped import Stored
+from ..stored import Stored
 
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = Callable[[int, int], Array]  # of rows start..stop - 1
@@ -23,6 +23,7 @@ class Packed:
 
     `codes` give (rows, K) uint8 of `bits`; `scales`, `zeros` and `minimums` (rows, groups) float32, a group being
     `group` neighbouring columns, or those with the same number in `order` (K). Without `zeros`, `offset` is taken away.
+    `whole`: some rows cost as much as all, being columns in the file.
     """
 
     shape: tuple[int, int]
@@ -35,6 +36,7 @@ class Packed:
     table: npt.NDArray[np.float32] | None = None
     offset: int = 0
     order: npt.NDArray[np.int32] | None = None
+    whole: bool = False
 
     def groups(self) -> npt.NDArray[np.int32]:
         """The group of each column."""
@@ -64,15 +66,11 @@ class Packed:
             made[piece] = q
         return made
 
-    def stored(self, parts: list[Stored]) -> Stored:
-        """As a tensor of a file, made of `parts` of it."""
-
-        def release() -> None:
-            for part in parts:
-                part.release()
-
+    def stored(self) -> Stored:
+        """As a tensor of a file."""
         n = self.shape[0]
-        return Stored(self.shape, "float32", lambda: self.numbers(0, n), release, self.numbers, packed=self)
+        rows = None if self.whole else self.numbers
+        return Stored(self.shape, "float32", lambda: self.numbers(0, n), rows, packed=self)
 
 
 def pop_parts(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError
-from ..mapped import Stored
+from ..stored import Stored
 from .common import Array, Packed, Rows, fields, pop_parts, refuse, stream, whole_number, words
 from .gptq import FLOATS
 
@@ -93,7 +93,7 @@ def _packed(result: dict[str, Stored], name: str, bits_of: list[int], where: str
             return np.ascontiguousarray(found.T).astype(np.float32)
 
     made = Packed((n, inner), bits, group, codes, _floats(scales), points, offset=1 << (bits - 1), order=order)
-    return made.stored([packed, scales])
+    return made.stored()
 
 
 def _whole(result: dict[str, Stored], name: str, where: str) -> Stored:
@@ -119,7 +119,7 @@ def _whole(result: dict[str, Stored], name: str, where: str) -> Stored:
         def points(start: int, stop: int) -> Array:
             return zeros.array()[start:stop].astype(np.float32) + np.float32(128)
 
-    return Packed((n, inner), 8, group, codes, _floats(scales), points, offset=128).stored([weight, scales])
+    return Packed((n, inner), 8, group, codes, _floats(scales), points, offset=128).stored()
 
 
 def _floats(stored: Stored) -> Rows:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError
-from ..mapped import Stored
+from ..stored import Stored
 from .common import Array, Packed, Rows, fields, pop_parts, refuse, stream, whole_number, words
 
 AWQ_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # the field in which a word has its first, second, ... number
@@ -59,8 +59,8 @@ def opened(weights: Mapping[str, Stored], settings: Mapping[str, Any], where: st
             found = stream(words(stored.array()), bits)[:, start:stop]
             return np.ascontiguousarray(found.T).astype(np.float32) + np.float32(less)
 
-        made = Packed((n, inner), bits, group, codes, _across(scales), zeros, order=order)
-        result[f"{name}.weight"] = made.stored([qweight, qzeros, scales])
+        made = Packed((n, inner), bits, group, codes, _across(scales), zeros, order=order, whole=True)
+        result[f"{name}.weight"] = made.stored()
     return result
 
 
@@ -89,8 +89,8 @@ def awq_opened(weights: Mapping[str, Stored], settings: Mapping[str, Any], where
         def zeros(start: int, stop: int, stored: Stored = qzeros) -> Array:
             return _columns(stored, start, stop).astype(np.float32)
 
-        made = Packed((n, inner), bits, group, codes, _across(scales), zeros)
-        result[f"{name}.weight"] = made.stored([qweight, qzeros, scales])
+        made = Packed((n, inner), bits, group, codes, _across(scales), zeros, whole=True)
+        result[f"{name}.weight"] = made.stored()
     return result
 
 

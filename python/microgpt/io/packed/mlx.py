@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError, FormatError
-from ..mapped import Stored
+from ..stored import Stored
 from .common import Array, Packed, Rows, stream, whole_number
 
 
@@ -37,7 +37,7 @@ def opened(weights: Mapping[str, Stored], config: Mapping[str, Any], where: str)
             raise FormatError(f"{where}: {name}: {count} words of {bits} bits a row do not fit {scales.shape} scales "
                               f"of {group} numbers each")  # fmt: skip
         made = Packed((rows, columns), bits, group, _codes(packed, bits), floats(scales), minimums=floats(biases))
-        result[f"{name}.weight"] = made.stored([packed, scales, biases])
+        result[f"{name}.weight"] = made.stored()
     return result
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ...errors import FormatError
 from ..ggml import MXFP4_VALUES
-from ..mapped import Stored
+from ..stored import Stored
 
 
 def opened(weights: Mapping[str, Stored], where: str) -> Mapping[str, Stored]:
@@ -45,8 +45,4 @@ def _mxfp4(blocks: Stored, scales: Stored) -> Stored:
             out[e, ..., 1] = MXFP4_VALUES[raw[e] >> 4] * scale
         return out.reshape(experts, rows, groups * 32).swapaxes(1, 2)
 
-    def release() -> None:
-        blocks.release()
-        scales.release()
-
-    return Stored((experts, groups * 32, rows), "float32", array, release)
+    return Stored((experts, groups * 32, rows), "float32", array)

@@ -102,7 +102,7 @@ def write_gguf(values: dict[str, Any]) -> None:
     write_kv(values, [each == FULL for each in values["layer_types"]])
 
 
-GGUF.add("lfm2", Gguf(
+GGUF_TABLE = GGUF.add("lfm2", Gguf(
     "lfm2",
     {**{key: theirs for key, theirs in NO_WIDTH.items() if "rms" not in key}, "attention.head_count_kv": "kv",
      "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache"},

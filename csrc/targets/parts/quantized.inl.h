@@ -1,0 +1,3 @@
+#include "kernels/gemm.inl.h"
+#include "kernels/qgemm.inl.h"
+#include "kernels/qrows.inl.h"
