@@ -177,7 +177,8 @@ SPECS = {
             {"mixer_norm": 3, "ffn_norm": 2, "ffn.up": 1}),
     "mha": (BlockSpec(AttentionSpec(4, 12, 4), GluSpec(80), RMS), RMS,
             {"mixer_norm": 3, "mixer.v": 1, "ffn_norm": 2, "ffn.up": 1}),
-    "gpt": (BlockSpec(AttentionSpec(4, 12, 4), MlpSpec(96)), NormSpec(), {"mixer_norm": 3, "mixer.v": 1, "ffn_norm": 1}),
+    "gpt": (BlockSpec(AttentionSpec(4, 12, 4), MlpSpec(96)), NormSpec(),
+            {"mixer_norm": 3, "mixer.v": 1, "ffn_norm": 1}),
     "relu": (BlockSpec(AttentionSpec(4, 12, 1), MlpSpec(96, "relu")), NormSpec(),
              {"mixer_norm": 3, "ffn_norm": 1, "ffn.up": 1}),
     "post": (BlockSpec(AttentionSpec(4, 12, 1), MlpSpec(96), RMS, "post"), RMS, {}),
@@ -204,7 +205,7 @@ def test_what_may_be_scaled_is_found_and_leaves_the_function(kind: str):
 
     found = list(folds_of(block, observers, once))
     assert {fold.source_name: len(fold.linears) for fold in found} == right
-    lines = fold_block(block, observers, once, {name: ("int4", 32) for name in linears})
+    lines = fold_block(block, observers, once, dict.fromkeys(linears, ("int4", 32)))
     assert len(lines) == len(right)
     if right:
         assert not np.array_equal(model_of(model).logits(ids), before)  # something was scaled
@@ -332,7 +333,7 @@ def test_the_command(tmp_path: Path):
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["matrices"]["blocks.0.ffn.down.weight"]["type"] == "int8"
     assert report["types"]["int4"]["bits_per_weight"] > 4.5  # rows of 48: half a group is filled up
-    assert 0 < report["quantized"]["divergence"] and report["original"]["divergence"] is None
+    assert report["quantized"]["divergence"] > 0 and report["original"]["divergence"] is None
     assert "matrices" in done.stderr
     for options, words in (
         (["--method", "gptq"], "--calibration"),

@@ -8,7 +8,7 @@ import platform
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -25,7 +25,6 @@ from .engine.perplexity import Score, score
 from .engine.sampler import whole
 from .engine.text import write
 from .errors import CheckpointError, ConfigError, ShapeError, StorageError, TokenizerError
-from .filters import Filter
 from .io import files, hub, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
@@ -33,7 +32,7 @@ from .models.gguf import save_gguf
 from .models.gguf_config import facts_of
 from .models.pooling import Pooling, pooling_of, read_pooling
 from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
-from .models.quantized import KEPT, Report, Scheme, weights_of
+from .models.quantized import KEPT, Filters, Report, Scheme, weights_of
 from .nn.context import Ctx, Layout
 from .quantization import quantize_model
 from .tokenizers import embedded
@@ -380,22 +379,19 @@ def quantize(
     method: str = "rtn",
     say: Callable[[str], None] | None = None,
     *,
-    filters: Mapping[str, str] | Iterable[tuple[Filter, str]] = (),
+    filters: Filters = (),
     **options: Any,
 ) -> Report:
     """Round a model's matrices to 4 or 8 bits in place, a scale for every `group_size` numbers.
 
     Embeddings and head have 8; norms and biases stay. `filters` give what they select another type, or float:
     {"blocks.0.*": "int8"}; the first that fits. `method` rtn rounds to nearest with a search for the scales; imatrix,
-    gptq and awq look at what the model does with `calibration`, a text file or a list of texts, of which they take
-    `tokens` (32,768); gptq's `act_order` (True) takes the columns with the largest inputs first. `say` is told what is
-    done, `progress` matrices done, all, and the name of the next. Raises ConfigError, DataError for a text that is too
-    short, NonFiniteError naming the weight.
+    gptq and awq look at what the model does with a `calibration` text; for this and other `options` see
+    quantization.quantize_model(). Raises ConfigError, NonFiniteError naming the weight, DataError.
 
         microgpt.quantize(model, bits=4, method="gptq", calibration="text.txt").relative_error
     """
-    rules = tuple(filters.items()) if isinstance(filters, Mapping) else tuple(filters)
-    scheme = Scheme.of_bits(bits, group_size, rules)
+    scheme = Scheme.of_bits(bits, group_size, filters)
     with model._lock:
         return quantize_model(model.decoder, model.tokenizer, scheme, method, say=say, **options)
 

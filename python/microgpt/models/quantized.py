@@ -7,7 +7,7 @@ model.safetensors holds their codes and scales as bytes, as the kernels read the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..tensor import Room, numpy_dtype
 from .decoder import Decoder
 
 Row = tuple[str, int, int, int]  # type, group, rows, columns
+Filters = Mapping[str, str] | Iterable[tuple[Filter, str]]  # what they select -> its type, or float for none
 Progress = Callable[[int, int, str], None]  # told matrices done, all, and the name of the next
 LAYOUT = 1  # of codes and scales in files
 # By name: the type of matrices in layers, and that of embeddings and head. 8 bits there are what Q6_K is to llama.cpp.
@@ -71,11 +72,12 @@ class Scheme:
         return cls(*SCHEMES[name], group)
 
     @classmethod
-    def of_bits(cls, bits: int, group: int = 32, rules: Sequence[tuple[Filter, str]] = ()) -> Scheme:
-        """4 or 8 bits in layers, and what `rules` say. Raises ConfigError for others."""
+    def of_bits(cls, bits: int, group: int = 32, filters: Filters = ()) -> Scheme:
+        """4 or 8 bits in layers, and what `filters` say. Raises ConfigError for others."""
         if bits not in (4, 8):
             raise ConfigError(f"bits: expected 4 or 8, got {bits!r}")
-        return replace(cls.named(f"int{bits}", group), rules=tuple((where, type) for where, type in rules))
+        rules = filters.items() if isinstance(filters, Mapping) else filters
+        return replace(cls.named(f"int{bits}", group), rules=tuple(rules))
 
 
 @dataclass

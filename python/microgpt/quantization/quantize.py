@@ -42,8 +42,11 @@ def quantize_model(
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Round a model's matrices in place, by any of METHODS; see api.quantize().
+    """Round a model's matrices in place, by any of METHODS.
 
+    All but rtn look at what the model does with `calibration`, a text file or a list of texts, of which they take
+    `tokens`, spread evenly. `act_order`: gptq takes the columns with the largest inputs first. `say` is told what is
+    done, `progress` matrices done, all, and the name of the next.
     Raises ConfigError, DataError for a calibration text that is too short, NonFiniteError naming the weight.
     """
     if check_method(method) == "rtn":
