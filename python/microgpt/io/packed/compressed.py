@@ -83,10 +83,11 @@ def _packed(result: dict[str, Stored], name: str, bits_of: list[int], where: str
     if zeros is not None:
         if len(zeros.shape) != 2 or zeros.shape[1] != groups:
             raise refuse(where, name, f"weight_zero_point {zeros.shape} does not fit {groups} groups")
-        count = zeros.shape[0]
-        if count not in (-(-n * bits // 32), -(-n // (32 // bits))):
+        counts = [-(-n * bits // 32), -(-n // (32 // bits))]  # of the two ways, the weight's own first
+        ways = list(zip(counts, (stream, fields), strict=True))[:: 1 if dense else -1]
+        apart = next((way for count, way in ways if count == zeros.shape[0]), None)
+        if apart is None:
             raise refuse(where, name, f"weight_zero_point {zeros.shape} does not fit {n} rows")
-        apart = stream if count == -(-n * bits // 32) else fields
 
         def points(start: int, stop: int) -> Array:
             found = apart(words(zeros.array().T), bits)[:, start:stop]
