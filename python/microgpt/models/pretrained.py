@@ -20,7 +20,7 @@ from ..io.names import Rule, matched, to_file
 from ..io.stored import Stored
 from ..nn.checks import whole
 from ..nn.module import unfilled
-from ..qtensor import QTensor
+from ..qtensor import GGUF_TYPES, QTensor
 from ..tensor import Room
 from . import gguf, quantized
 from .config import ModelConfig
@@ -310,8 +310,8 @@ def _codes(
     """A matrix as codes and scales: as the file has it, or rounded; None where it stays numbers."""
     if row is not None:
         return quantized.restored(row, stored, dtype, where + name, room)
-    if keep and stored.blocks is not None and stored.blocks[0] in quantized.BLOCKS:
-        return quantized.from_blocks(*stored.blocks, stored.shape, dtype, room)
+    if keep and stored.blocks is not None and stored.blocks[0] in GGUF_TYPES:
+        return QTensor.from_ggml(*stored.blocks, stored.shape, dtype, room, where + name)
     if scheme is None:
         return None
     kind = scheme.of(name, table)

@@ -232,14 +232,16 @@ def restored(row: Row, stored: Stored, dtype: str, what: str, room: Room | None 
     """A weight of a file of our own layout. Raises FormatError where its bytes are not as many as its shape needs."""
     type, group, n, inner = row
     size = q_bytes(type, group, n, inner)
-    if stored.dtype != "uint8" or stored.shape != (size,):
+    ordered = stored.shape == (size + 4 * inner,) and not q_type(type).channel  # by a permutation of the columns
+    if stored.dtype != "uint8" or not (ordered or stored.shape == (size,)):
         raise FormatError(f"{what}: expected {size} bytes, got {stored.dtype} of shape {stored.shape}")
-    made = QTensor((n, inner), type, group, dtype, room=room)
+    made = QTensor((n, inner), type, group, dtype, room, ordered)
     data = made.data.numpy()
     if stored.into is None:
         data[...] = stored.array()
     else:
         stored.into(0, data)
+    made.check(what)
     return made
 
 
@@ -253,28 +255,6 @@ def arrays(model: Decoder) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """Bytes of the quantized weights by name, as files hold them."""
     for name, weight in weights_of(model).items():
         yield name, weight.data.numpy()
-
-
-# -- blocks of GGUF ----------------------------------------------------------------------------------------------------
-BLOCKS = {"Q4_0": "int4", "Q8_0": "int8"}  # the same numbers: code - offset times a float16 scale, in groups of 32
-
-
-def from_blocks(
-    kind: str,
-    rows: Callable[[int, int], npt.NDArray[Any]],
-    shape: tuple[int, ...],
-    dtype: str,
-    room: Room | None = None,
-) -> QTensor:
-    """A weight out of Q4_0 or Q8_0 blocks: rows(start, stop) gives their bytes (rows, bytes). Exact."""
-    made = QTensor((shape[0], shape[1]), BLOCKS[kind], 32, dtype, room=room)
-    layout = np.dtype([("d", "<f2"), ("qs", "u1", 16 if kind == "Q4_0" else 32)])
-    for start, stop in made.pieces():
-        blocks = np.ascontiguousarray(rows(start, stop)).view(layout)  # (rows, groups)
-        quants = blocks["qs"]
-        codes = np.concatenate([quants & 15, quants >> 4], axis=-1) if kind == "Q4_0" else quants ^ np.uint8(128)
-        made.put(start, codes.reshape(stop - start, -1), blocks["d"].astype(np.float32))
-    return made
 
 
 def bytes_needed(
