@@ -4,11 +4,20 @@ and what they mean in plain loops' terms."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from microgpt.io import safetensors
+from microgpt.models.decoder import Decoder
+from microgpt.models.families import FAMILIES
+from microgpt.models.pretrained import save_decoder
 from microgpt.tensor import numpy_dtype
+from microgpt.tokenizers.char import CharTokenizer
+from tests.format_tools import theirs
+from tests.tiny_families import BASE
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 NF4 = np.array(
@@ -124,3 +133,58 @@ def int_quantized(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Ten
     q = rng.integers(-128, 128, shape).astype(np.int8)
     scales = rng.uniform(0.001, 0.002, (shape[0], 1)).astype(numpy_dtype("bfloat16"))
     return {"weight": q, "weight_scale": scales}, scales.astype(np.float32) * q.astype(np.float32)
+
+
+# -- folders ---------------------------------------------------------------
+def _gptq(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray[Any, Any]]:
+    tensors, meaning = gptq(shape, 4, 32, rng, order="act")
+    return {f"{name}.{part}": value for part, value in tensors.items()}, meaning
+
+
+def _awq(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray[Any, Any]]:
+    tensors, meaning = awq(shape, 32, rng)
+    return {f"{name}.{part}": value for part, value in tensors.items()}, meaning
+
+
+def _bnb(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray[Any, Any]]:
+    return bitsandbytes(f"{name}.weight", shape, 64, True, rng)
+
+
+def _compressed(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray[Any, Any]]:
+    tensors, meaning = compressed(shape, 4, 32, rng)
+    return {f"{name}.{part}": value for part, value in tensors.items()}, meaning
+
+
+KINDS: dict[str, tuple[Callable[..., tuple[Tensors, np.ndarray[Any, Any]]], dict[str, Any]]] = {
+    "gptq": (_gptq, {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True}),
+    "awq": (_awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}),
+    "bitsandbytes": (_bnb, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
+    "compressed": (_compressed, {
+        "quant_method": "compressed-tensors", "format": "pack-quantized",
+        "config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "group_size": 32}}},
+    }),
+}  # fmt: skip
+
+
+def folder_of(kind: str, folder: Path) -> Decoder:
+    """A Llama whose layers' matrices are quantized, and the model that it means."""
+    values = {**BASE, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    model = Decoder(FAMILIES.get("llama").read(values), seed=1)
+    folder.mkdir()
+    save_decoder(model, folder)
+    CharTokenizer("abcdefgh \n").save(folder)
+    pack, settings = KINDS[kind]
+    own = {rule.theirs: rule.parts()[0] for rule in FAMILIES.get("llama").rules(model.config)}  # type: ignore[misc]
+    rng, arrays, stored = np.random.default_rng(3), model.arrays(), {}
+    for name, value in theirs(model).items():
+        if value.ndim < 2 or "proj" not in name:
+            stored[name] = value
+            continue
+        tensors, meaning = pack(name.removesuffix(".weight"), value.shape, rng)
+        stored |= tensors
+        arrays[own[name]][...] = meaning
+    (folder / "model.safetensors").unlink()
+    safetensors.save(folder / "model.safetensors", stored)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
+    return model

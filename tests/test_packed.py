@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,15 @@ import pytest
 
 import microgpt
 from microgpt.errors import CheckpointError, ConfigError, FormatError
-from microgpt.io import safetensors
 from microgpt.io.packed import opened
 from microgpt.io.stored import Stored
-from microgpt.models.decoder import Decoder
-from microgpt.models.families import FAMILIES
-from microgpt.models.pretrained import open_checkpoint, save_decoder, take
-from microgpt.tokenizers.char import CharTokenizer
+from microgpt.models.pretrained import open_checkpoint, take
+from microgpt.models.quantized import Scheme, from_packed, places, weights_of
+from microgpt.qtensor import QTensor
+from microgpt.tensor import numpy_dtype
 from tests import packed_tools as made
-from tests.format_tools import theirs
-from tests.tiny_families import BASE
+from tests.format_tools import a_model, mlx
+from tests.packed_tools import KINDS, folder_of
 
 Tensors = made.Tensors
 SHAPE = (48, 128)
@@ -104,60 +102,6 @@ def test_compressed_tensors_of_whole_bytes():
 
 
 # -- folders ---------------------------------------------------------------
-def _gptq(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray]:
-    tensors, meaning = made.gptq(shape, 4, 32, rng, order="act")
-    return {f"{name}.{part}": value for part, value in tensors.items()}, meaning
-
-
-def _awq(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray]:
-    tensors, meaning = made.awq(shape, 32, rng)
-    return {f"{name}.{part}": value for part, value in tensors.items()}, meaning
-
-
-def _bnb(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray]:
-    return made.bitsandbytes(f"{name}.weight", shape, 64, True, rng)
-
-
-def _compressed(name: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[Tensors, np.ndarray]:
-    tensors, meaning = made.compressed(shape, 4, 32, rng)
-    return {f"{name}.{part}": value for part, value in tensors.items()}, meaning
-
-
-KINDS: dict[str, tuple[Callable[..., tuple[Tensors, np.ndarray]], dict[str, Any]]] = {
-    "gptq": (_gptq, {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True}),
-    "awq": (_awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}),
-    "bitsandbytes": (_bnb, {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}),
-    "compressed": (_compressed, {
-        "quant_method": "compressed-tensors", "format": "pack-quantized",
-        "config_groups": {"g": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "group_size": 32}}},
-    }),
-}  # fmt: skip
-
-
-def folder_of(kind: str, folder: Path) -> Decoder:
-    """A Llama whose layers' matrices are quantized, and the model that it means."""
-    values = {**BASE, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
-    model = Decoder(FAMILIES.get("llama").read(values), seed=1)
-    folder.mkdir()
-    save_decoder(model, folder)
-    CharTokenizer("abcdefgh \n").save(folder)
-    pack, settings = KINDS[kind]
-    own = {rule.theirs: rule.parts()[0] for rule in FAMILIES.get("llama").rules(model.config)}  # type: ignore[misc]
-    rng, arrays, stored = np.random.default_rng(3), model.arrays(), {}
-    for name, value in theirs(model).items():
-        if value.ndim < 2 or "proj" not in name:
-            stored[name] = value
-            continue
-        tensors, meaning = pack(name.removesuffix(".weight"), value.shape, rng)
-        stored |= tensors
-        arrays[own[name]][...] = meaning
-    (folder / "model.safetensors").unlink()
-    safetensors.save(folder / "model.safetensors", stored)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": settings}))
-    return model
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_folders(tmp_path: Path, kind: str):
     model = folder_of(kind, tmp_path / "m")
@@ -166,6 +110,84 @@ def test_folders(tmp_path: Path, kind: str):
         assert np.array_equal(read.arrays()[name], value), name
     again = microgpt.load(tmp_path / "m", quantize="int8")
     assert again.logits([1, 2, 3]).shape[0] == 3
+    with pytest.raises(ConfigError, match="matches no weight"):
+        microgpt.load(tmp_path / "m", quantize=Scheme("int4", "int8", 32, (("x", "int8"),)))
+
+
+TYPES = {"gptq": "zero4", "awq": "zero4", "bitsandbytes": "nf4_double", "compressed": "int4_bf16"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_stay_quantized(tmp_path: Path, kind: str):
+    model = folder_of(kind, tmp_path / "m")
+    kept = microgpt.load(tmp_path / "m", quantize="keep")
+    found = weights_of(kept.decoder)
+    assert set(found) == {name for name in places(model) if name.startswith("blocks")}
+    for name, weight in found.items():
+        assert weight.type.name == TYPES[kind], name
+        assert np.array_equal(weight.dequantize(), model.arrays()[name]), name
+    for weight in found.values():  # the source's own bits: codes, scales and zero points; order and tables beside them
+        groups, beside = weight.size // weight.group, {"zero4": 4 * weight.shape[1], "nf4_double": 4 * (16 + 257)}
+        each = {"zero4": 2.5, "int4_bf16": 2, "nf4_double": 1}[weight.type.name]
+        most = weight.size / 2 + groups * each + (0 if kind == "awq" else beside.get(weight.type.name, 0)) + 4
+        assert weight.nbytes <= most, (weight, most)
+    kept.save(tmp_path / "saved")
+    again = microgpt.load(tmp_path / "saved")
+    assert np.array_equal(again.logits([1, 5, 2]), kept.logits([1, 5, 2]))
+
+
+@pytest.mark.parametrize("float_type", ["float16", "bfloat16"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_mlx_folders_stay_quantized(tmp_path: Path, bits: int, float_type: str):
+    model = a_model(family="llama")
+    mlx(model, tmp_path / "m", bits, float_type=numpy_dtype(float_type))
+    found = weights_of(take(open_checkpoint(tmp_path / "m"), keep=True))
+    assert set(found) == set(places(model))
+    for name, weight in found.items():
+        assert weight.type.name == f"affine{bits}" + ("_bf16" if float_type == "bfloat16" else "")
+        assert np.array_equal(weight.dequantize(), model.arrays()[name]), name
+
+
+def kept(tensors: Tensors, settings: dict[str, Any]) -> QTensor | None:
+    found = opened(stored_of(named(tensors)), {"quantization_config": settings}, "here")["w.weight"]
+    made = from_packed(found.packed, "float32")
+    if made is not None:
+        assert np.array_equal(made.dequantize(), found.array())
+    return made
+
+
+def test_the_type_that_holds_a_matrix():
+    rng = np.random.default_rng(0)
+    gptq = {"quant_method": "gptq", "group_size": 32}
+    for bits, symmetric, floats, order, type in (
+        (4, True, "float16", "", "int4"),
+        (4, True, "bfloat16", "act", "int4_bf16"),
+        (8, False, "float16", "act", "zero8"),
+        (4, False, "bfloat16", "plain", "zero4_bf16"),
+        (3, True, "float16", "", None),
+        (4, True, "float32", "", None),
+    ):
+        tensors, _ = made.gptq(SHAPE, bits, 32, rng, order=order, symmetric=symmetric, floats=floats)
+        weight = kept(tensors, {**gptq, "bits": bits})
+        assert (None if weight is None else weight.type.name) == type
+    tensors, _ = made.gptq(SHAPE, 4, 32, rng, order="act")
+    tensors["g_idx"][tensors["g_idx"] == 0] = 1  # groups of other sizes
+    assert kept(tensors, {**gptq, "bits": 4}) is None
+    tensors, _ = made.gptq(SHAPE, 4, 32, rng)
+    tensors["qzeros"][0, 0] = -1  # 15 less one means 16, which no code is
+    assert kept(tensors, {**gptq, "bits": 4}) is None
+    tensors, _ = made.int_quantized(SHAPE, rng)
+    settings = {"quant_method": "compressed-tensors", "format": "int-quantized",
+                "config_groups": {"g": {"weights": {"num_bits": 8}}}}  # fmt: skip
+    weight = kept(tensors, settings)
+    assert weight is not None and weight.type.name == "int8_channel"
+    for block, double, type in ((64, False, "nf4"), (64, True, "nf4_double"), (4096, True, None)):
+        tensors, meaning = made.bitsandbytes("w.weight", SHAPE, block, double, rng)
+        stored = opened(stored_of(tensors), {"quantization_config": {"quant_method": "bitsandbytes"}}, "here")
+        packed = stored["w.weight"].packed
+        weight = None if packed is None else from_packed(packed, "float32")
+        assert (None if weight is None else weight.type.name) == type
+        assert weight is None or np.array_equal(weight.dequantize(), meaning)
 
 
 # -- bad input -------------------------------------------------------------

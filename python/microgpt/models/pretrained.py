@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .. import _kernels as k
 from .. import system
-from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
+from ..errors import CheckpointError, ConfigError, FormatError, NonFiniteError, StorageError, nearest
 from ..io import files, llama2c, packed, safetensors, shards
 from ..io.names import Rule, matched, to_file
 from ..io.stored import Stored
@@ -312,6 +312,11 @@ def _codes(
         return quantized.restored(row, stored, dtype, where + name, room)
     if keep and stored.blocks is not None and stored.blocks[0] in GGUF_TYPES:
         return QTensor.from_ggml(*stored.blocks, stored.shape, dtype, room, where + name)
+    if keep and stored.packed is not None:
+        try:
+            return quantized.from_packed(stored.packed, dtype, room)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{where}{name}: {error}") from None
     if scheme is None:
         return None
     kind = scheme.of(name, table)

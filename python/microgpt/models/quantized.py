@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .. import _kernels as k
 from ..errors import ConfigError, FormatError, nearest
 from ..filters import Filter, matches
+from ..io.packed import Packed
 from ..io.stored import Stored
 from ..nn.linear import Linear
 from ..nn.module import Module
@@ -271,3 +272,58 @@ def bytes_needed(
         else:
             total += item * math.prod(shape)
     return total
+
+
+# -- matrices of others' folders ---------------------------------------------------------------------------------------
+def from_packed(packed: Packed, dtype: str, room: Room | None = None) -> QTensor | None:
+    """A matrix as a QTensor of the same numbers, None where no type holds them."""
+    n, inner = packed.shape
+    order = None
+    if packed.order is not None:
+        order = np.argsort(packed.order, kind="stable")
+        if not np.array_equal(packed.order[order], np.arange(inner) // packed.group):
+            return None  # groups of other sizes than the one
+    scales = packed.scales(0, n)
+    zeros = None if packed.zeros is None else packed.zeros(0, n)
+    if zeros is not None and (zeros == 1 << (packed.bits - 1)).all():
+        zeros = None
+    type = _type_of(packed, zeros, scales.shape[1])
+    if type is None:
+        return None
+    try:
+        made = QTensor((n, inner), type, packed.group, dtype, room, order is not None)
+    except ConfigError:  # such a group
+        return None
+    if order is not None:
+        made.set_order(order)
+    nested = packed.nested if type == "nf4_double" else None
+    made.set_tables(packed.table, None if nested is None else nested[1:])
+    bytes_of = None if nested is None else nested[0](0, n)
+    minimums = None if packed.minimums is None else packed.minimums(0, n)
+    whole = packed.codes(0, n) if packed.whole else None
+    for start, stop in made.pieces():
+        codes = packed.codes(start, stop) if whole is None else whole[start:stop]
+        made.put(
+            start,
+            codes if order is None else codes[:, order],
+            scales[start:stop] if bytes_of is None else bytes_of[start:stop],
+            None if minimums is None else minimums[start:stop],
+            None if zeros is None else zeros[start:stop].astype(np.uint8),
+        )
+    return made
+
+
+def _type_of(packed: Packed, zeros: npt.NDArray[Any] | None, groups: int) -> str | None:
+    if packed.table is not None:
+        return "nf4" if packed.nested is None else "nf4_double"
+    if packed.bits not in (4, 8):
+        return None
+    symmetric = zeros is None and packed.minimums is None
+    if symmetric and (packed.zeros is None and packed.offset != 1 << (packed.bits - 1)):
+        return None
+    if symmetric and packed.bits == 8 and groups == 1 and packed.order is None:
+        return "int8_channel"
+    if packed.floats == "float32" or (zeros is not None and zeros.max() >= 1 << packed.bits):
+        return None
+    kind = "int" if symmetric else "affine" if packed.minimums is not None else "zero"
+    return f"{kind}{packed.bits}{'_bf16' if packed.floats == 'bfloat16' else ''}"

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..qtensor import QType
+from ..tensor import numpy_dtype
 
 Floats: TypeAlias = npt.NDArray[Any]
 
@@ -30,7 +31,8 @@ def range_of(kind: QType) -> tuple[int, int]:
 def stored_scale(scale: Floats, kind: QType) -> Floats:
     """Scales as a file of this type holds them."""
     with np.errstate(over="ignore"):
-        kept: Floats = scale.astype(np.float16 if kind.scale_bytes == 2 else np.float32).astype(scale.dtype)
+        held = "float32" if kind.channel else "bfloat16" if kind.name.endswith("_bf16") else "float16"
+        kept: Floats = scale.astype(numpy_dtype(held)).astype(scale.dtype)
     return kept
 
 

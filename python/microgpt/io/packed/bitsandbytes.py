@@ -17,6 +17,7 @@ from ..stored import Stored
 from .common import Array, Packed, pop_parts, refuse, whole_number
 
 KINDS = ("nf4", "fp4")
+NESTED = 256  # absmax that share a nested one, as a rule
 STATE = "quant_state.bitsandbytes__"
 
 
@@ -87,7 +88,10 @@ def _matrix(result: dict[str, Stored], name: str, kind: str, where: str) -> Stor
         def scales(start: int, stop: int) -> Array:
             return scale_of().reshape(n, -1)[start:stop]
 
-        return Packed((n, inner), 4, block, codes, scales, table=values_of).stored()
+        inside = None
+        if nested is not None and nested_table is not None and outer == NESTED:
+            inside = (lambda a, b: absmax.array().reshape(n, -1)[a:b]), nested_table.array(), offset, nested.array()
+        return Packed((n, inner), 4, block, codes, scales, "float32", table=values_of, nested=inside).stored()
 
     def rows(start: int, stop: int) -> Array:  # blocks go on in the next row
         scale = scale_of()[np.arange(start * inner, stop * inner) // block].reshape(stop - start, inner)

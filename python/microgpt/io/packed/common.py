@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError, FormatError
+from ...tensor import numpy_dtype
 from ..stored import Stored
 
 Array: TypeAlias = npt.NDArray[Any]
 Rows: TypeAlias = Callable[[int, int], Array]  # of rows start..stop - 1
+FLOATS = ("float16", "bfloat16", "float32")
 CHUNK = 1 << 16  # numbers turned at a time
 
 
@@ -23,7 +25,9 @@ class Packed:
 
     `codes` give (rows, K) uint8 of `bits`; `scales`, `zeros` and `minimums` (rows, groups) float32, a group being
     `group` neighbouring columns, or those with the same number in `order` (K). Without `zeros`, `offset` is taken away.
-    `whole`: some rows cost as much as all, being columns in the file.
+    `floats` is the type of the scales in the file; where there are minimums, products and sums are rounded to it, as
+    MLX does. `whole`: some rows cost as much as all, being columns in the file. `nested`: scales as bytes (rows,
+    groups), a table (256), an offset and a float32 for each 256 of them along the rows: table[byte] * float + offset.
     """
 
     shape: tuple[int, int]
@@ -31,12 +35,14 @@ class Packed:
     group: int
     codes: Rows
     scales: Rows
+    floats: str
     zeros: Rows | None = None
     minimums: Rows | None = None
     table: npt.NDArray[np.float32] | None = None
     offset: int = 0
     order: npt.NDArray[np.int32] | None = None
     whole: bool = False
+    nested: tuple[Rows, Array, float, Array] | None = None
 
     def groups(self) -> npt.NDArray[np.int32]:
         """The group of each column."""
@@ -62,7 +68,8 @@ class Packed:
                 q = codes[piece].astype(np.float32) - np.float32(self.offset)
             q *= scales[piece][:, groups]
             if minimums is not None:
-                q += minimums[piece][:, groups]
+                kind = numpy_dtype(self.floats)
+                q = (q.astype(kind).astype(np.float32) + minimums[piece][:, groups]).astype(kind)
             made[piece] = q
         return made
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..stored import Stored
-from .common import Array, Packed, Rows, fields, pop_parts, refuse, stream, whole_number, words
-from .gptq import FLOATS
+from .common import FLOATS, Array, Packed, Rows, fields, pop_parts, refuse, stream, whole_number, words
 
 FORMATS = ("pack-quantized", "int-quantized", "naive-quantized")
 OTHERS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point", "weight_observer")  # of activations
@@ -93,7 +92,9 @@ def _packed(result: dict[str, Stored], name: str, bits_of: list[int], where: str
             found = apart(words(zeros.array().T), bits)[:, start:stop]
             return np.ascontiguousarray(found.T).astype(np.float32)
 
-    made = Packed((n, inner), bits, group, codes, _floats(scales), points, offset=1 << (bits - 1), order=order)
+    made = Packed(
+        (n, inner), bits, group, codes, _floats(scales), scales.dtype, points, offset=1 << (bits - 1), order=order
+    )
     return made.stored()
 
 
@@ -120,7 +121,7 @@ def _whole(result: dict[str, Stored], name: str, where: str) -> Stored:
         def points(start: int, stop: int) -> Array:
             return zeros.array()[start:stop].astype(np.float32) + np.float32(128)
 
-    return Packed((n, inner), 8, group, codes, _floats(scales), points, offset=128).stored()
+    return Packed((n, inner), 8, group, codes, _floats(scales), scales.dtype, points, offset=128).stored()
 
 
 def _floats(stored: Stored) -> Rows:

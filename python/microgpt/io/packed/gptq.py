@@ -13,10 +13,9 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..stored import Stored
-from .common import Array, Packed, Rows, fields, pop_parts, refuse, stream, whole_number, words
+from .common import FLOATS, Array, Packed, Rows, fields, pop_parts, refuse, stream, whole_number, words
 
 AWQ_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # the field in which a word has its first, second, ... number
-FLOATS = ("float16", "bfloat16", "float32")
 GPTQ_BITS = (2, 3, 4, 8)
 
 
@@ -59,7 +58,7 @@ def opened(weights: Mapping[str, Stored], settings: Mapping[str, Any], where: st
             found = stream(words(stored.array()), bits)[:, start:stop]
             return np.ascontiguousarray(found.T).astype(np.float32) + np.float32(less)
 
-        made = Packed((n, inner), bits, group, codes, _across(scales), zeros, order=order, whole=True)
+        made = Packed((n, inner), bits, group, codes, _across(scales), scales.dtype, zeros, order=order, whole=True)
         result[f"{name}.weight"] = made.stored()
     return result
 
@@ -89,7 +88,7 @@ def awq_opened(weights: Mapping[str, Stored], settings: Mapping[str, Any], where
         def zeros(start: int, stop: int, stored: Stored = qzeros) -> Array:
             return _columns(stored, start, stop).astype(np.float32)
 
-        made = Packed((n, inner), bits, group, codes, _across(scales), zeros, whole=True)
+        made = Packed((n, inner), bits, group, codes, _across(scales), scales.dtype, zeros, whole=True)
         result[f"{name}.weight"] = made.stored()
     return result
 

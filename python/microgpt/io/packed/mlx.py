@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import ConfigError, FormatError
 from ..stored import Stored
-from .common import Array, Packed, Rows, stream, whole_number
+from .common import FLOATS, Array, Packed, Rows, stream, whole_number
 
 
 def opened(weights: Mapping[str, Stored], config: Mapping[str, Any], where: str) -> dict[str, Stored]:
@@ -31,12 +31,17 @@ def opened(weights: Mapping[str, Stored], config: Mapping[str, Any], where: str)
         if packed.dtype != "uint32" or len(packed.shape) != 2 or scales.shape != biases.shape or not packed.shape[1]:
             raise FormatError(f"{where}: {name}: weight {packed.dtype} {packed.shape}, scales {scales.shape}, biases "
                               f"{biases.shape} do not make a quantized matrix")  # fmt: skip
+        if scales.dtype not in FLOATS or biases.dtype != scales.dtype:
+            raise FormatError(f"{where}: {name}: scales {scales.dtype} and biases {biases.dtype}: expected one of "
+                              f"{', '.join(FLOATS)}")  # fmt: skip
         rows, count = packed.shape
         columns = count * 32 // bits
         if columns * bits != count * 32 or columns % group or scales.shape != (rows, columns // group):
             raise FormatError(f"{where}: {name}: {count} words of {bits} bits a row do not fit {scales.shape} scales "
                               f"of {group} numbers each")  # fmt: skip
-        made = Packed((rows, columns), bits, group, _codes(packed, bits), floats(scales), minimums=floats(biases))
+        made = Packed(
+            (rows, columns), bits, group, _codes(packed, bits), floats(scales), scales.dtype, minimums=floats(biases)
+        )
         result[f"{name}.weight"] = made.stored()
     return result
 
