@@ -11,7 +11,8 @@ import pytest
 import microgpt
 from microgpt.api import LanguageModel
 from microgpt.data.corpus import read_documents
-from microgpt.errors import ConfigError, DataError, NonFiniteError
+from microgpt.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from microgpt.io import ggml, ggml_quantize
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
 from microgpt.models.quantized import Scheme, places, weights_of
@@ -251,7 +252,7 @@ def test_they_are_nearer_to_the_original_than_rounding(trained: tuple[LanguageMo
 
 
 @pytest.mark.parametrize("method", ["imatrix", "gptq", "awq"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_a_calibrated_model_is_saved_and_read_again(tmp_path: Path, dtype: str, method: str):
     model, seen = model_of(decoder(dtype=dtype)), []
     report = microgpt.quantize(model, 4, method=method, calibration=[TEXT], filters={"*.down.weight": "int8"},
@@ -280,6 +281,28 @@ def test_types_by_filters_while_loading(tmp_path: Path):
         microgpt.quantize(model_of(decoder()), filters={"nothing": "int8"})
     with pytest.raises(ConfigError, match="int4"):
         microgpt.quantize(model_of(decoder()), filters={"*": "int3x"})
+    with pytest.raises(ConfigError, match="not rounded to nf4"):
+        microgpt.quantize(model_of(decoder()), filters={"*": "nf4"})
+    with pytest.raises(ShapeError, match="multiple of 32"):  # rows of 48
+        microgpt.quantize(model_of(decoder()), filters={"*": "q5_0"})
+
+
+def test_types_of_gguf_blocks():
+    block = BlockSpec(AttentionSpec(4, 64, 2), GluSpec(256), RMS)
+    config = ModelConfig(70, 256, 64, (block,), learned_positions=False, final_norm=RMS, init_std=0.1)
+    original = model_of(Decoder(config, seed=1))
+    for method, type, most in (("rtn", "q5_0", 0.05), ("gptq", "q6_k", 0.02), ("awq", "q4_k", 0.09)):
+        made = model_of(Decoder(config, seed=1))
+        options = {} if method == "rtn" else {"calibration": [TEXT]}
+        report = microgpt.quantize(made, method=method, filters={"*.ffn.*": type}, **options)
+        rows = report.to_dict()["types"]
+        assert rows[type]["matrices"] == 3 and 0 < rows[type]["relative_error"] < most
+        weight = weights_of(made.decoder)["blocks.0.ffn.up.weight"]
+        if method != "awq":  # which scales columns first
+            plain = places(original.decoder)["blocks.0.ffn.up.weight"][0].weight.numpy()
+            kind = ggml.NAMED[type.upper()]
+            right = ggml.dequantize(ggml_quantize.quantize(plain, kind), kind, plain.shape)
+            assert np.array_equal(weight.dequantize(), right)
 
 
 def test_layers_that_share_keys_and_values():

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels as k
-from ..errors import ConfigError, FormatError, nearest
+from ..errors import ConfigError, FormatError, NonFiniteError, nearest
 from ..filters import Filter, matches
+from ..io import ggml, ggml_quantize
 from ..io.packed import Packed
 from ..io.stored import Stored
 from ..nn.linear import Linear
 from ..nn.module import Module
-from ..qtensor import QTensor, q_type
+from ..qtensor import Q_TYPES, QTensor, q_type
 from ..tensor import Room, numpy_dtype
 from .decoder import Decoder
 
@@ -33,6 +34,8 @@ LAYOUT = 1  # of codes and scales in files
 SCHEMES = {"int4": ("int4", "int8"), "int8": ("int8", "int8"), "int8_channel": ("int8_channel", "int8")}
 SCHEMES |= {"q4_0": SCHEMES["int4"], "q8_0": SCHEMES["int8"]}  # llama.cpp's names of such blocks
 FLOAT = "float"  # what a rule calls a weight that stays numbers
+# Types of GGUF's blocks that numbers are rounded to, by GGUF's own rules or our search, whatever the method.
+BLOCKS = {name.lower(): name for name in ggml_quantize.ENCODERS if name.lower() in Q_TYPES}
 KEPT = "keep"  # a file's own blocks where they are among the types
 
 
@@ -50,6 +53,9 @@ class Scheme:
 
     def __post_init__(self) -> None:
         for name in (self.layers, self.tables, *(type for _, type in self.rules if type != FLOAT)):
+            if not q_type(name).rounds and name not in BLOCKS:
+                known = [other for other, row in Q_TYPES.items() if row.rounds]
+                raise ConfigError(f"numbers are not rounded to {name}; known: {', '.join((*known, *BLOCKS))}")
             q_type(name).group(256, self.group)
 
     def of(self, name: str, table: bool) -> str | None:
@@ -95,6 +101,16 @@ class Report:
         self.types[name] = weight.type.name
         if self.say is not None:
             self.say(sum(row[0] for row in self.weights.values()), len(self.weights))
+
+    def measure(self, name: str, weight: QTensor, rows: Callable[[int, int], npt.NDArray[Any]]) -> None:
+        """Add a weight that was made of rows(start, stop)."""
+        error = square = 0.0
+        for start, stop in weight.pieces():
+            values = rows(start, stop).astype(np.float32)
+            square += float(np.vdot(values, values))
+            values -= weight.dequantize(start, stop)
+            error += float(np.vdot(values, values))
+        self.add(name, weight, error, square)
 
     @property
     def bits_per_weight(self) -> float:
@@ -160,17 +176,27 @@ def rounded(
     """A weight made of rows(start, stop), piece by piece. Raises NonFiniteError naming it and `where` it is."""
     if len(shape) != 2:
         raise ConfigError(f"{where}{name}: expected two axes, got {shape}")
-    made = QTensor((shape[0], shape[1]), type, group, dtype, room=room)
-    made.fill(rows, where + name)
+    if type in BLOCKS:
+        encoded = _encoded(rows, BLOCKS[type], where + name)
+        made = QTensor.from_ggml(BLOCKS[type], encoded, shape, dtype, room, where + name)
+    else:
+        made = QTensor((shape[0], shape[1]), type, group, dtype, room=room)
+        made.fill(rows, where + name)
     if report is not None:
-        error = square = 0.0
-        for start, stop in made.pieces():
-            values = rows(start, stop).astype(np.float32)
-            square += float(np.vdot(values, values))
-            values -= made.dequantize(start, stop)
-            error += float(np.vdot(values, values))
-        report.add(name, made, error, square)
+        report.measure(name, made, rows)
     return made
+
+
+def _encoded(
+    rows: Callable[[int, int], npt.NDArray[Any]], kind: str, what: str
+) -> Callable[[int, int], npt.NDArray[np.uint8]]:
+    def blocks(start: int, stop: int) -> npt.NDArray[np.uint8]:
+        try:
+            return ggml_quantize.quantize(rows(start, stop), ggml.NAMED[kind])
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{what}: {error}") from None
+
+    return blocks
 
 
 def _rows_of(values: npt.NDArray[Any]) -> Callable[[int, int], npt.NDArray[Any]]:

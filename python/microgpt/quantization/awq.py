@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..models.quantized import rounded
 from ..nn.linear import Linear
 from ..nn.module import Module
 from ..nn.norm import Norm
-from ..qtensor import QTensor
 from .calibrate import Observer
 from .rounding import Floats
 
@@ -149,7 +149,8 @@ def fold_block(
         weights = [linear.weight.numpy().astype(np.float32) for _, linear in chosen]
 
         def quantize(i: int, w: Floats, chosen: Any = chosen) -> Floats:
-            return QTensor.from_float(w, *types[chosen[i][0]], what=chosen[i][0]).dequantize()
+            name = chosen[i][0]
+            return rounded(lambda start, stop: w[start:stop], w.shape, *types[name], "float32", name).dequantize()
 
         scale, power = best_scale(weights, observers[fold.names[0]].inputs(), quantize)
         if power > 0:

@@ -18,7 +18,7 @@ from ..models.decoder import Decoder
 from ..nn.context import Ctx, Layout
 from ..nn.linear import Adapter, Linear
 from ..nn.module import Module
-from ..tensor import Tensor
+from ..tensor import Tensor, wide, zeros
 
 LEAST = 512  # tokens of a calibration: fewer say little about thousands of columns
 LENGTH = 512  # tokens of a piece, where the model's context is as long
@@ -72,7 +72,8 @@ class Observer(Adapter):
     def __init__(self, width: int, products: bool) -> None:
         self.rows = 0
         self.squares = np.zeros(width)
-        self.products = np.zeros((width, width)) if products else None
+        self._wanted = products
+        self._products: Any = None
         self.sample: list[npt.NDArray[np.float32]] = []
         self.seen: Any = None  # the last array that was given
 
@@ -84,15 +85,20 @@ class Observer(Adapter):
 
     def add(self, x: Tensor) -> None:
         """Note inputs (..., K)."""
-        values = x.numpy().astype(np.float32, copy=False).reshape(-1, len(self.squares))
+        width = len(self.squares)
+        values = x.numpy().astype(np.float32, copy=False).reshape(-1, width)
         self.rows += len(values)
-        if self.products is None:
-            self.squares += np.einsum("ij,ij->j", values, values, dtype=np.float64)
-        else:
-            product = values.T @ values
-            self.products += product
-            self.squares += np.diagonal(product)
+        self.squares += np.einsum("ij,ij->j", values, values)
+        if self._wanted:
+            if self._products is None:
+                self._products = zeros((width, width), wide(x.dtype)).data
+            k.gemm(x.data, x.data, self._products, width, width, len(values), trans_a=True, accumulate=True)
         self.sample.append(values[:: max(1, len(values) // 64)].copy())
+
+    @property
+    def products(self) -> npt.NDArray[Any] | None:
+        """(K, K): the sum of x x^T, where asked."""
+        return None if self._products is None else self._products.numpy()
 
     def inputs(self) -> npt.NDArray[np.float32]:
         """Up to 512 of the inputs (rows, K), evenly spread."""

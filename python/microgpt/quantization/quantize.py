@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ..autograd import no_grad
 from ..errors import ConfigError, NonFiniteError, nearest
 from ..models.decoder import Decoder
-from ..models.quantized import Progress, Report, Scheme, places, quantize_decoder
-from ..qtensor import QTensor, q_type
+from ..models.quantized import BLOCKS, Progress, Report, Scheme, places, quantize_decoder, rounded
+from ..qtensor import QTensor
 from ..tensor import Room
 from .awq import fold_block
 from .calibrate import LEAST, Observer, Streams, Tokenizer, pieces_of, read_calibration
@@ -136,27 +136,29 @@ class Work:
         weight = getattr(module, attribute)
         values = weight.numpy()
         check_finite(name, values)
-        made = QTensor(weight.shape, type, size, weight.dtype, room=self.room)
-        kind, group = q_type(type), made.group
-        if observer is None:
-            made.fill(lambda start, stop: values[start:stop], name)
-        elif self.method == "gptq":
-            assert observer.products is not None
-            made.put(0, *finite(name, *gptq(values, observer.products, kind, group, self.act_order)))
-        else:
-            for start, stop in made.pieces():
-                piece = values[start:stop].astype(np.float32)
-                made.put(start, *finite(name, *weighted_round(piece, observer.squares, kind, group)))
-        error = square = 0.0
-        for start, stop in made.pieces():
-            piece = values[start:stop].astype(np.float32)
-            square += float(np.vdot(piece, piece))
-            piece -= made.dequantize(start, stop)
-            error += float(np.vdot(piece, piece))
+        made = self._made(name, values, type, size, weight.dtype, None if type in BLOCKS else observer)
         setattr(module, attribute, made)
-        self.report.add(name, made, error, square)
+        self.report.measure(name, made, lambda start, stop: values[start:stop])
         if self.progress is not None and not self.types:
             self.progress(self.all, self.all, "")
+
+    def _made(
+        self, name: str, values: npt.NDArray[Any], type: str, size: int, dtype: str, observer: Observer | None
+    ) -> QTensor:
+        if observer is None:
+            return rounded(
+                lambda start, stop: values[start:stop], values.shape, type, size, dtype, name, room=self.room
+            )
+        made = QTensor((values.shape[0], values.shape[1]), type, size, dtype, room=self.room)
+        kind, group = made.type, made.group
+        if self.method == "gptq":
+            assert observer.products is not None
+            made.put(0, *finite(name, *gptq(values, observer.products, kind, group, self.act_order)))
+            return made
+        for start, stop in made.pieces():
+            piece = values[start:stop].astype(np.float32)
+            made.put(start, *finite(name, *weighted_round(piece, observer.squares, kind, group)))
+        return made
 
 
 def check_finite(name: str, values: npt.NDArray[Any]) -> None:
