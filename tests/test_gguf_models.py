@@ -141,7 +141,10 @@ def load_decoder_of(model: Decoder, folder: Path) -> Decoder:
 def test_a_list_of_recurrent_layers_says_which_attend(tmp_path: Path) -> None:
     model = tiny("qwen3_5")
     save_gguf(model, tmp_path / "m.gguf", "f32")
-    listed = {"qwen35.full_attention_interval": None, "qwen35.attention.recurrent_layers": [True, True, False]}
+    listed = {
+        "qwen35.full_attention_interval": None,
+        "qwen35.attention.recurrent_layers": np.array([True, True, False]),
+    }
     rewritten(tmp_path / "m.gguf", listed)
     assert load_decoder(tmp_path / "m.gguf").config == load_decoder_of(model, tmp_path).config
 

@@ -34,7 +34,7 @@ def result(score: Any) -> str:
     return line
 
 
-def _run(model: Path, text: Path, context: int | None, original: Path | None, quantize: str | None) -> None:
+def _run(model: Path | str, text: Path, context: int | None, original: Path | str | None, quantize: str | None) -> None:
     from .. import api
 
     words = read_text(text)

@@ -30,7 +30,7 @@ def _rule(text: str) -> tuple[str, str]:
 
 
 def _run(
-    source: Path, out: Path, bits: int, group_size: int, method: str, calibration: Path | None, tokens: int,
+    source: Path | str, out: Path, bits: int, group_size: int, method: str, calibration: Path | None, tokens: int,
     act_order: bool, filters: tuple[str, ...], text: Path | None, context: int | None, as_json: bool, force: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
@@ -144,6 +144,6 @@ command = Command(
     ],
     examples=EXAMPLES,
     help="Write a model with weights of 4 or 8 bits: smaller, and faster to write text with.\n\n"
-    "MODEL is a model folder, a run folder (its newest checkpoint), a GGUF file or a .bin of llama2.c. The folder is "
-    "of our own layout, for every verb that reads models.",
+    "MODEL is a model folder, a run folder (its newest checkpoint), ORG/NAME of the hub, a GGUF file or a .bin of "
+    "llama2.c. The folder is of our own layout, for every verb that reads models.",
 )  # fmt: skip

@@ -22,16 +22,20 @@ def short(number: float) -> str:
 
 
 def _list() -> list[str]:
+    from ..models.presets import MODELS
     from ..models.zoo import entries
 
     lines = [f"{'model':18}{'architecture':28}{'parameters':>11}{'FLOPs/token':>13}{'cache/token':>13}{'state':>9}"]
     for each in entries():
+        state, fixed = (short(number) + "B" if number else "-" for number in (each.state, each.fixed))
         lines.append(f"{each.name:18}{each.architecture:28}{short(each.parameters):>11}{short(each.flops):>13}"
-                     f"{short(each.state) + 'B':>13}{short(each.fixed) + 'B' if each.fixed else '-':>9}")  # fmt: skip
+                     f"{state:>13}{fixed:>9}")  # fmt: skip
     lines.append(
         "Sizes are those of each family's default configuration; the cache holds 16-bit numbers, the state of a"
     )
     lines.append("sequence, which is the same at any length, 32-bit ones.")
+    own = sorted({*MODELS} - {each.name for each in entries()})
+    lines.append(f"And of our own, in any size only: {', '.join(own)}.")
     return lines
 
 

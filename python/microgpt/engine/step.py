@@ -24,7 +24,7 @@ class _Step:
     def __init__(self, model: Decoder, states: ContiguousStates, count: int) -> None:
         self.tokens = tokens = k.empty((count,), "int32")
         self.places = places = k.empty((count,), "int32")
-        self.layout = layout = Layout(count, count)
+        self.layout = layout = Layout(count, count, states.capacity)
         layout.q_start.copy_from(np.arange(count + 1, dtype=np.int32))
 
         def run() -> Tensor:  # knows nothing of the step: a cycle would keep the states until they are collected

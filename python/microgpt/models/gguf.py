@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from ..io.stored import Stored
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
+from .families.gguf import Gguf
 from .families.rope import turning
 from .gguf_config import FACTORS, config_json, facts_of, metadata_of, table_of
 
@@ -61,10 +63,13 @@ def open_model(path: Path | str) -> FoundGguf:
         raise ConfigError(f"{path}: one of {parts} parts of a model; llama-gguf-split --merge makes one file of them")
     try:
         family, table = table_of(file.get("general.architecture", str), file.metadata)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    try:
         config = family.read(config_json(file, table))
         rules, heads = rules_of(config), _rotated_heads(config)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {in_the_file(str(error), table)}") from None
     weights: dict[str, Stored] = {**file.weights(), **_numbers(file, config)}
     beyond = len(config.blocks)  # blocks that predict tokens after the next one
     ahead = file.get(f"{table.arch}.nextn_predict_layers", int, 0)
@@ -82,6 +87,14 @@ def open_model(path: Path | str) -> FoundGguf:
                 weights[name] = _less_one(stored)
     optional = [*FACTORS, *([] if not config.tie_embeddings else ["output.weight"])]
     return FoundGguf(file, config, rules, optional, weights)
+
+
+def in_the_file(message: str, table: Gguf) -> str:
+    """A message about a key of config.json, with the metadata key that it came from."""
+    names = {theirs: key for key, theirs in table.keys.items()}
+    message = message.removeprefix("config.json: ")
+    return re.sub(r"^(block \d+: [\w ]*\()?(\w+)(?=\W)", lambda found: f"{found[1] or ''}metadata "
+                  f"'{table.arch}.{names[found[2]]}'" if found[2] in names else found[0], message)  # fmt: skip
 
 
 def _numbers(file: GgufFile, config: ModelConfig) -> dict[str, Stored]:

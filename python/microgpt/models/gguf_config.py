@@ -19,7 +19,7 @@ from ..nn.positions import rope_frequencies
 from ..nn.rope import RopeSpec
 from .config import ModelConfig
 from .families import FAMILIES, Family
-from .families.gguf import GGUF, Gguf
+from .families.gguf import GGUF, Gguf, Metadata
 from .families.rope import turning
 
 FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
@@ -101,7 +101,8 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
         # float32 in the file; the shortest decimal that gives it is what was meant.
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
-    values: dict[str, Any] = {**facts.assumed, **facts.fixed}
+    names = {theirs: f"{facts.arch}.{key}" for key, theirs in facts.keys.items()}
+    values = Metadata({**facts.assumed, **facts.fixed}, names)
     for key, theirs in facts.keys.items():
         value = get(key, (int, float, str, bool, np.ndarray))
         if value is not None:
@@ -124,6 +125,9 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
     ahead = get("nextn_predict_layers", int, 0)  # blocks that predict tokens after the next one: not used here
     whole("nextn_predict_layers", ahead, 0, values[blocks] - 1)
     values[blocks] -= ahead
+    for name, value in values.items() if ahead else ():
+        if isinstance(value, np.ndarray) and len(value) == values[blocks] + ahead:
+            values[name] = value[: values[blocks]]
     used |= {key.removeprefix(f"{facts.arch}.") for key in facts.numbers.values()}
     if facts.rope:
         rope = _read_rope(file, get, get("context_length", int, 2048))
@@ -138,6 +142,8 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
     try:
         facts.read(values)
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"impossible metadata for {facts.arch}: {error!r}") from None
     unread = [key for key in file.metadata if key.startswith(f"{facts.arch}.") and key.split(".", 1)[1] not in used]
     if unread:

@@ -58,7 +58,7 @@ class Entry(NamedTuple):
     architecture: str
     parameters: int
     flops: int  # of a token, forward, at an empty context
-    state: int  # bytes of keys and values a token, float16 or bfloat16
+    state: int  # bytes of keys and values a token, float16 or bfloat16; an encoder keeps none
     fixed: int  # bytes of recurrent states a sequence, float32
 
 
@@ -68,8 +68,9 @@ def entries() -> list[Entry]:
     for name, family in sorted(FAMILIES.items()):
         if family.keys:
             config = family.read({})
-            found.append(Entry(name, family.architecture, config.num_parameters(), config.flops_per_token(1),
-                               2 * config.state_numbers(), 4 * config.fixed_state_numbers()))  # fmt: skip
+            state = 2 * config.state_numbers() if config.causal else 0
+            found.append(Entry(name, family.architecture, config.num_parameters(), config.flops_per_token(1), state,
+                               4 * config.fixed_state_numbers()))  # fmt: skip
     return found
 
 

@@ -10,7 +10,7 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, Bool, Draft, Float, Part, declare, ends, ffn, heads, shape
-from .gguf import GGUF, NO_WIDTH
+from .gguf import GGUF, NO_WIDTH, Metadata
 from .granitemoehybrid import GGUF_TABLE, read_ssm, write_ssm
 from .hybrid import (
     ATTENTION,
@@ -55,7 +55,7 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """Which layers attend."""
     values.pop("finetuned")
     values["attn_layer_indices"] = [i for i, each in enumerate(read_kv(values)) if each]

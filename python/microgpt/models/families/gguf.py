@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from ...io.names import Packing
+from ...nn.checks import require, whole
 from ...registry import Registry
 from ..config import ModelConfig
 
@@ -56,6 +59,39 @@ ENCODER_KEYS = {key: value for key, value in LAYER_KEYS.items() if value != "num
 ENCODER = {"attention.causal": False}  # what encoders' files state
 WINDOW = {"attention.sliding_window": "sliding_window"}
 QK_AFTER = {"mixer_norm": "post_attention_norm", "ffn_norm": "post_ffw_norm"}  # norms on what is added
+
+
+class Metadata(dict[str, Any]):
+    """What the tables made of a file's metadata, under the keys of config.json; `names`: what those are in the file."""
+
+    def __init__(self, values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        super().__init__(values)
+        self.names = names
+
+    def require(self, condition: bool, name: str, expected: object) -> None:
+        """Raise ConfigError unless `condition`, with what was expected of a value."""
+        require(condition, f"metadata {self.names.get(name, name)!r}", expected, self.get(name))
+
+    def whole(self, name: str, least: int = 0, most: int = 2**31 - 1) -> int:
+        """A whole number in [least, most]. Raises ConfigError."""
+        found: Any = self.get(name)
+        whole(f"metadata {self.names.get(name, name)!r}", found, least, most)
+        return int(found)
+
+    def over(self, name: str, other: str) -> int:
+        """How many times a number is another one. Raises ConfigError."""
+        count = self.whole(other, 1)
+        expected = f"a multiple of {self.names.get(other, other)} {count}"
+        self.require(self.whole(name, 1) % count == 0, name, expected)
+        return int(self[name] // count)
+
+    def each(self, name: str, count: int) -> list[int]:
+        """Whole numbers of `count` blocks, or one for all. Raises ConfigError."""
+        found: Any = self.get(name)
+        values = found.tolist() if isinstance(found, np.ndarray) else [found] * count
+        good = len(values) == count and all(type(value) in (int, bool) and 0 <= value < 2**31 for value in values)
+        self.require(good, name, f"a whole number, or {count} of them, one a block")
+        return [int(value) for value in values]
 
 
 @dataclass(frozen=True)
@@ -109,7 +145,7 @@ class Gguf:
     packings: Mapping[str, Packing] | Callable[[ModelConfig], Mapping[str, Packing]] = field(default_factory=dict)
     constants: Mapping[str, float] = field(default_factory=dict)
     folded: Callable[[ModelConfig], tuple[ModelConfig, Mapping[str, float]]] = lambda config: (config, {})
-    read: Callable[[dict[str, Any]], None] = lambda values: None
+    read: Callable[[Metadata], None] = lambda values: None
     write: Callable[[dict[str, Any]], None] = lambda values: None
 
     def told(self, metadata: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, FULL, Act, Draft, Float, Key, Part, declare, ends, heads, shape
-from .gguf import GGUF, Gguf
+from .gguf import GGUF, Gguf, Metadata
 from .granite import GGUF_KEYS, MULTIPLIERS
 from .granitemoe import GATE_UP
 from .hybrid import (
@@ -85,13 +85,11 @@ declare(
 )  # fmt: skip
 
 
-def read_ssm(values: dict[str, Any]) -> None:
+def read_ssm(values: Metadata) -> None:
     """Factors and widths instead of numbers of channels."""
-    inner = values.pop("mamba_d_ssm")
-    if inner % values["hidden_size"] or inner % values["mamba_n_heads"]:
-        raise ValueError(f"ssm.inner_size {inner}")
-    values["mamba_expand"] = inner // values["hidden_size"]
-    values["mamba_d_head"] = inner // values["mamba_n_heads"]
+    values["mamba_expand"] = values.over("mamba_d_ssm", "hidden_size")
+    values["mamba_d_head"] = values.over("mamba_d_ssm", "mamba_n_heads")
+    del values["mamba_d_ssm"]
 
 
 def write_ssm(values: dict[str, Any]) -> None:
@@ -101,12 +99,14 @@ def write_ssm(values: dict[str, Any]) -> None:
     values["mamba_d_ssm"] = values["mamba_n_heads"] * values["mamba_d_head"]
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """Which layers attend, whether they have positions, and whose width the feed-forward's is."""
     values["layer_types"] = [FULL if each else LINEAR for each in read_kv(values)]
     values["position_embedding_type"] = "rope" if values.pop("finetuned", False) else None
     values.setdefault("num_local_experts", 0)
-    values["intermediate_size" if values["num_local_experts"] else "shared_intermediate_size"] = values.pop("width")
+    width = "intermediate_size" if values.whole("num_local_experts") else "shared_intermediate_size"
+    values[width] = values.whole("width")
+    del values["width"]
     read_ssm(values)
 
 

@@ -13,7 +13,7 @@ from .common import Reader
 from .declare import Act, Bool, Derived, Draft, Float, Key, Part, declare, ends, head_width, shape
 from .experts import GGUF_KEYS, experts
 from .experts import IGNORED as EXPERTS_IGNORED
-from .gguf import GGUF, NO_WIDTH, Gguf
+from .gguf import GGUF, NO_WIDTH, Gguf, Metadata
 from .hybrid import gguf_names, read_kv, write_kv
 from .llama import BODY, NO_BIAS
 from .mamba import GGUF_FUSED, GGUF_NAMES, GGUF_PACKINGS, IGNORED, Expand, layer_names
@@ -99,18 +99,19 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """Which layers have attention, those with key/value heads; and experts, those with a router."""
     attends, chosen, layers = read_kv(values), values.pop("chosen"), values["num_hidden_layers"]
-    inner = values.pop("inner_size")
-    if inner % values["hidden_size"]:
-        raise ValueError(f"ssm.inner_size {inner}")
-    values["mamba_expand"] = inner // values["hidden_size"]
-    for period, blocks in ((Layers.attention, [i for i, kv in enumerate(attends) if kv]), (Layers.experts, chosen)):
+    values["mamba_expand"] = values.over("inner_size", "hidden_size")
+    del values["inner_size"]
+    for period, blocks, what in (
+        (Layers.attention, [i for i, kv in enumerate(attends) if kv], values.names["kv"]),
+        (Layers.experts, chosen, "blk.*.ffn_gate_inp.weight"),
+    ):
         try:
             period.write([i in blocks for i in range(layers)], values)
         except TypeError:
-            raise ValueError(f"{period.key}s {blocks}: no period") from None
+            require(False, f"blocks with {what}", "the first of each of equal numbers of blocks", blocks)
     if not chosen:
         values["num_experts"] = 1
 

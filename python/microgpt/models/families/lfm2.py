@@ -8,7 +8,7 @@ from ...nn.checks import require
 from ..config import ModelConfig
 from .common import Reader
 from .declare import FULL, RMS, Bool, Derived, Draft, Float, Key, Part, declare, ends, heads, shape
-from .gguf import GGUF, NO_WIDTH, Gguf
+from .gguf import GGUF, NO_WIDTH, Gguf, Metadata
 from .hybrid import CONV_PACKING, read_kv, write_kv
 from .llama import BODY, NO_BIAS
 from .rope import Rope
@@ -92,7 +92,7 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """Which layers attend: those with key/value heads."""
     values["layer_types"] = [FULL if each else CONV for each in read_kv(values)]
 

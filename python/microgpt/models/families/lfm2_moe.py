@@ -10,7 +10,7 @@ from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Float, Key, Part, declare, ends, heads, shape
 from .experts import GGUF_KEYS, IGNORED
-from .gguf import GGUF, Gguf
+from .gguf import GGUF, Gguf, Metadata
 from .hybrid import gguf_names
 from .lfm2 import CONVOLUTION, EPS, FIXED, GGUF_TABLE, NAMES, OLDER, Kinds, mixed, read_gguf, write_gguf
 from .rope import Rope
@@ -51,11 +51,11 @@ declare(
 SIGMOID = 2  # of llama.cpp's ways to score
 
 
-def read_moe(values: dict[str, Any]) -> None:
+def read_moe(values: Metadata) -> None:
     """How experts are scored, which the architecture leaves open."""
     read_gguf(values)
-    if values.pop("scored", SIGMOID) != SIGMOID:
-        raise ValueError("expert_gating_func")
+    values.require(values.whole("scored") == SIGMOID, "scored", f"{SIGMOID} (sigmoid)")
+    del values["scored"]
 
 
 def write_moe(values: dict[str, Any]) -> None:

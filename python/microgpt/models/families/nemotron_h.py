@@ -16,7 +16,7 @@ from ..config import ModelConfig
 from .common import Reader
 from .declare import ACTS, FULL, Bool, Draft, Float, Key, Only, Part, declare, ends
 from .experts import GGUF_KEYS
-from .gguf import GGUF, NO_WIDTH, Gguf
+from .gguf import GGUF, NO_WIDTH, Gguf, Metadata
 from .hybrid import (
     ATTENTION,
     EXTRA,
@@ -107,18 +107,22 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any], units: str = "mlp") -> None:
+def read_gguf(values: Metadata, units: str = "mlp") -> None:
     """Which layers attend and which are MLPs or experts: those with key/value heads, and those with a width."""
-    widths = np.broadcast_to(np.atleast_1d(values.pop("width")), values["num_hidden_layers"]).tolist()
+    widths, kv = values.each("width", values["num_hidden_layers"]), read_kv(values)
+    values.require(len({*widths} - {0}) <= 1, "width", "one number in all blocks that have some")
+    both = [i for i, each in enumerate(zip(kv, widths, strict=True)) if all(each)]
+    values.require(not both, "width", f"0 in blocks {both}, which have key/value heads")
+    del values["width"]
     values["layers_block_type"] = [
-        FULL if kv else units if width else LINEAR for kv, width in zip(read_kv(values), widths, strict=True)
+        FULL if heads else units if width else LINEAR for heads, width in zip(kv, widths, strict=True)
     ]
     if units == "mlp":
         values["intermediate_size"] = max(widths) or 1
     elif not values.get("moe_intermediate_size"):
         values["moe_intermediate_size"] = max(widths)
-    values["mamba_head_dim"] = values.pop("inner_size") // values["mamba_num_heads"]
-    for name in ("value_length", "units"):
+    values["mamba_head_dim"] = values.over("inner_size", "mamba_num_heads")
+    for name in ("value_length", "units", "inner_size"):
         values.pop(name, None)
 
 

@@ -13,7 +13,7 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, FULL, Float, Key, Part, declare, ends, ffn, heads, shape
-from .gguf import GGUF, LLAMA_KEYS, Gguf
+from .gguf import GGUF, LLAMA_KEYS, Gguf, Metadata
 from .hybrid import CONV_PACKING, ENDS, EXTRA, LINEAR, AttentionRope, Kinds
 from .llama import GLU
 
@@ -79,14 +79,15 @@ DELTA_FUSED = {"mixer.q mixer.gate": "attn_q", "mixer.q mixer.k mixer.v": "attn_
                "mixer.conv_q mixer.conv_k mixer.conv_v": "ssm_conv1d"}  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """Which layers attend: every so many-th one, or as a list says."""
-    count = values["num_hidden_layers"]
-    every, listed = values.pop("every", 4), values.pop("recurrent", None)
-    linear = [(i + 1) % every != 0 for i in range(count)] if listed is None else list(listed)[:count]
+    values.setdefault("every", 4)
+    count, every = values["num_hidden_layers"], values.whole("every", 1)
+    linear = [(i + 1) % every for i in range(count)] if "recurrent" not in values else values.each("recurrent", count)
     values["layer_types"] = [LINEAR if each else FULL for each in linear]
-    values["linear_value_head_dim"] = values.pop("inner_size") // values["linear_num_value_heads"]
-    values.pop("sections", None)
+    values["linear_value_head_dim"] = values.over("inner_size", "linear_num_value_heads")
+    for name in ("every", "recurrent", "inner_size", "sections"):
+        values.pop(name, None)
 
 
 def write_gguf(values: dict[str, Any], arch: str = "qwen3next") -> None:
