@@ -122,7 +122,7 @@ void q_rows(const Array& x, const Array& codes, const Array& scales, const Array
     QRowsArgs<T> args{in<T>(&x, checked_mul(m, k), op, "x"),
                       reinterpret_cast<int8_t*>(out<uint8_t>(&codes, checked_mul(numbers, group), op, "codes")),
                       out<float>(&scales, numbers, op, "scales"),
-                      out<int32_t>(&starts, numbers * (group / q_start_part(w.type, group)), op, "starts"),
+                      out<int32_t>(&starts, numbers * q_starts(w.type), op, "starts"),
                       w.order, m, k, group, w.type};
     if (w.order) MG_RUN(qrows, T, args, &x, &codes, &scales, &starts, &data);
     else MG_RUN(qrows, T, args, &x, &codes, &scales, &starts);
@@ -144,7 +144,7 @@ void q_gemm(const Array& codes, const Array& scales, const Array& starts, const 
     args.w = w;
     args.codes = reinterpret_cast<const int8_t*>(in<uint8_t>(&codes, checked_mul(numbers, group), op, "codes"));
     args.scales = in<float>(&scales, numbers, op, "scales");
-    args.starts = in<int32_t>(&starts, numbers * (group / q_start_part(w.type, group)), op, "starts");
+    args.starts = in<int32_t>(&starts, numbers * q_starts(w.type), op, "starts");
     if (kNarrow<T> && c.dtype == dtype_of<Wide<T>>::value) args.wide_c = out<Wide<T>>(&c, mn, op, "out");
     else args.c = out<T>(&c, mn, op, "out");
     args.bias = in_opt<T>(bias, n, op, "bias");
@@ -215,12 +215,10 @@ void register_quantized(py::module_& m) {
     for (const QTraits& t : kQTraits) {
       const QType type = (QType)(&t - kQTraits);
       rows.emplace_back(t.name, t.low + t.high, t.offset, t.channel, t.step, t.group, (int)t.least, t.direct,
-                        t.book != QBook::floats, (int)(t.part ? t.group / kQSuperPart : 1), (int)q_gguf_bytes(type));
+                        t.book != QBook::floats, (int)q_starts(type), (int)q_gguf_bytes(type));
     }
     return rows;
-  }, "By number: name, bits of a code, offset, whether a scale is a row's, step of groups, the group if it is fixed, what is "
-     "added (1 a minimum, 2 an integer zero's), whether we round to it, whether products take its codes, sums that activations keep "
-     "of a group, bytes of a GGUF block.");
+  }, "The table of types by number; QType of qtensor.py names the columns.");
   m.attr("Q_COLS") = kQCols;
   m.attr("Q_LEAST_GROUP") = kQLeastGroup;
   m.attr("Q_MOST_GROUP") = kQMostGroup;

@@ -42,14 +42,14 @@ template <class T> struct GemmArgs {
 };
 
 // Activations to int8 for a quantized product. scale = max |x| / 127 of each row and group, code = x * (127 / max) to
-// nearest even, start = the sum of a part's codes; times -offset, what a product with unsigned weight codes starts from,
-// where the weight's type is direct. A float's arithmetic, also where x is double. Groups and K as in QWeight, parts as
-// q_start_part; codes beyond K are 0. Layout in core/qtensor.h.
+// nearest even, start = q_start_factor times the sum of a group's codes, what a product with unsigned weight codes starts from
+// (to be multiplied with the offset where the type is not direct), or of the codes of each 16 and each 32. A float's
+// arithmetic, also where x is double. Groups and K as in QWeight; codes beyond K are 0. Layout in core/qtensor.h.
 template <class T> struct QRowsArgs {
   const T* x;            // (M, K)
   int8_t* codes;         // (M, groups * group)
   float* scales;         // (M, groups)
-  int32_t* starts;       // (M, groups * group / part)
+  int32_t* starts;       // (M, groups * q_starts)
   const int32_t* order;  // (K) of the weight, or null
   int64_t m, k, group;
   QType type;            // of the weight: says the offset, the parts and the height of tiles
@@ -57,9 +57,9 @@ template <class T> struct QRowsArgs {
 
 // C = residual + act(X W^T + bias) with X as QRowsArgs made it.
 // Promise: sums of products are exact integers, and an element depends on its row and column alone: s from 0 over the groups
-// in order, s = fma(float(sum of the group's products), weight scale * activation scale, s), then, where the type has a
-// minimum, s = fma(minimum, activation scale * float(sum of the activation's codes), s). Where a group has several parts: the
-// same two steps over its parts in t, from 0, without the activation scale, and s = fma(t, activation scale, s).
+// in order, s = fma(float(sum of the group's products), weight scale * activation scale, s). Where the type has a minimum or
+// a group has several parts: t from 0 over the parts in order, t = fma(float(sum of the part's products), scale, t), then
+// t = fma(minimum, float(sum of the activation's codes), t), and s = fma(t, activation scale, s).
 template <class T> struct QGemmArgs {
   QWeight w;  // (N, K)
   const int8_t* codes;

@@ -142,14 +142,15 @@ constexpr float kQTiny = 7.5231638452626401e-37f;  // 2^-120
 
 // Activations: int8 codes with a scale for each row and group, made for tiles of rows. Tile t holds rows
 // q_tile_row(t) .. q_tile_row(t + 1) - 1; of its `height` rows word [quad][row] is four codes, and scale and start (see
-// QRowsArgs) are [group][row] and [part][row]. Heights differ by one at most: 7 rows are 4 + 3.
+// QRowsArgs) are [group][row] and [start][row]. Heights differ by one at most: 7 rows are 4 + 3.
 constexpr int64_t kQGroupRows = 6;     // 12 integer and 12 float sums of 16 lanes in registers
 constexpr int64_t kQChannelRows = 12;  // 24 integer sums
-constexpr int64_t kQSuperPart = 16;    // numbers that have a start of their own beside groups of several parts
 static inline int64_t q_tile_rows(QType type) { return kQTraits[(int)type].channel ? kQChannelRows : kQGroupRows; }
-static inline int64_t q_start_part(QType type, int64_t group) { return kQTraits[(int)type].part ? kQSuperPart : group; }
-// What a start is of the sum of its codes.
-static inline int32_t q_start_factor(QType type) { return kQTraits[(int)type].direct ? -kQTraits[(int)type].offset : 1; }
+// Starts of a group: one, or beside groups of several parts, which may be of 16 or of 32, sixteen and then eight.
+constexpr int64_t kQSuperStarts = 24, kQSixteens = 16;
+static inline int64_t q_starts(QType type) { return kQTraits[(int)type].part ? kQSuperStarts : 1; }
+// What a start is of the sum of its codes; types without tiles of their own take the same activations.
+static inline int32_t q_start_factor(QType type) { return kQTraits[(int)type].direct ? -kQTraits[(int)type].offset : -1; }
 static inline int64_t q_tiles(int64_t m, int64_t most) { return (m + most - 1) / most; }
 static inline int64_t q_tile_row(int64_t m, int64_t most, int64_t tile) {
   const int64_t tiles = q_tiles(m, most), rest = m % tiles;

@@ -33,7 +33,7 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
 template <class T> static void qrows(const QRowsArgs<T>& args, const Share& share) {
   const int64_t most = q_tile_rows(args.type), tiles = q_tiles(args.m, most), groups = q_groups(args.k, args.group);
   const int64_t step = q_row_tiles(args.k), tile_end = (share.index + 1) * step < tiles ? (share.index + 1) * step : tiles;
-  const int64_t part = q_start_part(args.type, args.group), parts = args.group / part;
+  const int64_t parts = q_starts(args.type), length = parts > 1 ? args.group / kQSixteens : args.group;
   const int32_t factor = q_start_factor(args.type);
   int8_t codes[kQChunk];
   T ordered[kQMostGroup];
@@ -48,10 +48,10 @@ template <class T> static void qrows(const QRowsArgs<T>& args, const Share& shar
         const float seen = q_largest(x, n), largest = seen < kQTiny ? 0.0f : seen, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
         int32_t* starts = args.starts + first * groups * parts + g * parts * height + r;
         bool number = true;
-        for (int64_t p = 0; p < parts; ++p) {
+        for (int64_t from = 0; from < args.group; from += length) {
           float sum = 0.0f;
-          for (int64_t at = p * part; at < (p + 1) * part; at += kQChunk) {
-            const int64_t now = (p + 1) * part - at < kQChunk ? (p + 1) * part - at : kQChunk;
+          for (int64_t at = from; at < from + length; at += kQChunk) {
+            const int64_t left = from + length - at, now = left < kQChunk ? left : kQChunk;
             const int64_t there = n - at < now ? (n - at > 0 ? n - at : 0) : now;
             sum += q_round(x + at, there, inverse, codes);
             memset(codes + there, 0, (size_t)(now - there));
@@ -59,8 +59,10 @@ template <class T> static void qrows(const QRowsArgs<T>& args, const Share& shar
             for (int64_t i = 0; i < now; i += 4) memcpy(to + i * height, codes + i, 4);
           }
           number = number && sum == sum;
-          starts[p * height] = sum == sum ? factor * (int32_t)sum : 0;
+          starts[from / length * height] = sum == sum ? factor * (int32_t)sum : 0;
         }
+        for (int64_t p = kQSixteens; p < parts; ++p)
+          starts[p * height] = starts[2 * (p - kQSixteens) * height] + starts[(2 * (p - kQSixteens) + 1) * height];
         args.scales[first * groups + g * height + r] = number ? largest / 127.0f : NAN;
       }
     }

@@ -4,15 +4,18 @@ struct QStretchTile {
   const int8_t* a;  // [quad][row] words
   const uint8_t *b, *high, *table;
   int64_t parts, part, b_step;   // of k; bytes of codes from part to part, or of a block from group to group
+  const uint8_t* next;           // the next stretch, of which each part fetches its share, so that memory is read in order
+  int64_t next_step;
   const float *scales, *leasts;  // [part][column]
+  int shift;                     // of starts: codes' offset is 2^shift
   const int32_t* starts;         // [part][row]
   const float* x_scales;         // [part][row], or [row] where a scale serves all parts
-  const float* x_sums;           // [part][row]: what the minima are multiplied with
   float* out;                    // [row][kQCols], added to
 };
 
 // Codes of a part as bytes, in a stretch or in blocks of 8 bits.
 struct QWhole {
+  static constexpr bool kFetches = false;
   template <int R, int V>
   static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
     q_dots<Q8, R, V>(sum, t.b + p * t.b_step + 4 * col, a, t.part / 4);
@@ -20,6 +23,7 @@ struct QWhole {
 };
 // Codes of a part taken out of the planes of blocks: what one tile alone does.
 template <class Planes, bool Super> struct QSplit {
+  static constexpr bool kFetches = true;
   template <int R, int V>
   static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
     const int64_t skip = Super ? 0 : p * t.b_step, begin = Super ? p * t.part / 4 : 0, end = begin + t.part / 4;
@@ -52,31 +56,36 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
       for (int v = 0; v < V; ++v) total[r][v] = Super ? zero() : load(t.out + r * kQCols + col + v * kWidth);
     }
     for (int64_t p = 0; p < t.parts; ++p) {
+      if (Codes::kFetches && col == 0)
+        for (int64_t i = 0; i < t.next_step; i += 64) __builtin_prefetch(t.next + p * t.next_step + i);
       Ints sum[R][V];
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
+        const Ints start = Least ? ints(0) : raised(ints(t.starts[p * R + r]), t.shift);
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[r][v] = ints(Least ? 0 : t.starts[p * R + r]);
+        for (int v = 0; v < V; ++v) sum[r][v] = start;
       }
       Codes::template dots<R, V>(t, sum, p, col, a);
-      Vec scale[V];
+      Vec scale[V], least[V];
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) scale[v] = load(t.scales + p * kQCols + col + v * kWidth);
+      for (int v = 0; v < V; ++v) {
+        scale[v] = load(t.scales + p * kQCols + col + v * kWidth);
+        if (Least) least[v] = load(t.leasts + p * kQCols + col + v * kWidth);
+      }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
+                const Vec x_sum = Least ? to_floats(ints(t.starts[p * R + r])) : zero();  // negative
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
-          const Vec both = Super ? scale[v] : mul(scale[v], set1(t.x_scales[p * R + r]));
-          total[r][v] = fma(to_floats(sum[r][v]), both, total[r][v]);
-        }
-      }
-      if (Least) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) scale[v] = load(t.leasts + p * kQCols + col + v * kWidth);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) total[r][v] = fma(scale[v], set1(t.x_sums[p * R + r]), total[r][v]);
+          if (Super) {
+            total[r][v] = fma(to_floats(sum[r][v]), scale[v], total[r][v]);
+            if (Least) total[r][v] = fnma(least[v], x_sum, total[r][v]);
+          } else if (Least) {
+            const Vec part = fnma(least[v], x_sum, mul(to_floats(sum[r][v]), scale[v]));
+            total[r][v] = fma(part, set1(t.x_scales[p * R + r]), total[r][v]);
+          } else {
+            total[r][v] = fma(to_floats(sum[r][v]), mul(scale[v], set1(t.x_scales[p * R + r])), total[r][v]);
+          }
         }
       }
       a += R * t.part;
@@ -92,6 +101,9 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
   }
 }
 
+// Of so few tiles each takes codes apart for itself, and no bytes are stored; not where a lane's work is a loop.
+constexpr int64_t kQSplitTiles = kWidth >= 8 ? 2 : 0;
+
 using QStretchFn = void (*)(const QStretchTile&);
 template <class Codes, bool Super, bool Least> static inline QStretchFn q_stretch_of(int64_t rows) {
   static constexpr QStretchFn tiles[kQGroupRows] = {
@@ -101,45 +113,19 @@ template <class Codes, bool Super, bool Least> static inline QStretchFn q_stretc
 }
 static inline QStretchFn q_stretch_of(const QTraits& t, bool split, int64_t rows) {
   const bool least = t.least != QLeast::none;
-  if (!split) {
-    if (t.part) return least ? q_stretch_of<QWhole, true, true>(rows) : q_stretch_of<QWhole, true, false>(rows);
-    return least ? q_stretch_of<QWhole, false, true>(rows) : q_stretch_of<QWhole, false, false>(rows);
+  if constexpr (kQSplitTiles > 0) {
+    if (split) {
+      return q_planes_of(t, [&](auto planes) {
+        using P = decltype(planes);
+        if (t.part) return least ? q_stretch_of<QSplit<P, true>, true, true>(rows) : q_stretch_of<QSplit<P, true>, true, false>(rows);
+        return least ? q_stretch_of<QSplit<P, false>, false, true>(rows) : q_stretch_of<QSplit<P, false>, false, false>(rows);
+      });
+    }
   }
-  return q_planes_of(t, [&](auto planes) {
-    using P = decltype(planes);
-    if (t.part) return least ? q_stretch_of<QSplit<P, true>, true, true>(rows) : q_stretch_of<QSplit<P, true>, true, false>(rows);
-    return least ? q_stretch_of<QSplit<P, false>, false, true>(rows) : q_stretch_of<QSplit<P, false>, false, false>(rows);
-  });
+  if (t.part) return least ? q_stretch_of<QWhole, true, true>(rows) : q_stretch_of<QWhole, true, false>(rows);
+  return least ? q_stretch_of<QWhole, false, true>(rows) : q_stretch_of<QWhole, false, false>(rows);
 }
 
-// What a tile of activations says of a stretch, from the sums of their codes: what products start from where codes have an
-// offset, and what minima are multiplied with.
-struct QSums {
-  int32_t starts[kQMostParts * kQGroupRows];
-  float sums[kQMostParts * kQGroupRows];
-};
-static inline void q_sums(const QTraits& t, const int32_t* given, const float* scales, int64_t parts, int64_t height, QSums& to) {
-  const int64_t n = parts * height;
-  int32_t joined[kQMostParts * kQGroupRows];
-  if (t.part > kQSuperPart) {  // two of them make a part
-    for (int64_t p = 0; p < parts; ++p)
-      for (int64_t r = 0; r < height; ++r)
-        joined[p * height + r] = given[2 * p * height + r] + given[(2 * p + 1) * height + r];
-    given = joined;
-  }
-  if (t.least == QLeast::none) {
-    for (int64_t i = 0; i < n; ++i) to.starts[i] = -t.offset * given[i];
-  } else if (t.part) {
-    for (int64_t i = 0; i < n; ++i) to.sums[i] = (float)given[i];
-  } else {
-    for (int64_t i = 0; i < n; ++i) to.sums[i] = (float)given[i] * scales[i];
-  }
-}
-
-#ifndef SPLIT
-#define SPLIT 2
-#endif
-constexpr int64_t kQSplitTiles = SPLIT;  // of so few tiles each takes codes apart for itself, and no bytes are stored
 constexpr int64_t kQTogether = 16;  // tiles that meet a stretch one after the other: their sums stay in L1
 
 template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Share& share) {
@@ -153,13 +139,13 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const S
   const int64_t groups = q_groups(w.k, w.group), block_bytes = q_block_bytes(w.type, w.group);
   const int64_t low_bytes = q_low_bytes(w.type, w.group);
   const int64_t part = q_part(w.type, w.group), parts = w.group / part;  // of a group
-  const int64_t start_parts = w.group / q_start_part(w.type, w.group), together = kQStretch / w.group;
+  const int64_t starts = q_starts(w.type), together = kQStretch / w.group;
+  const int64_t skipped = traits.part > kQMostGroup / kQSixteens ? kQSixteens : 0;  // starts of parts of 16
   const GemmEpilogue<T> epilogue = q_epilogue(args);
   QStretch stretch;
-  QSums sums;
   alignas(64) float totals[kQTogether * kQGroupRows * kQCols];
   QStretchTile t;
-  t.part = part, t.scales = stretch.scales, t.leasts = stretch.leasts, t.starts = sums.starts, t.x_sums = sums.sums;
+  t.part = part, t.scales = stretch.scales, t.leasts = stretch.leasts, t.shift = __builtin_ctz((unsigned)traits.offset | 1u << 30);
   t.table = q_table(traits.book);
   for (int64_t panel = col_block * panels / grid.col_blocks; panel < panel_end; ++panel) {
     const uint8_t* blocks = w.data + panel * groups * block_bytes;
@@ -176,12 +162,12 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const S
         if (!split && traits.low != 8) q_expand_codes(w.type, blocks + g * block_bytes, count, w.group, stretch);
         t.b = split || traits.low == 8 ? blocks + g * block_bytes : stretch.codes;
         t.high = t.b + low_bytes;
-        t.parts = count * parts;
+        t.parts = count * parts, t.next = blocks + (g + count) * block_bytes, t.next_step = (count * block_bytes / t.parts + 63) / 64 * 64;
         for (int64_t tile = batch; tile < batch_end; ++tile) {
           const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
           t.a = args.codes + row * groups * w.group + g * w.group * height;
           t.x_scales = args.scales + row * groups + g * height;
-          q_sums(traits, args.starts + (row * groups + g * height) * start_parts, t.x_scales, t.parts, height, sums);
+          t.starts = args.starts + (row * groups + g * height) * starts + skipped * height;
           t.out = totals + (row - first) * kQCols;
           q_stretch_of(traits, split, height)(t);
         }

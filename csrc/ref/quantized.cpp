@@ -40,7 +40,7 @@ std::vector<float> values_of(const QWeight& w) {
 
 // In float, as the kernels: a product of rounded activations is compared with one of the same.
 void qrows(const QRowsArgs<double>& args, const Share&) {
-  const int64_t groups = q_groups(args.k, args.group), part = q_start_part(args.type, args.group), parts = args.group / part;
+  const int64_t groups = q_groups(args.k, args.group), parts = q_starts(args.type);
   for (int64_t i = 0; i < args.m; ++i) {
     const Place at = place_of(args.m, q_tile_rows(args.type), i);
     for (int64_t g = 0; g < groups; ++g) {
@@ -57,9 +57,10 @@ void qrows(const QRowsArgs<double>& args, const Share&) {
       if (nan || std::isinf(largest)) largest = NAN;  // what infinity times 127 / infinity is
       if (largest < kQTiny) largest = 0.0f;
       const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-      for (int64_t p = 0; p < parts; ++p) {
+      for (int64_t p = 0; p < parts; ++p) {  // all of it, or each 16, then each 32
+        const int64_t length = parts == 1 ? args.group : p < kQSixteens ? 16 : 32, from = p < kQSixteens ? p * length : (p - kQSixteens) * 32;
         int32_t sum = 0;
-        for (int64_t j = p * part; j < (p + 1) * part; ++j) {
+        for (int64_t j = from; j < from + length; ++j) {
           const float q = std::nearbyint(value(j) * inverse);
           const int32_t code = std::isnan(q) ? 0 : (int32_t)q;
           const int64_t quad = (g * args.group + j) / 4;

@@ -29,6 +29,7 @@ static inline Ints field(Ints a, int shift, int32_t mask) {
 // The top bit of a byte in a lane: signed numbers plus 128.
 static inline Ints flipped(Ints a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi32(128))}; }
 static inline Ints shifted(Ints a, int shift) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(shift))}; }
+static inline Ints raised(Ints a, int shift) { return {_mm512_sllv_epi32(a.v, _mm512_set1_epi32(shift))}; }
 static inline Ints both(Ints a, Ints b) { return {_mm512_or_si512(a.v, b.v)}; }
 static inline void store(uint8_t* p, Ints a) { _mm512_storeu_si512(p, a.v); }
 static inline Vec as_floats(Ints a) { return {_mm512_castsi512_ps(a.v)}; }

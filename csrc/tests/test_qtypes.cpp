@@ -107,7 +107,7 @@ struct Rows {
     const int64_t groups = q_groups(w.k, w.group);
     codes.assign((size_t)(m * groups * w.group), (int8_t)77);
     scales.resize((size_t)(m * groups));
-    starts.resize((size_t)(m * groups * (w.group / q_start_part(w.type, w.group))));
+    starts.resize((size_t)(m * groups * q_starts(w.type)));
   }
   template <class T> QRowsArgs<T> args(const QWeight& w, const T* x, int64_t m) {
     return {x, codes.data(), scales.data(), starts.data(), w.order, m, w.k, w.group, w.type};

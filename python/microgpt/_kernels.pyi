@@ -668,7 +668,7 @@ def q_table_floats(
 
 def q_types() -> list[tuple[str, int, int, bool, int, int, int, bool, bool, int, int]]:
     """
-    By number: name, bits of a code, offset, whether a scale is a row's, step of groups, the group if it is fixed, what is added (1 a minimum, 2 an integer zero's), whether we round to it, whether products take its codes, sums that activations keep of a group, bytes of a GGUF block.
+    The table of types by number; QType of qtensor.py names the columns.
     """
 
 def quantize(x: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:

@@ -35,7 +35,7 @@ class QType(NamedTuple):
     least: int  # what is added to a group: 0 nothing, 1 a minimum, 2 -scale times an integer zero
     rounds: bool  # we round numbers to it
     product: bool  # its codes are integers, which products with int8 activations take; else they take its numbers
-    parts: int  # sums of codes that activations keep of a group
+    starts: int  # sums of codes that activations keep of a group
     block: int  # bytes of a GGUF block of 32 or 256 numbers, or 0
 
     def group(self, inner: int, group: int) -> int:
@@ -69,7 +69,7 @@ def _exact(values: Any, type: QType, what: str) -> Array:
     wide = np.ascontiguousarray(values, np.float32)
     if not np.isfinite(wide).all():
         raise NonFiniteError(f"{what}: expected finite numbers, got NaN or infinity")
-    held = np.dtype(np.float32)
+    held: np.dtype[Any] = np.dtype(np.float32)
     if not type.channel and type.product:
         held = numpy_dtype("bfloat16") if type.name.endswith("_bf16") else np.dtype(np.float16)
     with np.errstate(over="ignore"):

@@ -26,7 +26,7 @@ class Rows(NamedTuple):
 def key_of(weight: QTensor) -> tuple[int, int, int]:
     """Weights of one key take the same activations; so do types without tiles of their own whose groups are alike."""
     type = weight.type
-    number = type.number if type.rounds else -type.parts
+    number = type.number if type.rounds else -type.starts
     return number, weight.group, id(weight.data) if weight.ordered else 0
 
 
@@ -35,7 +35,7 @@ def rows_of(x: Array, weight: QTensor) -> Rows:
     number, n, inner, group = weight.sizes
     m, groups = x.size // inner, -(-inner // group)
     codes = k.empty((m * groups * group,), "uint8")
-    scales, starts = k.empty((m * groups,), "float32"), k.empty((m * groups * weight.type.parts,), "int32")
+    scales, starts = k.empty((m * groups,), "float32"), k.empty((m * groups * weight.type.starts,), "int32")
     k.q_rows(x, codes, scales, starts, weight.data, number, m, n, inner, group)
     return Rows(codes, scales, starts, key_of(weight))
 
