@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ from microgpt.qtensor import QTensor, q_type
 from microgpt.quantization.awq import best_scale, fold_block, folds_of
 from microgpt.quantization.calibrate import Streams, pieces_of
 from microgpt.quantization.gptq import gptq
+from microgpt.quantization.quantize import quantize_calibrated
 from microgpt.quantization.rounding import FINE_STEPS, STEPS, damped, weighted_round
 from microgpt.tokenizers.char import CharTokenizer
 from tests.cli_tools import run
+from tests.variants import IDS, VARIANTS, VOCAB, examples, logits, make
 
 RMS = NormSpec("rms", bias=False)
 LETTERS = "abcdefgh \n"
@@ -367,3 +370,28 @@ def test_the_command(tmp_path: Path):
         failed = run(*base, "-o", str(tmp_path / "b"), *options)
         assert failed.exit_code != 0 and words in failed.output + str(failed.exception), failed.output
         assert not (tmp_path / "b").exists()
+
+
+# -- every architecture ----------------------------------------------------
+CONFIGS = {**VARIANTS, **examples()}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_folds_leave_every_architecture_as_it_was(name: str):
+    model = make(CONFIGS[name])
+    pieces = [np.random.default_rng(i).integers(0, VOCAB, 24, dtype=np.int32) for i in range(8)]
+    before, streams = logits(model, IDS).copy(), Streams.of(model, pieces)
+    for i, block in enumerate(model.blocks):
+        linears = {n: place[0] for n, place in places(model).items() if n.startswith(f"blocks.{i}.")}
+        observers = streams.observe(block, linears, False)
+
+        def once(block: Any = block) -> np.ndarray:
+            return next(streams.through(block)).numpy().copy()
+
+        fold_block(block, observers, once, dict.fromkeys(observers, ("int4", 16)))
+        streams.advance(block)
+    after = logits(model, IDS)
+    assert np.abs(after - before).max() <= 1e-4 * np.abs(before).max()
+    quantize_calibrated(model, Scheme("int8", "int8", 16), "gptq", pieces)
+    rounded = logits(model, IDS)
+    assert np.sqrt(((rounded - before) ** 2).mean()) <= 0.1 * np.sqrt((before**2).mean())
