@@ -86,13 +86,38 @@ template <class T> static inline QFit q_fit(const T* x, int64_t n, float inverse
   return {hsum(xq), hsum(qq)};
 }
 
+// The same for 8 bits, where what integers explain differs by less than float32 resolves: the error itself is compared, of
+// the scale as it is stored.
+constexpr int kQFineCandidates = 12;
+template <class T> static inline float q_choose_fine(const T* x, int64_t n, float largest, float low, float high) {
+  const float plain = half_value(half_of(largest / high));
+  float best = INFINITY, scale = plain;
+  for (int i = -1; i < kQFineCandidates; ++i) {
+    float tried = plain;
+    if (i >= 0) {
+      const QFit fit = q_fit(x, n, (high - 4.0f + 0.5f * (float)i) / largest, low, high);
+      tried = half_value(half_of(fit.numerator / fit.denominator));
+    }
+    if (!(tried > 0.0f && tried < INFINITY)) continue;
+    const Vec factor = set1(1.0f / tried), back = set1(-tried), least = set1(low), most = set1(high);
+    Vec error = zero();
+    each_vec(0, n, [&](int64_t j, auto part) {
+      const Vec v = get(x + j, part), off = fma(back, min(max(round_even(mul(v, factor)), least), most), v);
+      error = fma(off, off, error);
+    });
+    const float sum = hsum(error);
+    if (sum < best) best = sum, scale = tried;
+  }
+  return scale;
+}
+
 // The scale of one group: NaN where a number is not finite.
 template <class T> static inline float q_choose(const T* x, int64_t n, const QTraits& traits) {
   const float largest = row_max(n, [&](int64_t i, auto part) { return abs(get(x + i, part)); });
   const float high = (float)((1 << traits.low) - 1 - traits.offset);
   if (!(largest < INFINITY)) return NAN;
   if (largest < kQTiny) return 0.0f;
-  if (traits.low == 8) return traits.channel ? largest / high : half_value(half_of(largest / high));
+  if (traits.low == 8) return traits.channel ? largest / high : q_choose_fine(x, n, largest, (float)-traits.offset, high);
   float best = -1.0f, scale = 0.0f;
   for (int side = -1; side <= 1; side += 2) {
     for (int i = 0; i < kQCandidates; ++i) {
