@@ -30,6 +30,7 @@
   X(softmax_backward, SoftmaxArgs)                     \
   X(attention, AttentionArgs)                          \
   X(attention_backward, AttentionBackwardArgs)         \
+  X(kv_put, KvPutArgs)                                 \
   X(ssd, SsdArgs)                                      \
   X(ssd_backward, SsdBackwardArgs)                     \
   X(gated_delta, DeltaArgs)                            \

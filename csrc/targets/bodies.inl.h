@@ -12,6 +12,7 @@ namespace {
 #include "kernels/routing.inl.h"
 #include "kernels/qgemm.inl.h"
 #include "kernels/qrows.inl.h"
+#include "kernels/kv_put.inl.h"
 #include "kernels/attention.inl.h"
 #include "kernels/scan.inl.h"
 #include "kernels/scan_backward.inl.h"

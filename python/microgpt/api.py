@@ -24,7 +24,7 @@ from .engine.embed import embed
 from .engine.perplexity import Score, score
 from .engine.sampler import whole
 from .engine.text import write
-from .errors import CheckpointError, ConfigError, ShapeError, StorageError, TokenizerError
+from .errors import CheckpointError, ConfigError, ShapeError, StorageError, TokenizerError, nearest
 from .io import files, hub, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
@@ -33,6 +33,7 @@ from .models.pooling import Pooling, read_pooling
 from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
 from .models.quantized import KEPT, Report, Scheme, quantize_decoder, weights_of
 from .nn.context import Ctx, Layout
+from .state.spec import KV_TYPES
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
 from .tokenizers.chat import Messages
@@ -322,6 +323,7 @@ def load(
     say: Callable[[str], None] | None = None,
     *,
     quantize: str | Scheme | None = None,
+    kv_dtype: str | None = None,
     report: Report | None = None,
 ) -> LanguageModel:
     """Open a model folder, a run folder (its newest good checkpoint), a GGUF or llama2.c file, or a model of the hub.
@@ -336,8 +338,15 @@ def load(
     without a copy of the whole (`report` then holds the error of each); "keep" leaves Q4_0 and Q8_0 of a GGUF
     file as they are. The bits of a quantized model in a folder stay as they are.
 
+    `kv_dtype` f32, bf16 or int8 is what generation keeps keys and values as (int8 with a scale a token and head);
+    None: as the model computes them.
+
     Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
+    if kv_dtype is not None and kv_dtype not in KV_TYPES:
+        raise ConfigError(
+            f"kv_dtype: expected {', '.join(KV_TYPES)}, got {kv_dtype!r}{nearest(str(kv_dtype), KV_TYPES)}"
+        )
     if isinstance(path, str) and hub.is_id(path):
         path = hub.download(path)
     place = find_newest_run() if path is None else Path(path)
@@ -364,6 +373,7 @@ def load(
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
     decoder = take(found, dtype, scheme, keep, report)
+    decoder.kv_dtype = None if kv_dtype is None else KV_TYPES[kv_dtype]
     return LanguageModel(decoder, tokenizer, None if place.is_file() else read_pooling(place))
 
 

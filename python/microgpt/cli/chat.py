@@ -15,7 +15,7 @@ import click
 
 from ..errors import CheckpointError, ConfigError, DataError, MicrogptError, TokenizerError, nearest
 from ..io import files
-from .common import Command, Option, sampling_options, say
+from .common import Command, Option, kv_option, sampling_options, say
 
 if TYPE_CHECKING:
     from ..api import LanguageModel
@@ -264,6 +264,7 @@ def _run(
     template: str | None,
     load: str | None,
     seed: int | None,
+    kv_dtype: str | None,
     **options: Any,
 ) -> None:
     from .. import api
@@ -275,7 +276,7 @@ def _run(
     options["seed"] = secrets.randbelow(2**32) if seed is None else seed
     GenerationConfig(**options)  # impossible values are told before the model is read
     try:
-        chat = Chat(api.load(model), options, system, template)
+        chat = Chat(api.load(model, kv_dtype=kv_dtype), options, system, template)
         if template is not None:
             choose(chat.model.tokenizer.chat_templates, template, False)  # an unknown one is told before the first turn
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
@@ -316,6 +317,7 @@ command = Command(
         Option(["--system"], metavar="TEXT", help="System prompt."),
         Option(["--template"], metavar="NAME", help="Chat template, where the model has several."),
         Option(["--load"], metavar="FILE", help="Go on with a conversation that /save wrote."),
+        kv_option(),
         *sampling_options("reply", 512),
     ],
     examples=EXAMPLES,

@@ -105,6 +105,12 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
+def kv_option(help: str = "What the cache of keys and values holds. [default: as the model computes]") -> Option:
+    """--kv-dtype."""
+    return Option(["--kv-dtype"], type=click.Choice(["f32", "bf16", "int8"]), metavar="TYPE",
+                  help=f"f32, bf16 or int8: {help[0].lower()}{help[1:]}")  # fmt: skip
+
+
 TOKEN = "Which token"
 
 

@@ -58,18 +58,18 @@ class Entry(NamedTuple):
     architecture: str
     parameters: int
     flops: int  # of a token, forward, at an empty context
-    state: int  # bytes of keys and values a token, float16 or bfloat16
+    state: int  # bytes of cached keys and values a token
     fixed: int  # bytes of recurrent states a sequence, float32
 
 
-def entries() -> list[Entry]:
-    """Every family but our own, by name."""
+def entries(stored: str = "bfloat16") -> list[Entry]:
+    """Every family but our own, by name; caches hold float32, bfloat16 or int8."""
     found = []
     for name, family in sorted(FAMILIES.items()):
         if family.keys:
             config = family.read({})
             found.append(Entry(name, family.architecture, config.num_parameters(), config.flops_per_token(1),
-                               2 * config.state_numbers(), 4 * config.fixed_state_numbers()))  # fmt: skip
+                               config.cache_bytes(stored), 4 * config.fixed_state_numbers()))  # fmt: skip
     return found
 
 
