@@ -120,8 +120,6 @@ static inline Vec score_of(const ScoreRule& rule, Vec raw, Vec offset, Vec& bend
   return rule.biased ? fma(set1(rule.slope), offset, s) : s;
 }
 
-alignas(64) static const float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 // x where begin <= lane + first < end, else `other`. Only vectors at the ends of a stretch pay for it.
 static inline Vec keep_seen(Vec x, Vec other, int first, int begin, int end) {
   const Vec lane = load(kLanes);

@@ -10,14 +10,6 @@ constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32
 constexpr int kSpanStep = 8;                        // spans of a product are multiples of it
 constexpr int kLowRows = kRegisters == 32 ? 4 : 2;  // up to so many rows a tile is four vectors wide
 
-static inline int64_t padded(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
-static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
-static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static inline void clear(float* p, int64_t n) {
-  for (int64_t i = 0; i < n; i += kWidth) store(p + i, zero());
-}
-
 // Rows in parts of at most `most`, as even as can be: part i of them.
 struct RowPart {
   int64_t low, high;
@@ -305,15 +297,4 @@ static inline void write_rows(const float* src, int64_t src_step, int64_t rows, 
       store_n(dst + i, accumulate ? add(load_n(dst + i, width - i), x) : x, width - i);
     }
   }
-}
-
-// The sums of `count` <= kWidth vectors, as one vector: they are turned, so that lanes are added in order.
-static inline Vec lane_sums(const float* vectors, int64_t count) {
-  Vec v[kWidth];
-  for (int i = 0; i < kWidth; ++i) v[i] = i < count ? load(vectors + i * kWidth) : zero();
-  gemm_transpose(v);
-#pragma GCC unroll 4
-  for (int step = kWidth / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) v[i] = add(v[i], v[i + step]);
-  return v[0];
 }

@@ -1,6 +1,5 @@
 // One value in, one value out. Shares: stretches of kGrain elements of the output. Every lane is loaded before it is
 // stored, so an output may be the same array as an input of the same shape.
-#include "kernels/loops.inl.h"
 
 // y (+)= act(x)
 template <class T> void act(const ActArgs<T>& args, const Share& share) {

@@ -220,6 +220,17 @@ template <class V> static inline void gemm_transpose(V* rows) {
   }
 }
 
+// The sums of `count` <= kWidth vectors, as one vector: they are turned, so that lanes are added in order.
+static inline Vec lane_sums(const float* vectors, int64_t count) {
+  Vec v[kWidth];
+  for (int i = 0; i < kWidth; ++i) v[i] = i < count ? load(vectors + i * kWidth) : zero();
+  gemm_transpose(v);
+#pragma GCC unroll 4
+  for (int step = kWidth / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) v[i] = add(v[i], v[i + step]);
+  return v[0];
+}
+
 template <int kLanes> struct GemmHalfOf {
   typedef float type __attribute__((vector_size(16)));
 };

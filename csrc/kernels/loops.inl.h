@@ -5,6 +5,7 @@ struct Full {};
 struct Part {
   int64_t n;
 };
+alignas(64) constexpr float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 alignas(64) constexpr float kOnes[16] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 template <class T> static inline Vec get(const T* p, Full) { return load(p); }
 template <class T> static inline Vec get(const T* p, Part part) { return load_n(p, part.n); }
@@ -109,4 +110,12 @@ template <class Body> static inline void with_act(Act act, const Body& body) {
     case Act::relu2: return body(ActIs<Act::relu2>{});
     case Act::silu: return body(ActIs<Act::silu>{});
   }
+}
+
+static inline int64_t padded(int64_t n) { return (n + kWidth - 1) / kWidth * kWidth; }
+static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static inline void clear(float* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += kWidth) store(p + i, zero());
 }

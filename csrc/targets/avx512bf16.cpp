@@ -16,6 +16,7 @@ namespace mg::avx512bf16 {
 namespace {
 #include "simd/math.h"
 //
+#include "kernels/loops.inl.h"
 #include "kernels/elementwise.inl.h"
 #include "kernels/norm.inl.h"
 #include "kernels/gemm.inl.h"

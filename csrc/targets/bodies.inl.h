@@ -1,57 +1,24 @@
-// Included inside a target's namespace, after its vectors: every body once, then the table.
+// Included inside a target's namespace, after its vectors: the bodies of one part, MG_PART, and what puts them into the tables.
+// Each part is compiled on its own, so that a change of one family of kernels does not compile the others again.
+#define MG_TEXT_(a) #a
+#define MG_TEXT(a) MG_TEXT_(a)
+#define MG_PART_FILE(part) MG_TEXT(targets/parts/part.inl.h)
+
 namespace {
 #include "simd/dot.h"
 #include "simd/math.h"
 //
-#include "kernels/elementwise.inl.h"
-#include "kernels/norm.inl.h"
-#include "kernels/token.inl.h"
-#include "kernels/optim.inl.h"
-#include "kernels/gemm.inl.h"
-#include "kernels/grouped.inl.h"
-#include "kernels/routing.inl.h"
-#include "kernels/qgemm.inl.h"
-#include "kernels/qrows.inl.h"
-#include "kernels/kv_put.inl.h"
-#include "kernels/attention.inl.h"
-#include "kernels/scan.inl.h"
-#include "kernels/scan_backward.inl.h"
-#include "kernels/conv.inl.h"
-#include "kernels/recurrence.inl.h"
-#include "kernels/chunk_product.inl.h"
-#include "kernels/ssd.inl.h"
-#include "kernels/ssd_backward.inl.h"
-#include "kernels/delta.inl.h"
-#include "kernels/delta_backward.inl.h"
-#include "kernels/rwkv.inl.h"
-#include "kernels/peak.inl.h"
-#include "kernels/read.inl.h"
-
-static void gemm(const GemmArgs<float>& args, const Share& share) { gemm_of<FloatWords<float>>(args, share); }
-static void gemm(const GemmArgs<bf16>& args, const Share& share) { gemm_of<FloatWords<bf16>>(args, share); }
-template <class T> static void grouped_linear(const GroupedArgs<T>& args, const Share& share) {
-  grouped_rows(args, share, &gemm_part<FloatWords<T>>);
-}
-template <class T> static void grouped_weight(const GroupedWeightArgs<T>& args, const Share& share) {
-  grouped_columns(args, share, &gemm_part<FloatWords<T>>);
-}
-template <class T> static void attention(const AttentionArgs<T>& args, const Share& share) {
-  attention_of<AttentionWords<T>>(args, share);
-}
-template <class T> static void attention_backward(const AttentionBackwardArgs<T>& args, const Share& share) {
-  attention_backward_of<AttentionWords<T>>(args, share);
-}
-static void peak(const PeakArgs<float>& args, const Share& share) { args.y[share.index] = peak_mean<FmaChain>(); }
-static void peak(const PeakArgs<bf16>& args, const Share& share) { args.y[share.index] = peak_mean<FmaChain>(); }
+#include "kernels/loops.inl.h"
+#include MG_PART_FILE(MG_PART)
 }  // namespace
 
-#define X(name, Args) &name,
-const KernelTable<float>* table() {
-  static const KernelTable<float> kernels = {MG_KERNELS(X)};
-  return &kernels;
-}
-const KernelTable<bf16>* table_bf16() {
-  static const KernelTable<bf16> kernels = {MG_BF16_KERNELS(X)};
-  return &kernels;
-}
+#define X(name, Args) full->name = &name, narrow->name = &name;
+#define Y(name, Args) full->name = &name;
+#define Z(name, Args) narrow->name = &name;
+#define MG_FILL_(part) \
+  void fill_##part(KernelTable<float>* full, KernelTable<bf16>* narrow) { MG_##part(X) MG_##part##_FULL(Y) MG_##part##_BF16(Z) }
+#define MG_FILL(part) MG_FILL_(part)
+MG_FILL(MG_PART)
 #undef X
+#undef Y
+#undef Z

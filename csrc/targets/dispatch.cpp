@@ -10,6 +10,38 @@
 #include "targets/targets.h"
 
 namespace mg {
+
+// The tables of the targets that are compiled part by part.
+#define X(part) fill_##part(&full, &narrow);
+#define MG_DEFINE_TABLES(name)                                                  \
+  namespace name {                                                              \
+  namespace {                                                                   \
+  struct Tables {                                                               \
+    KernelTable<float> full;                                                    \
+    KernelTable<bf16> narrow;                                                   \
+    Tables() { MG_PARTS(X) }                                                    \
+  };                                                                            \
+  const Tables& tables() {                                                      \
+    static const Tables all;                                                    \
+    return all;                                                                 \
+  }                                                                             \
+  }                                                                             \
+  const KernelTable<float>* table() { return &tables().full; }                  \
+  const KernelTable<bf16>* table_bf16() { return &tables().narrow; }            \
+  }
+MG_DEFINE_TABLES(scalar)
+#ifdef MG_TARGET_AVX2
+MG_DEFINE_TABLES(avx2)
+#endif
+#ifdef MG_TARGET_AVX512
+MG_DEFINE_TABLES(avx512)
+#endif
+#ifdef MG_TARGET_NEON
+MG_DEFINE_TABLES(neon)
+#endif
+#undef X
+#undef MG_DEFINE_TABLES
+
 namespace {
 
 std::atomic<const Target*> g_current{nullptr};

@@ -6,8 +6,8 @@
 #include "core/args.h"
 #include "core/rng.h"
 #include "kernels/list.h"
-#include "kernels/scan_tiles.h"
 #include "kernels/qgemm_grid.h"
+#include "kernels/scan_tiles.h"
 #include "kernels/tiles.h"
 #include "targets/targets.h"
 

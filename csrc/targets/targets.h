@@ -4,18 +4,21 @@
 
 namespace mg {
 
-#define MG_DECLARE_TARGET(name) \
-  namespace name {              \
-  const KernelTable<float>* table(); \
+#define X(part) void fill_##part(KernelTable<float>* full, KernelTable<bf16>* narrow);
+#define MG_DECLARE_TARGET(name, parts)   \
+  namespace name {                       \
+  parts                                  \
+  const KernelTable<float>* table();     \
   const KernelTable<bf16>* table_bf16(); \
   }
-MG_DECLARE_TARGET(scalar)
-MG_DECLARE_TARGET(avx2)
-MG_DECLARE_TARGET(avx512)
-MG_DECLARE_TARGET(avx512vnni)
-MG_DECLARE_TARGET(avx512bf16)
-MG_DECLARE_TARGET(avx512amx)
-MG_DECLARE_TARGET(neon)
+MG_DECLARE_TARGET(scalar, MG_PARTS(X))
+MG_DECLARE_TARGET(avx2, MG_PARTS(X))
+MG_DECLARE_TARGET(avx512, MG_PARTS(X))
+MG_DECLARE_TARGET(avx512vnni, )
+MG_DECLARE_TARGET(avx512bf16, )
+MG_DECLARE_TARGET(avx512amx, )
+MG_DECLARE_TARGET(neon, MG_PARTS(X))
+#undef X
 #undef MG_DECLARE_TARGET
 
 }  // namespace mg

@@ -1,0 +1,8 @@
+#include "kernels/gemm.inl.h"
+#include "kernels/attention_tile.inl.h"
+#include "kernels/chunk_product.inl.h"
+#include "kernels/ssd.inl.h"
+#include "kernels/ssd_backward.inl.h"
+#include "kernels/delta.inl.h"
+#include "kernels/delta_backward.inl.h"
+#include "kernels/rwkv.inl.h"

@@ -1,0 +1,5 @@
+#include "kernels/gemm.inl.h"
+#include "kernels/scan.inl.h"
+#include "kernels/scan_backward.inl.h"
+#include "kernels/conv.inl.h"
+#include "kernels/recurrence.inl.h"
