@@ -25,7 +25,7 @@ from microgpt.tensor import Tensor, numpy_dtype
 from tests.cli_tools import run
 from tests.format_tools import a_model
 from tests.opcases import attention as cases
-from tests.variants import IDS, TOKENS, VARIANTS, check_pieces, layers, make, mixers
+from tests.variants import IDS, TOKENS, VARIANTS, check_pieces, make, mixers
 
 ISAS = [name for name, supported in k.isas() if supported]
 STORED = ("float32", "bfloat16", "int8")
@@ -47,7 +47,7 @@ def put(values: Numbers, stored: str, dtype: str = "float32", places: list[int] 
     return rows
 
 
-# -- what is written -----------------------------------------------------------------------------------------------------
+# -- what is written --------------------
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize("width", [1, 7, 64, 300])
@@ -89,7 +89,7 @@ def test_floats_are_rounded_once(stored: str, dtype: str) -> None:
     assert np.array_equal(rows.data.numpy(), x.astype(np.float32).astype(numpy_dtype(stored)))
 
 
-# -- what is read --------------------------------------------------------------------------------------------------------
+# -- what is read --------------------
 def attend(i: dict[str, Any], keys: Any, values: Any, dtype: str, **options: Any) -> Numbers:
     arrays = [k.from_numpy(i[name]) for name in ("q_start", "k_start", "k_len")]
     if "alibi" in i:
@@ -180,7 +180,7 @@ def test_rows_that_nobody_sees_may_hold_anything(stored: str) -> None:
     assert np.array_equal(after[:2], before[:2]) and np.isnan(after[2]).all()
 
 
-# -- states --------------------------------------------------------------------------------------------------------------
+# -- states --------------------
 def feed(model: Any, states: ContiguousStates, pieces: list[list[list[int]]]) -> list[Numbers]:
     return [forward_cached(model, piece, states).copy() for piece in pieces]
 
@@ -195,7 +195,7 @@ def test_pieces_forks_and_rollbacks(config: ModelConfig, stored: str) -> None:
     states.rollback(0, 0)
     parts = feed(model, states, [[ids[:9], ids[3:8], []], [ids[9:10], [], []], [ids[10:], [], []]])[-1]
     check_pieces(config, parts, whole)
-    if any(layer.fixed_state_numbers() for layer in layers(config)):
+    if states.recurrent_layers:
         return
     states.rollback(0, 9)
     states.fork(0, 2)
@@ -224,7 +224,7 @@ def test_a_cache_of_the_models_own_type_is_the_cache_there_was() -> None:
     )
 
 
-# -- memory --------------------------------------------------------------------------------------------------------------
+# -- memory --------------------
 @pytest.mark.parametrize("name", ["gqa", "shared_kv", "differential", "parallel_plain_hybrid", "window"])
 def test_memory_is_what_the_figures_say(name: str) -> None:
     config, model = VARIANTS[name], make(VARIANTS[name])
@@ -247,7 +247,7 @@ def test_int8_is_an_eighth_more_than_a_quarter() -> None:
     assert config.cache_bytes("int8") == config.state_numbers() + 4 * heads
 
 
-# -- the public face -----------------------------------------------------------------------------------------------------
+# -- the public face --------------------
 def test_load_generate_and_perplexity(tmp_path: Path) -> None:
     from tests.test_quantized import model_of, small
 
@@ -267,7 +267,7 @@ def test_load_generate_and_perplexity(tmp_path: Path) -> None:
     assert f"perplexity {two.perplexity:.4f}" in done.stdout
     for option in ("q8", "int4"):
         assert run("generate", "--model", str(tmp_path), "--kv-dtype", option).exit_code == 2
-    with pytest.raises(ConfigError, match="kv_dtype: expected f32, bf16, int8, got 'int9'.*int8"):
+    with pytest.raises(ConfigError, match=r"kv_dtype: expected f32, bf16, int8, got 'int9'.*int8"):
         microgpt.load(tmp_path, kv_dtype="int9")
 
 
@@ -277,7 +277,7 @@ def test_zoo_counts_the_cache() -> None:
     assert run("zoo", "--list", "--kv-dtype", "int8").stdout != run("zoo", "--list").stdout
 
 
-# -- bad input -----------------------------------------------------------------------------------------------------------
+# -- bad input --------------------
 def test_wrong_caches_never_reach_the_kernels() -> None:
     x = np.zeros((3, 2, 8), np.float32)
     with pytest.raises(ConfigError, match="expected float32, bfloat16 or int8, got 'int4'"):

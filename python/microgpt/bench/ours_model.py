@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import system
 from ..engine.generate import forward_cached
 from ..engine.sampler import Draws, Sampling
 from ..engine.step import Steps
@@ -32,6 +32,15 @@ def read_bytes(model: Decoder) -> int:
 def _bytes(weight: Any) -> int:
     size = weight.nbytes if hasattr(weight, "nbytes") else weight.data.nbytes
     return int(size)
+
+
+def peak_resident() -> int | None:
+    """The most memory that this process has had, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def kind_of(model: Decoder) -> str:
@@ -86,7 +95,7 @@ def main() -> None:
         return {
             "family": config.family, "parameters": config.num_parameters(), "layers": len(config.blocks),
             "width": config.width, "context": config.max_positions, "kind": kind_of(model), "bytes": read_bytes(model),
-            "resident": system.peak_resident(),
+            "resident": peak_resident(),
         }  # fmt: skip
 
     def case(request: dict[str, Any]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def _draw_one(
     draws.steps[0] = step
     draws.feed([0])
     draws.kernel(k.from_numpy(np.ascontiguousarray(given)), tokens, found)
-    if np.isnan(found.numpy()[0]) if tokens is None and found is not None else tokens.numpy()[0] < 0:
+    if (tokens is not None and tokens.numpy()[0] < 0) or (found is not None and np.isnan(found.numpy()[0])):
         raise NonFiniteError(NOTHING)
 
 

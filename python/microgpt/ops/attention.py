@@ -22,8 +22,8 @@ Needs = list[bool] | None
 @op("q", "keys", "values")
 def attention(
     q: Array,
-    keys: Array,
-    values: Array,
+    keys: Any,
+    values: Any,
     q_start: Array,
     k_start: Array,
     k_len: Array,
@@ -77,7 +77,7 @@ def attention(
     }
     o = k.empty((q.shape[0], heads, values.shape[2]), q.dtype)
     lse = k.empty((heads, q.shape[0]), wide(q.dtype)) if needs else None
-    if isinstance(keys, KVRows):
+    if isinstance(keys, KVRows) and isinstance(values, KVRows):
         scales = {"k_scales": keys.scales, "v_scales": values.scales}
         k.attention(q, keys.data, values.data, o, lse=lse, **scales, **settings)
     else:

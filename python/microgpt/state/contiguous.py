@@ -62,8 +62,8 @@ class ContiguousStates:
         """Memory held, copies for going back included."""
         kept = [array for each in self._kept for snapshot in each.values() for array in snapshot]
         pairs = [array for pair in self._pairs.values() for array in pair]
-        typed = [rows for pair in self._typed.values() for rows in pair]
-        return sum(each.nbytes for each in [*pairs, *typed, *self._arrays(), *kept])
+        typed = sum(rows.nbytes for pair in self._typed.values() for rows in pair)
+        return typed + sum(array.nbytes for array in [*pairs, *self._arrays(), *kept])
 
     def begin(self, new: Sequence[int]) -> None:
         """Announce new tokens of each sequence. Raises ShapeError when one would outgrow the capacity."""
