@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ import pytest
 import microgpt
 from microgpt import _kernels as k
 from microgpt import ops
+from microgpt.api import LanguageModel
 from microgpt.engine.generate import forward_cached
 from microgpt.engine.step import Steps
 from microgpt.errors import ConfigError, DTypeError, ShapeError, UsageError
 from microgpt.models.config import ModelConfig
+from microgpt.models.decoder import Decoder
+from microgpt.models.presets import MODELS
 from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.qtensor import KVRows
 from microgpt.state.contiguous import ContiguousStates
 from microgpt.state.spec import KVSpec
 from microgpt.tensor import Tensor, numpy_dtype
+from microgpt.tokenizers.char import CharTokenizer
 from tests.cli_tools import run
 from tests.format_tools import a_model
 from tests.opcases import attention as cases
@@ -249,9 +254,9 @@ def test_int8_is_an_eighth_more_than_a_quarter() -> None:
 
 # -- the public face --------------------
 def test_load_generate_and_perplexity(tmp_path: Path) -> None:
-    from tests.test_quantized import model_of, small
-
-    model_of(small()).save(tmp_path)
+    tokenizer = CharTokenizer("abcdefgh \n")
+    config = MODELS.get("gpt")(tokenizer.vocab_size, 32, 2, 4, 256, 0.0)
+    LanguageModel(Decoder(dataclasses.replace(config, init_std=0.2)), tokenizer).save(tmp_path)
     plain, eight = microgpt.load(tmp_path), microgpt.load(tmp_path, kv_dtype="int8")
     assert eight.decoder.kv_dtype == "int8"
     text = "a b a b c" * 20
