@@ -35,7 +35,7 @@ void sample(const Array& logits, const Array& where, const Array* tokens, const 
         if (id < 0 || id >= vocab) throw shape_error("sample: `history` expected ids below " + std::to_string(vocab) + ", got " + std::to_string(id));
       }
     }
-    run_kernel(op, &mg::sample<T>, args, plan_sample(args), {&logits, &where, tokens, history, probabilities});
+    run_kernel<SampleArgs<T>>(op, &mg::sample, args, plan_sample(args), {&logits, &where, tokens, history, probabilities});
   });
 }
 
