@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +24,12 @@ def prepare(model: Any, kind: str, tokens: int, sequences: int, past: int) -> Ca
 
     if kind == "prompt":
         return prompt
-    cache = transformers.DynamicCache(config=model.config)
+    start = transformers.DynamicCache(config=model.config)
     if past:
-        model(ids[:, :past], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model(ids[:, :past], past_key_values=start, use_cache=True, logits_to_keep=1)
 
     def generate() -> None:
-        cache.crop(past)
+        cache = copy.deepcopy(start)
         for at in range(past, past + tokens):
             model(ids[:, at : at + 1], past_key_values=cache, use_cache=True, logits_to_keep=1).logits.argmax(-1)
 
