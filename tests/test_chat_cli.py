@@ -20,8 +20,11 @@ import microgpt
 from microgpt.cli.chat import _Stoppable
 from microgpt.errors import ConfigError, TemplateError
 from microgpt.models.config import ModelConfig
+from microgpt.models.decoder import Decoder
+from microgpt.models.families import FAMILIES
 from microgpt.tokenizers.char import CharTokenizer
 from tests.cli_tools import environment
+from tests.tiny_families import ENCODERS
 
 TEMPLATE = (
     "{% if messages[0].role == 'system' and messages[0].content == 'no' %}"
@@ -34,9 +37,6 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders `m`, with a chat template, and `p`, without one; both end few replies by themselves."""
-    from microgpt.models.decoder import Decoder
-    from microgpt.models.families import FAMILIES
-
     pytest.importorskip("jinja2", reason="jinja2 is not installed")
     place = tmp_path_factory.mktemp("chat")
     tokenizer = CharTokenizer.train([string.printable.replace(">", "")])  # replies do not look like a prompt
@@ -323,3 +323,11 @@ def test_the_second_ctrl_c_interrupts() -> None:
         assert stop.asked
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.filterwarnings("ignore:.*pooler")
+def test_an_encoder_is_refused_before_the_first_message(tmp_path: Path) -> None:
+    kind, settings = ENCODERS["bert"]
+    model = microgpt.LanguageModel(Decoder(FAMILIES.get(kind).read(settings), seed=1), CharTokenizer("abc"))
+    done = talk(tmp_path, str(model.export(tmp_path / "m.gguf")), "")
+    assert done.returncode == 1 and "m.gguf: an encoder (bert), which writes nothing" in done.stderr

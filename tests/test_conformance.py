@@ -180,6 +180,24 @@ def test_packed_documents_do_not_see_each_other(config: ModelConfig) -> None:
 
 
 @every_variant
+def test_sequences_of_no_and_of_one_token(config: ModelConfig) -> None:
+    """Packed between others, and with states: they change nothing of the others, and nothing alone is no error."""
+    model = make(config)
+
+    def packed(lengths: list[int], ids: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+        with no_grad():
+            return model.logits(model.hidden(k.from_numpy(ids), Ctx(Layout.packed(lengths)))).numpy().copy()
+
+    parts = [packed([len(ids)], ids.copy()) for ids in (IDS[:1], IDS[1:6], IDS[6:7])]
+    assert np.array_equal(packed([0, 1, 5, 0, 1, 0], IDS[:7].copy()), np.concatenate(parts))
+    assert packed([0, 0], IDS[:0].copy()).shape == (0, VOCAB)
+    states = ContiguousStates(model.state_specs(), 2, 8)
+    one, two, _, three = (forward(model, states, pieces) for pieces in ([[], [3]], [[4], []], [[], []], [[1, 2], [5]]))
+    check_pieces(config, np.concatenate([two, three[:2]]), packed([3], np.array([4, 1, 2], np.int32)))
+    check_pieces(config, np.concatenate([one, three[2:]]), packed([2], np.array([3, 5], np.int32)))
+
+
+@every_variant
 def test_any_number_of_threads_gives_the_same_bits(config: ModelConfig) -> None:
     model = make(config)
     found = []

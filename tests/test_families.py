@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import json
 import random
 import warnings
@@ -261,8 +262,22 @@ def test_every_registered_family_is_in_the_table() -> None:
     assert tiny | {"microgpt", "minicpm"} == set(FAMILIES)
 
 
+def test_the_page_of_families_is_that_of_its_command() -> None:
+    """A line for every tiny model, and the part about GGUF files as tools/family_table.py writes it."""
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("family_table", root / "tools" / "family_table.py")
+    assert spec is not None and spec.loader is not None
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    page = (root / "docs" / "families.md").read_text(encoding="utf-8")
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ") and line.endswith(" |")]
+    assert [line[0].removeprefix("| ") for line in lines[1:]] == [*TINY, *ENCODERS]
+    assert all(line[-1] == "same |" for line in lines[1:])
+    assert page.endswith(table.gguf_part())
+
+
 @pytest.mark.parametrize(
-    ("kind", "near"), [("qwen33", "qwen3"), ("gemma3", "gemma"), ("lama", "llama"), ("phi-3", "phi3")]
+    ("kind", "near"), [("qwen33", "qwen3"), ("gemma3", "gemma3_text"), ("lama", "llama"), ("phi-3", "phi3")]
 )
 def test_an_unknown_model_type_is_refused_with_the_nearest(tmp_path: Path, kind: str, near: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))

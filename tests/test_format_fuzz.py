@@ -1,6 +1,6 @@
 """Mutants of model files: each is loaded or refused with a typed error, quickly and within a bound of memory.
 
-2,000 a format here, 20,000 in `make soak`.
+2,000 a format here (of recurrent, hybrid and expert models 300), 20,000 in `make soak`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from microgpt.models.decoder import Decoder
 from microgpt.models.gguf import save_gguf
 from microgpt.models.pretrained import load_decoder, save_decoder
 from tests.format_tools import a_model, llama2c, mlx, sharded
+from tests.test_gguf_models import tiny
 
 EDGES = [0, 1, 2, 3, *(2**bits + off for bits in (7, 8, 15, 16, 24, 31, 32, 53, 62, 63) for off in (-1, 0)), 2**64 - 1]
 JSON_BYTES = b'\0\xff0129e.-+"{}[]:,\\/tfnu FIUB86'
@@ -141,7 +142,33 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.soak)])
 def test_mutants(tmp_path: Path, name: str, count: int) -> None:
-    place, victim, head, text = FORMATS[name](tmp_path)
+    refused(FORMATS[name](tmp_path), count)
+
+
+HYBRIDS = ["mamba2", "jamba_moe", "bamba", "nemotron_h_moe", "lfm2_moe", "qwen3_5", "qwen3_next", "gpt_oss"]
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("name", HYBRIDS)
+@pytest.mark.parametrize("kind", ["gguf", "model.safetensors"])
+def test_mutants_of_other_layers(tmp_path: Path, name: str, kind: str, count: int) -> None:
+    path = tmp_path / "m.gguf"
+    if kind == "gguf":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            save_gguf(tiny(name), path, "q8_0")
+        refused((path, path, lambda data: 6000, False), count)
+        return
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        save_decoder(tiny(name), folder)
+
+    refused(folder_of(kind, True, make)(tmp_path), count)
+
+
+def refused(made: tuple[Path, Path, Callable[[bytes], int], bool], count: int) -> None:
+    place, victim, head, text = made
     ends = hunt(place, victim, count, count, head, text)
     assert sum(ends.values()) == count
     # The mutants are near enough to good files to reach every stage, and far enough to be refused.

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 import microgpt
 from microgpt.api import LanguageModel
 from microgpt.cli import cli
+from microgpt.cli.common import write
 from microgpt.cli.generate import PROMPT_LIMIT, command
 from tests.test_cli import environment
 
@@ -165,3 +166,12 @@ def test_extreme_invocations_write_a_text(line: str) -> None:
     done = generate("--model", "m", "--seed", "1", "--prompt", "e", *line.split())
     assert (done.exit_code, done.stderr, done.stdout.count("\n")) == (0, "", 1), done.output
     assert done.stdout.startswith("e") and len(done.stdout) <= 1 + 16 + 1
+
+
+def test_a_terminal_is_not_commanded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b[2J\tb\r\n\x07\x9b1m é\x7f"
+    write(text)
+    assert capsys.readouterr().out == text
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    write(text, nl=True)
+    assert capsys.readouterr().out == "a␛[2J\tb␍\n␇�1m é␡\n"

@@ -323,6 +323,16 @@ def test_a_large_good_header_is_read_in_linear_time(tmp_path: Path) -> None:
     assert time.process_time() - started < 0.1
 
 
+@pytest.mark.parametrize("window", [1, 7, 64, 1 << 20])
+def test_a_header_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    whole = GgufFile(GOLDEN / "gguf_py.gguf")
+    monkeypatch.setattr(gguf, "WINDOW", window)
+    found = GgufFile(GOLDEN / "gguf_py.gguf")
+    assert found.metadata["b.strings"] == ["", "a", "\u03b2\u03b3"] and found.tensors == whole.tensors
+    assert found.metadata["b.ints"].tolist() == [1, -2, 3] and found.metadata["a.string"] == "\u00fcn\u00efcode"
+    assert np.array_equal(found.array("x.f32"), whole.array("x.f32"))
+
+
 def test_typed_look_ups() -> None:
     found = GgufFile(GOLDEN / "gguf_py.gguf")
     assert found.get("a.bool", (int, bool)) is True

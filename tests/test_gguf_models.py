@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import microgpt
+from microgpt import _kernels as k
 from microgpt.errors import CheckpointError, ConfigError, FormatError, TokenizerError
 from microgpt.io import gguf_writer
 from microgpt.io.ggml import NAMED
@@ -16,19 +17,19 @@ from microgpt.io.gguf import GgufFile
 from microgpt.models import gguf
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
+from microgpt.models.families.gguf import GGUF
 from microgpt.models.gguf import FILE_TYPES, halve, interleave, save_gguf
+from microgpt.models.gguf_config import facts_of
+from microgpt.models.pooling import Pooling
 from microgpt.models.presets import MODELS
 from microgpt.models.pretrained import load_decoder
+from microgpt.nn import Ctx, Layout
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.format_tools import GPT2, LLAMA, a_model, same
-from tests.tiny_families import BASE, FOUR, HYBRID, MAMBA, TINY, VOCAB, WIDE
+from tests.gguf_cases import LLAMA3, LONG, NOT_OURS, OTHERS, REFUSED, YARN
+from tests.tiny_families import TINY, VOCAB
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 12}  # fmt: skip
-LONG = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 8,
-        "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 1.5, 2.5, 4.0]}  # fmt: skip
-YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 3.0, "original_max_position_embeddings": 8}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama_tied_biases": ("llama", {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}),
@@ -62,100 +63,9 @@ def test_a_model_comes_back_from_gguf(tmp_path: Path, name: str) -> None:
     assert ("output.weight" in found.tensors) != model.config.tie_embeddings
 
 
-# Of tests/tiny_families.py, what llama.cpp cannot compute: a part of the message.
-REFUSED = {
-    "mistral": "sliding_window None, this model 5",
-    "qwen2": "use_sliding_window False, this model True",
-    "qwen3": "attention_bias False, this model True",
-    "gemma2": "scale",  # query_pre_attn_scalar is the width of a head
-    "gemma3": "scale",
-    "phi_qk": "qk_layernorm False, this model True",
-    "starcoder2": "sliding_window None, this model 6",
-    "falcon_rw": "bias False, this model True",
-    "cohere": "64 layers and more only",
-    "cohere2": "head_dim 8, it is 12",
-    "exaone4": "head_dim 8, it is 12",
-    "nemotron": "head_dim 8, it is 12",
-    "seed_oss": "attention_out_bias False, this model True",
-    "smollm3": "rope",  # each fourth layer is without positions, no other
-    "ernie4_5": "use_bias False, this model True",
-    "mixtral": "sliding_window None, this model 5",
-    "qwen2_moe": r"mlp_only_layers \[\], this model \[1\]",
-    "qwen3_moe": r"mlp_only_layers \[\], this model \[0, 2\]",
-    "olmoe": "num_key_value_heads: expected 4, got 2",
-    "gpt_oss": "swiglu_limit 7.0, this model 0.5",
-    "mamba": "use_bias False, this model True",
-    "falcon_mamba": "use_conv_bias True, this model False",
-    "qwen3_next": r"mlp_only_layers \[\], this model \[1\]",
-    "lfm2": "conv_bias False, this model True",
-    "mamba2_limits": "use_bias False, this model True",
-    "nemotron_h_moe": "expected no moe",
-    "falcon_h1": "_multiplier 1.0, this model",
-    "falcon_h1_norm": "mamba_proj_bias False, this model True",
-    "jamba": "mamba_proj_bias False, this model True",
-    "jamba_moe": "num_experts 1, this model 4",
-}
-# and with settings that it can
-OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: each for name, each in TINY.items() if each[0] in gguf.GGUF and name not in REFUSED},
-    "mistral": ("mistral", {**BASE, "sliding_window": None}),
-    "mistral_wide_window": ("mistral", {**BASE, "sliding_window": 32}),
-    "qwen2": ("qwen2", BASE),
-    "qwen3": ("qwen3", WIDE),
-    "gemma2": ("gemma2", {**TINY["gemma2"][1], "query_pre_attn_scalar": 12}),
-    "gemma3": (
-        "gemma3_text",
-        {
-            **TINY["gemma3"][1],
-            "query_pre_attn_scalar": 12,
-            "sliding_window_pattern": 6,
-            "num_hidden_layers": 7,
-            "rope_local_base_freq": 77.0,
-        },
-    ),
-    "starcoder2": ("starcoder2", {**BASE, "sliding_window": None}),
-    "cohere": ("cohere", {**BASE, "logit_scale": 0.3}),
-    "cohere_qk": ("cohere", {**BASE, "num_hidden_layers": 64, "use_qk_norm": True}),
-    "cohere2": ("cohere2", {**BASE, **FOUR}),
-    "exaone4": ("exaone4", {**BASE, "sliding_window": None}),
-    "exaone4_windows": ("exaone4", {**BASE, "num_hidden_layers": 64, "sliding_window": 5}),
-    "nemotron": ("nemotron", {**BASE, "attention_bias": True}),
-    "seed_oss": ("seed_oss", WIDE),
-    "smollm3": ("smollm3", {**WIDE, **FOUR, "sliding_window": None}),
-    "ernie4_5": ("ernie4_5", WIDE),
-    "qwen3_next": (
-        "qwen3_next",
-        {**TINY["qwen3_next"][1], "mlp_only_layers": [], "layer_types": ["linear_attention"] * 2 + ["full_attention"]},
-    ),
-    "lfm2": ("lfm2", {**TINY["lfm2"][1], "conv_bias": False}),
-    "falcon_h1": ("falcon_h1", {**BASE, **HYBRID, "mamba_d_ssm": 40}),
-    "falcon_h1_norm": (
-        "falcon_h1",
-        {
-            **BASE,
-            **HYBRID,
-            "mamba_d_ssm": 40,
-            "mamba_n_groups": 2,
-            "mamba_rms_norm": True,
-            "mamba_norm_before_gate": False,
-        },
-    ),
-    "mixtral": ("mixtral", {**BASE, "num_local_experts": 4}),
-    "qwen2_moe": ("qwen2_moe", {**TINY["qwen2_moe"][1], "mlp_only_layers": None}),
-    "qwen3_moe": ("qwen3_moe", {**TINY["qwen3_moe"][1], "decoder_sparse_step": 1}),
-    "olmoe": ("olmoe", {**TINY["olmoe"][1], "num_key_value_heads": 4}),
-    "gpt_oss": ("gpt_oss", {**TINY["gpt_oss"][1], "swiglu_limit": 7.0}),
-    "mamba": ("mamba", MAMBA),
-    "falcon_mamba": ("falcon_mamba", {**MAMBA, "tie_word_embeddings": False}),
-    "jamba": ("jamba", {**TINY["jamba"][1], "mamba_proj_bias": False}),
-    "yarn": ("llama", {**BASE, "rope_parameters": {**YARN, "attention_factor": 1.25}}),
-    "minicpm": ("minicpm", {**BASE, "scale_emb": 6.0, "scale_depth": 1.4, "dim_model_base": 8}),
-}
-
-
 def tiny(name: str) -> Decoder:
     """A model of OTHERS (or of TINY) with weights that differ from each other."""
-    family, settings = OTHERS[name] if name in OTHERS else TINY[name]
+    family, settings = {**TINY, **NOT_OURS, **OTHERS}[name]
     model = Decoder(FAMILIES.get(family).read(settings), seed=1)
     rng = np.random.default_rng(2)
     for parameter in model.parameters():
@@ -164,10 +74,13 @@ def tiny(name: str) -> Decoder:
 
 
 def test_every_family_of_the_table_is_tried() -> None:
-    assert {family for family, _ in OTHERS.values()} == set(gguf.GGUF)
+    configs = [FAMILIES.get(family).read(settings) for family, settings in OTHERS.values()]
+    tried = {(config.family, facts_of(config).arch) for config in configs}
+    assert tried == {(facts.family or name, facts.arch) for name, facts in GGUF.items()}
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.filterwarnings("ignore:.*pooler")
+@pytest.mark.parametrize("name", sorted(OTHERS.keys() - {"falcon_h1_multipliers"}))
 def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
     model = tiny(name)
     save_gguf(model, tmp_path / "m.gguf", "f32")
@@ -175,23 +88,76 @@ def test_other_families_come_back_from_gguf(tmp_path: Path, name: str) -> None:
     # Norms of 1 + weight are stored with the one: a rounding of 2^-24. Logarithms of decays (below 2 here) are
     # stored as decays: two roundings of those, two of the logarithm. Everything else has its bits.
     for key, value in model.arrays().items():
+        if key.startswith("pooler"):  # which GGUF has not
+            assert key not in back.arrays()
+            continue
         bound = 8 * 2.0**-24 if "a_log" in key else 2.0**-23 if "norm" in key else 0.0
         assert np.abs(back.arrays()[key] - value).max() <= bound, key
-    logits = [microgpt.LanguageModel(each, IdsTokenizer(VOCAB)).logits(IDS) for each in (model, back)]
+    ctx = Ctx(Layout.packed([len(IDS)]))
+    states = [each.hidden(k.from_numpy(np.array(IDS, np.int32)), ctx) for each in (model, back)]
+    logits = [each.logits(x).numpy() for each, x in zip((model, back), states, strict=True)]
     # Frequencies and scales are float32 in a file: a rounding of angles up to 24; logits are below 10.
     assert np.abs(logits[0] - logits[1]).max() <= 24 * 2.0**-24 * 10
     save_gguf(back, tmp_path / "again.gguf", "f32")
     assert load_decoder(tmp_path / "again.gguf").config == back.config
 
 
+def test_multipliers_go_into_weights(tmp_path: Path) -> None:
+    """Falcon-H1's: a file is read as the same function without them."""
+    model = tiny("falcon_h1_multipliers")
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    back = load_decoder(tmp_path / "m.gguf")
+    assert back.config.embed_scale == back.config.logit_scale == 1.0
+    factors = {"embed.weight": 3.0, "head": 0.7, "blocks.1.mixer.left.b.weight": 1.2 * 0.8,
+               "blocks.2.mixer.right.k.weight": 1.3 * 0.6, "blocks.0.ffn.down.weight": 1.4}  # fmt: skip
+    for name, factor in factors.items():
+        far = np.abs(back.arrays()[name] - model.arrays()[name] * factor).max()
+        assert far <= 2.0**-23 * np.abs(back.arrays()[name]).max(), name
+    logits = [microgpt.LanguageModel(each, IdsTokenizer(VOCAB)).logits(IDS) for each in (model, back)]
+    assert 0 < np.abs(logits[0] - logits[1]).max() <= 64 * 2.0**-24 * np.abs(logits[0]).max()
+    tied = Decoder(FAMILIES.get("falcon_h1").read({**OTHERS["falcon_h1_multipliers"][1], "tie_word_embeddings": True}))
+    with pytest.raises(ConfigError, match=r"lm_head_multiplier: expected 3.0 as embedding_multiplier .*, got 0.7"):
+        save_gguf(tied, tmp_path / "tied.gguf", "f32")
+
+
+def test_blocks_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
+    model = tiny("qwen3_5")
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    rewritten(tmp_path / "m.gguf", {"qwen35.block_count": 4, "qwen35.nextn_predict_layers": 1},
+              {"blk.3.nextn.eh_proj.weight": np.ones((4, 4), np.float32)})  # fmt: skip
+    assert same(load_decoder(tmp_path / "m.gguf"), load_decoder_of(model, tmp_path))
+    for ahead in (-1, 4, 2**40):
+        rewritten(tmp_path / "m.gguf", {"qwen35.nextn_predict_layers": ahead})
+        with pytest.raises(ConfigError, match="nextn_predict_layers: expected a whole number from 0 to 3"):
+            load_decoder(tmp_path / "m.gguf")
+
+
+def load_decoder_of(model: Decoder, folder: Path) -> Decoder:
+    """What a file of the model gives."""
+    save_gguf(model, folder / "plain.gguf", "f32")
+    return load_decoder(folder / "plain.gguf")
+
+
+def test_a_list_of_recurrent_layers_says_which_attend(tmp_path: Path) -> None:
+    model = tiny("qwen3_5")
+    save_gguf(model, tmp_path / "m.gguf", "f32")
+    listed = {
+        "qwen35.full_attention_interval": None,
+        "qwen35.attention.recurrent_layers": np.array([True, True, False]),
+    }
+    rewritten(tmp_path / "m.gguf", listed)
+    assert load_decoder(tmp_path / "m.gguf").config == load_decoder_of(model, tmp_path).config
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=f"GGUF's .*{REFUSED[name]}"):
-        save_gguf(tiny(name) if name not in OTHERS else Decoder(FAMILIES.get(TINY[name][0]).read(TINY[name][1])),
-                  tmp_path / "m.gguf", "f32")  # fmt: skip
+        model = Decoder(FAMILIES.get(TINY[name][0]).read(TINY[name][1])) if name in OTHERS else tiny(name)
+        save_gguf(model, tmp_path / "m.gguf", "f32")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*pooler")
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
@@ -207,6 +173,11 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path: Path, name:
         ("gemma2", {"gemma2.attention.head_count": 0}, "impossible metadata for gemma2|heads"),
         ("ministral3", {"mistral3.rope.scaling.factor": 0.0}, "rope.scaling.factor"),
         ("qwen2", {"qwen2.rope.dimension_count": 4}, "partial rotary positions have no GGUF form"),
+        ("bert", {"bert.attention.causal": True}, "bert.attention.causal: expected False, got True"),
+        ("modernbert", {"modern-bert.attention.causal": None}, "causal: expected False, got None"),
+        ("modernbert", {"modern-bert.attention.sliding_window_pattern": np.ones(3, np.bool_)},
+         "layer_types: expected 4 names, one a layer, got 3"),
+        ("modernbert", {"modern-bert.attention.sliding_window_pattern": "x"}, "impossible metadata for modern-bert"),
     ],
 )  # fmt: skip
 def test_impossible_metadata_of_families(tmp_path: Path, name: str, change: dict[str, Any], message: str) -> None:
@@ -217,10 +188,68 @@ def test_impossible_metadata_of_families(tmp_path: Path, name: str, change: dict
     assert "m.gguf" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:.*pooler")
+def test_an_encoder_has_what_llama_cpp_asks_for(tmp_path: Path) -> None:
+    save_gguf(tiny("bert"), tmp_path / "m.gguf", "f16")
+    found = GgufFile(tmp_path / "m.gguf")
+    assert found.metadata["bert.attention.causal"] is False
+    assert found.metadata["tokenizer.ggml.token_type_count"] == 2
+    kinds = {name: info.kind.name for name, info in found.tensors.items()}
+    assert kinds["token_types.weight"] == kinds["position_embd.weight"] == "F32" and kinds["token_embd.weight"] == "F16"
+    assert {name for name in kinds if name.startswith("blk.1.attn_output")} == {
+        "blk.1.attn_output.weight", "blk.1.attn_output.bias", "blk.1.attn_output_norm.weight",
+        "blk.1.attn_output_norm.bias",
+    }  # fmt: skip
+    save_gguf(tiny("modernbert"), tmp_path / "m.gguf", "f32")
+    found = GgufFile(tmp_path / "m.gguf")
+    assert found.metadata["modern-bert.attention.sliding_window"] == 6
+    assert found.metadata["modern-bert.attention.sliding_window_pattern"] == 3
+    assert "blk.0.attn_norm.weight" not in found.tensors and "blk.1.attn_norm.weight" in found.tensors
+    # llama.cpp takes the first half through the activation: that of Wi's rows which transformers does.
+    gate = tiny("modernbert").arrays()["blocks.0.ffn.gate.weight"]
+    assert np.array_equal(found.array("blk.0.ffn_up.weight")[: len(gate)], gate)
+    # Windows layer by layer, and in all layers
+    rewritten(
+        tmp_path / "m.gguf", {"modern-bert.attention.sliding_window_pattern": np.array([0, 1, 0, 1], np.uint8) > 0}
+    )
+    assert [block.mixer.window for block in load_decoder(tmp_path / "m.gguf").config.blocks] == [None, 4, None, 4]
+    rewritten(tmp_path / "m.gguf", {"modern-bert.attention.sliding_window_pattern": 0})
+    assert {block.mixer.window for block in load_decoder(tmp_path / "m.gguf").config.blocks} == {4}
+
+
+@pytest.mark.filterwarnings("ignore:.*pooler")
+def test_pooling_goes_along(tmp_path: Path) -> None:
+    for kind, number in (("mean", 1), ("cls", 2), ("lasttoken", 3)):
+        pooling = Pooling(kind, True, 9, True)
+        model = microgpt.LanguageModel(tiny("bert"), CharTokenizer("abc"), pooling)
+        back = microgpt.load(model.export(tmp_path / "m.gguf", "f32"))
+        assert back.pooling == pooling
+        assert np.array_equal(back.embed(["ab", "cab"]), model.embed(["ab", "cab"]))
+        assert GgufFile(tmp_path / "m.gguf").metadata["bert.pooling_type"] == number
+        assert microgpt.load(back.save(tmp_path / "folder")).pooling == pooling
+    for change in ({"microgpt.pooling.normalize": None}, {"bert.pooling_type": 0}):
+        rewritten(tmp_path / "m.gguf", change)
+        found = microgpt.load(tmp_path / "m.gguf").pooling
+        assert found == (Pooling("lasttoken", False, 9, True) if "bert.pooling_type" not in change else None)
+    for change in ({"bert.pooling_type": 4}, {"bert.pooling_type": "1"}, {"microgpt.pooling.max_tokens": 0}):
+        model.export(tmp_path / "m.gguf", "f32")
+        rewritten(tmp_path / "m.gguf", change)
+        with pytest.raises(FormatError, match=r"m\.gguf: .*: expected"):
+            microgpt.load(tmp_path / "m.gguf")
+    for wrong in (Pooling("max"), Pooling("mean", others=("module Dense",))):
+        with pytest.raises(ConfigError, match=r"GGUF has no form for a model with (pooling max|module Dense)"):
+            microgpt.LanguageModel(tiny("bert"), CharTokenizer("abc"), wrong).export(tmp_path / "n.gguf")
+    # a decoder that makes vectors too
+    model = microgpt.LanguageModel(a_model(), CharTokenizer("abc"), Pooling("lasttoken"))
+    assert np.array_equal(microgpt.load(model.export(tmp_path / "m.gguf", "f32")).embed(["ab"]), model.embed(["ab"]))
+
+
 def test_rows_of_q_and_k_lie_pair_by_pair(tmp_path: Path) -> None:
     rows = np.arange(16).reshape(16, 1)
-    assert interleave(rows, 2)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
-    assert np.array_equal(halve(interleave(rows, 2), 2), rows)
+    assert interleave(rows, 2, 4)[:, 0].tolist() == [0, 2, 1, 3, *range(4, 8), 8, 10, 9, 11, *range(12, 16)]
+    assert np.array_equal(halve(interleave(rows, 2, 4), 2, 4), rows)
+    assert interleave(rows, 2, 8)[:, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert np.array_equal(halve(interleave(rows, 2, 8), 2, 8), rows)
     model = a_model(attention_bias=True)
     save_gguf(model, tmp_path / "m.gguf", "f32")
     found, own = GgufFile(tmp_path / "m.gguf"), model.arrays()
@@ -390,8 +419,6 @@ def test_what_gguf_cannot_hold(tmp_path: Path) -> None:
 
 def test_tables_of_families_name_real_keys() -> None:
     """Every key of config.json in a table is one that the family writes."""
-    from microgpt.models.families.gguf import GGUF
-
     for name, settings in (("llama", LLAMA), ("gpt2", GPT2)):
         config = FAMILIES.get(name).read(settings)
         written, facts = FAMILIES.get(name).write(config), GGUF.get(name)

@@ -20,7 +20,7 @@ from microgpt.tokenizers.bytebpe import byte_level
 from microgpt.tokenizers.bytebpe import make as made_of
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ggml_vocab import vocabulary
-from microgpt.tokenizers.gguf import from_metadata
+from microgpt.tokenizers.gguf import from_metadata, word_piece
 from microgpt.tokenizers.hub import HubTokenizer
 from microgpt.tokenizers.patterns import PATTERNS
 from tests.tokenizer_fuzz import make
@@ -146,6 +146,23 @@ def test_what_has_no_form_is_written_without(tmp_path: Path, change: dict[str, A
     assert metadata["tokenizer.ggml.model"] == "no_vocab" and "tokenizer.ggml.tokens" not in metadata
     again = microgpt.load(path).tokenizer
     assert [again.encode(text) for text in TEXTS[:50]] == [ours.encode(text) for text in TEXTS[:50]]
+
+
+def test_tokens_that_only_stand_around_a_text() -> None:
+    """As in all-MiniLM-L6-v2: no beginning and end token, but a post-processor that puts [CLS] and [SEP]."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "##s"]
+    post = {"type": "TemplateProcessing", "single": [
+        {"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "[SEP]", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {each: {"id": each, "ids": [words.index(each)], "tokens": [each]}
+                           for each in ("[CLS]", "[SEP]")}}  # fmt: skip
+    files = word_piece({word: i for i, word in enumerate(words)}, {}, "words")._files()
+    ours = HubTokenizer(json.dumps({**json.loads(files["tokenizer.json"]), "post_processor": post}), {})
+    assert (ours.bos_id, ours.eos_id, ours.frame) == (None, None, ([2], [3]))
+    found = keys(ours)
+    assert (found["bos_token_id"], found["eos_token_id"]) == (2, 3)
+    assert found["add_bos_token"] is True and found["add_eos_token"] is True and found["model"] == "bert"
+    assert back(ours).frame == ([2], [3]) and back(ours).encode("a cats") == [4, 5, 6]
 
 
 def test_near_is_told() -> None:

@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from microgpt.errors import ConfigError
+from microgpt import _kernels as k
+from microgpt.engine.generate import forward_cached
+from microgpt.engine.step import Steps
+from microgpt.errors import ConfigError, ShapeError
 from microgpt.models.config import ModelConfig
+from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
-from microgpt.nn.positions import STRETCH, rope_frequencies, rope_tables
+from microgpt.nn import Ctx, Layout
+from microgpt.nn.positions import STRETCH, covered, rope_frequencies, rope_tables
 from microgpt.nn.rope import RopeScaling, RopeSpec
+from microgpt.state.contiguous import ContiguousStates
+from microgpt.tensor import Tensor
 
 read, write = FAMILIES.get("llama").read, FAMILIES.get("llama").write
 TINY = {
@@ -136,8 +143,37 @@ def test_scaling_needs_one_factor_a_pair():
 def test_rotary_tables_of_a_long_context(reverse: bool) -> None:
     """Made by the sines of sums: as near to the angles' own as those are rounded, p * 2^-53."""
     spec, positions = RopeSpec(10000.0, reverse=reverse), 2 * STRETCH + 77
-    cos, sin = (each.numpy() for each in rope_tables(spec, 16, positions, "float64"))
+    cos, sin = (each.numpy() for each in rope_tables(spec, 16, positions, positions, "float64"))
     angle = np.arange(positions)[:, None] * rope_frequencies(spec, 16, positions)[0]
     assert np.abs(cos - np.cos(angle)).max() <= positions * 2.0**-52
     assert np.abs(sin - np.sin(angle) * (-1 if reverse else 1)).max() <= positions * 2.0**-52
     assert np.array_equal(cos[:STRETCH], np.cos(angle[:STRETCH]))  # a short context as ever
+    for length in (7, STRETCH, STRETCH + 1, 2 * STRETCH):  # and a part of the table has its bits
+        part = [each.numpy() for each in rope_tables(spec, 16, positions, length, "float64")]
+        assert np.array_equal(part[0], cos[:length]) and np.array_equal(part[1], sin[:length])
+
+
+def test_tables_are_as_long_as_the_call_needs() -> None:
+    assert [covered(reach, 1 << 17) for reach in (1, 2048, 2049, 5000, 1 << 17)] == [2048, 2048, 4096, 8192, 1 << 17]
+    assert covered(3000, 3000) == 3000 and covered(1, 16) == 16
+    layout = Layout(4, 1)
+    with pytest.raises(ShapeError, match="positions: expected 0 to 3, got 1 to 4"):
+        layout.feed(np.array([0, 4], np.int32), np.array([1, 2, 3, 4], np.int32))
+    assert Layout.cached([1, 2], [5, 9], [0, 20]).reach == 11
+    # What a token's row is does not depend on the length of the table: over the end of the first one.
+    config = {"vocab_size": 61, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+              "num_attention_heads": 1, "max_position_embeddings": 1 << 17}  # fmt: skip
+    scaled = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+              "high_freq_factor": 4.0, "original_max_position_embeddings": 4096}  # fmt: skip
+    rope_tables.cache_clear()
+    model = Decoder(FAMILIES.get("llama").read({**config, "rope_parameters": scaled}), seed=3)
+    ids = np.random.default_rng(4).integers(0, 61, STRETCH + 12).astype(np.int32)
+    whole = model.hidden(k.from_numpy(ids), Ctx(Layout.packed([len(ids)]))).numpy()
+    states = ContiguousStates(model.state_specs(), 1, len(ids) + 1)
+    steps = Steps(model, states)
+    first = forward_cached(model, [ids[: STRETCH - 3]], states)
+    assert np.array_equal(first[-1], model.logits(Tensor(whole[STRETCH - 4 : STRETCH - 3])).numpy()[0])
+    for at in range(STRETCH - 3, len(ids)):
+        logits = steps.run([0], [int(ids[at])])
+        assert np.array_equal(logits[0], model.logits(Tensor(whole[at : at + 1])).numpy()[0])
+    assert rope_tables.cache_info().currsize == 2  # 2,048 and 4,096 of 131,072

@@ -14,7 +14,7 @@ import pytest
 
 from microgpt.errors import MicrogptError, TokenizerError
 from microgpt.tokenizers.base import Tokenizer
-from microgpt.tokenizers.bytebpe import from_merges, from_ranks, written
+from microgpt.tokenizers.bytebpe import CHARACTERS, from_merges, from_ranks, written
 from microgpt.tokenizers.charsmap import CharsMap
 from microgpt.tokenizers.files import from_llama2c
 from microgpt.tokenizers.gguf import from_metadata
@@ -126,6 +126,42 @@ def test_gguf_word_piece() -> None:
     )
     assert made.encode("The unaffable ! [SEP]", add_bos=True, add_eos=True) == [2, 8, 4, 5, 6, 7, 1, 1, 1, 3]
     assert made.decode([8, 4, 5, 6, 7]) == "the unaffable!"
+    assert made.frame == ([2], [3])
+
+
+def test_gguf_word_piece_of_another_case() -> None:
+    """Newer files say whether text is lowered and accents are taken off."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581the", "\u2581The", "\u2581th\u00e9"]
+    metadata = {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3] * 4 + [1] * 3,
+    }
+    text = "the The th\u00e9"
+    assert from_metadata(metadata).encode(text) == [4, 4, 4]
+    lower = {**metadata, "tokenizer.ggml.normalizer.lowercase": False}
+    assert from_metadata(lower).encode(text) == [4, 5, 6]
+    assert from_metadata({**lower, "tokenizer.ggml.normalizer.strip_accents": True}).encode(text) == [4, 5, 4]
+
+
+def test_gguf_puts_tokens_around_a_text() -> None:
+    """A byte-level vocabulary of an encoder (ModernBERT): [CLS] and [SEP] by their own keys."""
+    letters = list(CHARACTERS.values())
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "modern-bert",
+        "tokenizer.ggml.tokens": ["[CLS]", "[SEP]", *letters, "ab"],
+        "tokenizer.ggml.token_type": [3, 3] + [1] * (len(letters) + 1),
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.cls_token_id": 0,
+        "tokenizer.ggml.seperator_token_id": 1,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_eos_token": True,
+    }
+    made = from_metadata(metadata)
+    assert made.frame == ([0], [1])
+    assert made.encode("abb") == [len(letters) + 2, letters.index("b") + 2]
+    assert from_metadata({**metadata, "tokenizer.ggml.add_eos_token": False}).frame == ([0], [])
 
 
 def test_saved_folder_is_the_same_tokenizer(

@@ -74,6 +74,27 @@ def test_a_weight_that_is_not_finite_stops_the_run(
     assert np.isfinite(microgpt.load(tmp_path).logits([0, 1, 2])).all()
 
 
+def test_a_router_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No expert is chosen out of range, and the weights stay those of the step before."""
+
+    class Spoiled(Patch):
+        def record(self, values: dict[str, Any]) -> None:
+            if values["step"] == self.step:
+                self.model.blocks[0].ffn.router.weight.numpy()[1, 2] = self.value
+                self.before = {name: array.copy() for name, array in self.model.arrays().items()}
+
+    patch, run = Spoiled(3, np.nan), Trainer.run
+
+    def remember(self: Trainer) -> None:
+        patch.model = self.objective.model  # type: ignore[attr-defined]
+        run(self)
+
+    monkeypatch.setattr(Trainer, "run", remember)
+    with pytest.raises(NonFiniteError, match=r"^step 4: (loss|gradient norm) is nan"):
+        pretrain(TrainConfig(**{**SMALL, "model": "moe"}), tmp_path, callbacks=[patch])
+    assert same({name: array.copy() for name, array in patch.model.arrays().items()}, patch.before)
+
+
 def test_a_learning_rate_that_is_far_too_large(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError, match=r"^step \d+: ") as caught:
         small(lr=1e30, warmup=0, steps=50, save_every=1, out=tmp_path)

@@ -24,16 +24,17 @@ from .engine.embed import embed
 from .engine.perplexity import Score, score
 from .engine.sampler import whole
 from .engine.text import write
-from .errors import CheckpointError, ConfigError, ShapeError, StorageError, TokenizerError, nearest
+from .errors import CheckpointError, ConfigError, ShapeError, StorageError, TokenizerError
 from .io import files, hub, manifest
 from .io.checkpoint import RunFolder, find_newest_run, verify
 from .models.decoder import Decoder
 from .models.gguf import save_gguf
-from .models.pooling import Pooling, read_pooling
+from .models.gguf_config import facts_of
+from .models.pooling import Pooling, pooling_of, read_pooling
 from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
 from .models.quantized import KEPT, Report, Scheme, quantize_decoder, weights_of
 from .nn.context import Ctx, Layout
-from .state.spec import KV_TYPES
+from .state.spec import kv_type
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
 from .tokenizers.chat import Messages
@@ -285,6 +286,8 @@ class LanguageModel:
             raise ConfigError("export: a quantized model has lost what a GGUF type would round; export the original")
         name = place.stem.encode(errors="replace").decode()  # a file's name need not be UTF-8
         words = embedded.write(self.tokenizer, self.decoder.config.vocab_size)
+        if self.pooling is not None:
+            words |= self.pooling.metadata(facts_of(self.decoder.config).arch)
         save_gguf(self.decoder, place, type, {"general.name": name, **words})
         return place
 
@@ -343,10 +346,7 @@ def load(
 
     Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
-    if kv_dtype is not None and kv_dtype not in KV_TYPES:
-        raise ConfigError(
-            f"kv_dtype: expected {', '.join(KV_TYPES)}, got {kv_dtype!r}{nearest(str(kv_dtype), KV_TYPES)}"
-        )
+    stored = kv_type(kv_dtype)
     if isinstance(path, str) and hub.is_id(path):
         path = hub.download(path)
     place = find_newest_run() if path is None else Path(path)
@@ -373,8 +373,9 @@ def load(
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
     decoder = take(found, dtype, scheme, keep, report)
-    decoder.kv_dtype = None if kv_dtype is None else KV_TYPES[kv_dtype]
-    return LanguageModel(decoder, tokenizer, None if place.is_file() else read_pooling(place))
+    decoder.kv_dtype = stored
+    pooling = pooling_of(found.gguf or {}, str(place)) if place.is_file() else read_pooling(place)
+    return LanguageModel(decoder, tokenizer, pooling)
 
 
 def quantize(

@@ -78,7 +78,11 @@ class UsageError(MicrogptError, RuntimeError):
     """An object was used in a way or an order that it does not allow."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the known name that begins with `name`, else the closest, or an empty string."""
+    if not isinstance(name, str):
+        return ""
+    names = list(known)
+    longer = sorted(each for each in names if each.startswith(f"{name}_")) if name else []
+    found = longer[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean {found[0]!r}?)" if found else ""

@@ -28,7 +28,7 @@ class Registry(Generic[T]):
         """The entry called `name`. Raises ConfigError with the known and the nearest names."""
         try:
             return self._items[name]
-        except KeyError:
+        except (KeyError, TypeError):  # a list is no key of a dictionary
             known = ", ".join(sorted(self._items))
             raise ConfigError(f"unknown {self.kind} {name!r}{nearest(name, self._items)}; known: {known}") from None
 

@@ -17,7 +17,7 @@ from microgpt.models.pretrained import load_decoder, save_decoder
 from microgpt.nn import Ctx, Layout
 from microgpt.state.contiguous import ContiguousStates
 from tests.parity import tiny
-from tests.tiny_families import LENGTHS, rows
+from tests.tiny_families import ENCODERS, LENGTHS, rows
 
 
 class Errors(NamedTuple):
@@ -47,9 +47,7 @@ def errors(name: str) -> Errors:
     found = to_file(rules, {each: p.numpy() if p.slot is None else p.grad for each, p in ours.named_parameters()})
     found = {each: gradient for each, gradient in found.items() if each in wanted}  # without constants of the file
     assert found.keys() == wanted.keys()
-    # Relative to the gradient, or to a thousandth of the largest where it vanishes (a bias on all keys).
-    floor = 1e-3 * max(float(np.linalg.norm(each)) for each in wanted.values())
-    far = {n: float(np.linalg.norm(found[n] - g) / max(np.linalg.norm(g), floor)) for n, g in wanted.items()}
+    far = _relative(found, wanted)
     pieces = sum(layer.piece_error for block in config.blocks for layer in block.layers) * float(np.abs(got).max())
     return Errors(float(np.abs(got - want).max()), far, config.num_parameters(), incremental(ours), pieces)
 
@@ -71,6 +69,45 @@ def incremental(model: Decoder) -> float:
     return worst
 
 
+def encoder_errors(name: str) -> Errors:
+    """The same of an encoder: hidden states in place of logits, gradients of their sum in a random direction (and of
+    the pooler's outputs). It decodes nothing: `incremental` is NaN."""
+    import torch
+
+    from microgpt import ops
+    from microgpt.tensor import Tensor
+
+    model = tiny.make(name)
+    family = FAMILIES.get(model.config.model_type)
+    config = family.read(model.config.to_dict())
+    assert family.rules is not None
+    rules = family.rules(config)
+    ours = Decoder(config)
+    ours.load_arrays(from_file(rules, tiny.weights(model), "reference", family.optional(config)))
+    ctx = Ctx(Layout.packed(LENGTHS))
+    got, want = ours.hidden(k.from_numpy(np.concatenate(rows())), ctx), tiny.hidden(model)
+    far = float(np.abs(got.numpy() - want.detach().numpy()).max())
+    direction = np.random.default_rng(3).standard_normal(want.shape).astype(np.float32)
+    loss, goal = ops.mul(got, Tensor(direction)).sum(), (want * torch.from_numpy(direction)).sum()
+    if config.pooler:
+        pooled = ours.pooled(got, ctx)
+        first = [model(torch.from_numpy(row.astype(np.int64))[None]).pooler_output[0] for row in rows()]
+        far = max(far, float(np.abs(pooled.numpy() - torch.stack(first).detach().numpy()).max()))
+        loss, goal = loss + pooled.sum(), goal + torch.stack(first).sum()
+    loss.backward()
+    goal.backward()
+    found = to_file(rules, {each: p.grad for each, p in ours.named_parameters() if p.grad is not None})
+    wanted = {each: p.grad.numpy() for each, p in model.named_parameters()}
+    assert found.keys() == wanted.keys()
+    return Errors(far, _relative(found, wanted), config.num_parameters(), float("nan"), 0.0)
+
+
+def _relative(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, float]:
+    """Errors of gradients relative to each, or to a thousandth of the largest where it vanishes (as a bias on keys)."""
+    floor = 1e-3 * max(float(np.linalg.norm(each)) for each in wanted.values())
+    return {n: float(np.linalg.norm(found[n] - g) / max(np.linalg.norm(g), floor)) for n, g in wanted.items()}
+
+
 class RoundTrip(NamedTuple):
     """What came back from transformers after a folder went theirs -> ours -> theirs."""
 
@@ -82,8 +119,9 @@ class RoundTrip(NamedTuple):
 
 def round_trip(name: str, folder: Path) -> RoundTrip:
     """Save with transformers, load and save with ours, load with both."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
+    auto, said = (AutoModel, tiny.hidden) if name in ENCODERS else (AutoModelForCausalLM, tiny.logits)
     model = tiny.make(name)
     model.save_pretrained(folder / "theirs")
     with warnings.catch_warnings():
@@ -91,7 +129,7 @@ def round_trip(name: str, folder: Path) -> RoundTrip:
         ours = load_decoder(folder / "theirs")
     (folder / "ours").mkdir()
     save_decoder(ours, folder / "ours")
-    again, report = AutoModelForCausalLM.from_pretrained(
+    again, report = auto.from_pretrained(
         folder / "ours", attn_implementation=tiny.attention(ours.config.family), output_loading_info=True
     )
     first, second = tiny.weights(model), tiny.weights(again.eval())
@@ -100,5 +138,11 @@ def round_trip(name: str, folder: Path) -> RoundTrip:
         {key: names for key, names in report.items() if names and key.endswith("_keys")},
         same,
         load_decoder(folder / "ours").config == ours.config,
-        float(np.abs(tiny.logits(again) - tiny.logits(model)).max()),
+        _far(said(again), said(model)),
     )
+
+
+def _far(a: Any, b: Any) -> float:
+    """The largest difference; of tensors of PyTorch too."""
+    a, b = (each.detach().numpy() if hasattr(each, "detach") else each for each in (a, b))
+    return float(np.abs(a - b).max())

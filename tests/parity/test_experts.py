@@ -8,9 +8,9 @@ import torch
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from microgpt import _kernels as k
-from microgpt.io.mapped import Stored
 from microgpt.io.names import from_file
 from microgpt.io.shards import dequantized
+from microgpt.io.stored import Stored
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.nn import Ctx, Layout

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 import microgpt
+from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.families.gguf import GGUF
-from microgpt.nn.context import Ctx
+from microgpt.models.gguf_config import facts_of
+from microgpt.models.pooling import Pooling
+from microgpt.nn.context import Ctx, Layout
 from microgpt.nn.ffn.mlp import Glu, Mlp
 from microgpt.nn.linear import project
 from microgpt.tensor import Tensor
@@ -26,41 +29,53 @@ CHILD = """
 import sys
 import numpy as np
 from cyllama.llama import llama_cpp as llama
+encoder = sys.argv[1] == "encoder"
 llama.disable_logging(); llama.llama_backend_init(); llama.ggml_backend_load_all()
 class Model(llama.LlamaModel):
     n_vocab = 512
-ids = np.load(sys.argv[1]).tolist()
-for path in sys.argv[2:]:
+ids = np.load(sys.argv[2]).tolist()
+for path in sys.argv[3:]:
     settings = llama.LlamaModelParams()
     settings.n_gpu_layers = 0
     model = Model(path_model=path, params=settings, verbose=False)
     settings = llama.LlamaContextParams()
-    settings.n_ctx = settings.n_batch = 256
+    settings.n_ctx = settings.n_batch = settings.n_ubatch = 256
     settings.n_threads = settings.n_threads_batch = 1
     settings.type_k = settings.type_v = 0  # float32 keys and values
     settings.flash_attn_type = 0
+    if encoder:
+        settings.embeddings = True
+        pooling = llama.LlamaContext(model, settings, verbose=False).pooling_type  # as the file says
+        np.save(path + ".pooling.npy", pooling)
+        settings.pooling_type = 0
     context = llama.LlamaContext(model, settings, verbose=False)
     batch = llama.LlamaBatch(n_tokens=256, embd=0, n_seq_max=1)
     for i, token in enumerate(ids):
         batch.add(token, i, [0], True)
     context.decode(batch)
-    np.save(path + ".npy", np.stack([np.array(context.get_logits_ith(i)) for i in range(len(ids))]))
+    read = context.get_embeddings_ith if encoder else context.get_logits_ith
+    np.save(path + ".npy", np.stack([np.array(read(i)) for i in range(len(ids))]))
 """
 LLAMA = {
     "vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "intermediate_size": 512,
     "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5,
 }  # fmt: skip
 LAYER = {key: value for key, value in LLAMA.items() if key != "rms_norm_eps"}
+ENCODER = {key: value for key, value in LAYER.items() if key != "num_key_value_heads"}
 WINDOW = {**LLAMA, "sliding_window": 16}
 SCAN = {"vocab_size": 512, "hidden_size": 256, "num_hidden_layers": 2}
 HEADS = {"num_heads": 8, "head_dim": 64, "state_size": 64, "layer_norm_epsilon": 1e-5}
 HYBRID = {"num_hidden_layers": 3, "mamba_n_heads": 8, "mamba_d_state": 64, "shared_intermediate_size": 384}
 HYBRID["layer_types"] = ["linear_attention", "full_attention", "linear_attention"]
+DELTA = {"head_dim": 64, "rms_norm_eps": 1e-6, "layer_types": ["linear_attention", "full_attention"],
+         "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 64,
+         "linear_value_head_dim": 64}  # fmt: skip
 SIDE = {"mamba_n_heads": 8, "mamba_d_state": 64}
 FALCON = {"vocab_size": 512, "max_position_embeddings": 256, "hidden_size": 256, "num_hidden_layers": 2,
           "num_attention_heads": 4}  # fmt: skip
 # whose activation llama.cpp has in a table of float16 numbers
-GELU = ("gpt2", "starcoder2", "gemma", "gemma2", "gemma3_text", "gpt_neox", "phi", "falcon", "bloom", "mpt")
+GELU = ("gpt2", "starcoder2", "gemma", "gemma2", "gemma3_text", "gpt_neox", "phi", "falcon", "bloom", "mpt",
+        "bert", "modernbert")  # fmt: skip
 EVERY_TYPE = ("llama", "head_dim", "gpt2", "gemma", "phi3", "falcon_40b", "glm4")
 ROPES = {
     "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
@@ -119,7 +134,57 @@ CASES = {
             "n_groups": 2,
         },
     ),
+    "bamba": ("bamba", {**LLAMA, **SIDE, "num_hidden_layers": 3, "mamba_n_groups": 2, "attn_layer_indices": [1]}),
+    "lfm2_moe": (
+        "lfm2_moe",
+        {
+            **LAYER,
+            "norm_eps": 1e-5,
+            "num_hidden_layers": 4,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "num_dense_layers": 1,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 256,
+        },
+    ),
+    "nemotron_h_moe": (
+        "nemotron_h",
+        {
+            **{key: value for key, value in LAYER.items() if key != "num_hidden_layers"},
+            "head_dim": 32,
+            "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"],
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 64,
+            "ssm_state_size": 64,
+            "n_groups": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 128,
+            "moe_shared_expert_intermediate_size": 256,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
+    "qwen3_5": ("qwen3_5_text", {**LLAMA, **DELTA}),
+    "qwen3_5_groups": ("qwen3_5_text", {**LLAMA, **DELTA, "linear_num_value_heads": 6}),
     "falcon_h1": ("falcon_h1", {**LLAMA, **SIDE, "head_dim": 32, "mamba_d_ssm": 512}),
+    "falcon_h1_multipliers": (
+        "falcon_h1",
+        {
+            **LLAMA,
+            **SIDE,
+            "mamba_d_ssm": 512,
+            "embedding_multiplier": 3.0,
+            "lm_head_multiplier": 0.7,
+            "key_multiplier": 0.6,
+            "attention_in_multiplier": 1.3,
+            "attention_out_multiplier": 0.8,
+            "ssm_in_multiplier": 1.2,
+            "ssm_out_multiplier": 0.9,
+            "ssm_multipliers": [0.9, 1.1, 0.8, 1.2, 0.7],
+            "mlp_multipliers": [0.8, 1.4],
+        },
+    ),
     "falcon_h1_norm": (
         "falcon_h1",
         {
@@ -135,13 +200,7 @@ CASES = {
         "qwen3_next",
         {
             **LLAMA,
-            "head_dim": 64,
-            "rms_norm_eps": 1e-6,
-            "layer_types": ["linear_attention", "full_attention"],
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 64,
-            "linear_value_head_dim": 64,
+            **DELTA,
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "moe_intermediate_size": 128,
@@ -155,6 +214,18 @@ CASES = {
             "rms_norm_eps": 1e-6,
             "num_hidden_layers": 4,
             "num_experts": 1,
+            "attn_layer_period": 3,
+            "attn_layer_offset": 1,
+        },
+    ),
+    "jamba_moe": (
+        "jamba",
+        {
+            **LLAMA,
+            "rms_norm_eps": 1e-6,
+            "num_hidden_layers": 4,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
             "attn_layer_period": 3,
             "attn_layer_offset": 1,
         },
@@ -307,6 +378,8 @@ CASES = {
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
     ),
+    "bert": ("bert", ENCODER),
+    "modernbert": ("modernbert", {**ENCODER, "num_hidden_layers": 4, "local_attention": 16}),
     "gpt2": ("gpt2", {"vocab_size": 512, "n_positions": 256, "n_embd": 256, "n_layer": 2, "n_head": 4}),
 }
 
@@ -340,12 +413,23 @@ def with_table(model: Decoder) -> None:
             module.__class__ = TableMlp if type(module) is Mlp else TableGlu
 
 
+def states(model: microgpt.LanguageModel) -> np.ndarray:
+    """What llama.cpp gives of IDS too: logits, or an encoder's hidden states."""
+    if model.decoder.config.causal:
+        return model.logits(IDS)
+    ctx = Ctx(Layout.packed([len(IDS)]))
+    return model.decoder.hidden(k.from_numpy(np.array(IDS, np.int32)), ctx).numpy()
+
+
 def test_every_family_is_tried():
-    assert {family for family, _ in CASES.values()} == set(GGUF)
+    configs = [FAMILIES.get(family).read(dict(settings)) for family, settings in CASES.values()]
+    tried = {(config.family, facts_of(config).arch) for config in configs}
+    assert tried == {(facts.family or name, facts.arch) for name, facts in GGUF.items()}
 
 
 # The others take minutes: `make parity` tries them all.
-QUICK = {"llama", "gpt2", "gemma3", "qwen3", "mamba", "qwen3_next", "falcon_h1", "gpt_oss", "mixtral", "lfm2"}
+QUICK = {"llama", "gpt2", "gemma3", "qwen3", "mamba", "qwen3_next", "falcon_h1", "gpt_oss", "mixtral", "lfm2", "bamba",
+         "qwen3_5_groups", "nemotron_h_moe", "jamba_moe", "bert", "modernbert"}  # fmt: skip
 long = pytest.mark.soak
 
 
@@ -365,23 +449,30 @@ def test_logits(tmp_path: Path, name: str):
         values = parameter.numpy()
         noise = rng.standard_normal(parameter.shape).astype(np.float32)
         values[...] = values + 0.1 * noise if values.ndim == 1 else 0.08 * noise
-    ours = microgpt.LanguageModel(model, IdsTokenizer(512, 1, 2))
+    encoder = not model.config.causal
+    ours = microgpt.LanguageModel(model, IdsTokenizer(512, 1, 2), Pooling("cls") if encoder else None)
     np.save(tmp_path / "ids.npy", IDS)
     # Types of numbers are told apart by one family of each layout; the others are read in float32 alone.
     kinds = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_k", "q6_k"] if name in EVERY_TYPE else ["f32"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rows of head_dim's output projection fill no K blocks
         paths = [ours.export(tmp_path / f"{kind}.gguf", type=kind) for kind in kinds]
-    subprocess.run([sys.executable, "-c", CHILD, tmp_path / "ids.npy", *paths], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", CHILD, "encoder" if encoder else "decoder", tmp_path / "ids.npy", *paths],
+        check=True,
+        timeout=120,
+    )
     for kind, path in zip(kinds, paths, strict=True):
         theirs = np.load(f"{path}.npy")
         back = microgpt.load(path, "float32")
-        far = np.abs(back.logits(IDS) - theirs)
+        far = np.abs(states(back) - theirs)
+        if encoder:
+            assert np.load(f"{path}.pooling.npy") == 2
         print(f"{name} {kind}: {far.max():.1e} of {theirs.std():.2f}", end="")
         if kind == "f32" and family in GELU:
             assert far.max() <= 4e-3
             with_table(back.decoder)
-            far = np.abs(back.logits(IDS) - theirs)
+            far = np.abs(states(back) - theirs)
             print(f", with its GELU {far.max():.1e}, RMS {np.sqrt(np.mean(far**2)):.1e}")
             assert far.max() <= 2e-3 and np.sqrt(np.mean(far**2)) <= 2e-4
         elif kind == "f32":

@@ -14,6 +14,8 @@ import importlib.util
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from microgpt.models.pretrained import load_decoder
 from microgpt.nn import Ctx, Layout
 from microgpt.tensor import Tensor
 from microgpt.tokenizers.base import Tokenizer
+from tests.parity.test_llamacpp import CHILD
+from tests.parity.test_vocabularies import answers
 
 Array = npt.NDArray[Any]
 
@@ -262,3 +266,23 @@ def test_minilm_ranks_sentence_pairs_as_people_do():
     spearman = np.corrcoef(ranks(similarity), ranks(np.array([row[2] for row in rows])))[0, 1]
     print(f"all-MiniLM-L6-v2: Spearman {spearman:.4f} on {len(rows)} pairs of STS-B dev")
     assert spearman > 0.85
+
+
+@pytest.mark.filterwarnings("ignore:.*pooler", "ignore:llama.cpp will give other ids for some texts")
+def test_minilm_in_llama_cpp(tmp_path: Path):
+    """Its GGUF file there: the same ids, and vectors as near as llama.cpp's GELU of float16 numbers allows, which is
+    2.4e-4 for a file of llama.cpp's own converter too."""
+    model = microgpt.load(minilm())
+    path = model.export(tmp_path / "m.gguf", "f32")
+    texts = ["A cat sits on the mat.", "Stock markets fell sharply today.", "Le caf\u00e9 est tr\u00e8s bon."]
+    before, after = model.tokenizer.frame
+    ids = [[*before, *model.tokenizer.encode(text), *after] for text in texts]
+    assert answers(path, texts, "a", 0)["framed"] == ids
+    for row, ours in zip(ids, model.embed(texts), strict=True):
+        np.save(tmp_path / "ids.npy", row)
+        subprocess.run([sys.executable, "-c", CHILD, "encoder", tmp_path / "ids.npy", path], check=True, timeout=120)
+        assert np.load(f"{path}.pooling.npy") == 1
+        theirs = np.load(f"{path}.npy").mean(0)
+        assert np.abs(theirs / np.linalg.norm(theirs) - ours).max() <= 1e-3
+    back = microgpt.load(path)
+    assert np.array_equal(back.embed(texts), model.embed(texts)) and back.pooling == model.pooling

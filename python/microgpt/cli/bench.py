@@ -159,7 +159,7 @@ def _model(path: Path, compare: str | None, prompts: str, tokens: int, batches: 
     from ..bench import llama, model
     from ..bench.rivals import chosen, installed
     from ..models.quantized import KEPT, Scheme
-    from ..state.spec import KV_TYPES
+    from ..state.spec import kv_type
 
     if options["quantize"] not in (None, KEPT):
         Scheme.named(options["quantize"])
@@ -189,9 +189,8 @@ def _model(path: Path, compare: str | None, prompts: str, tokens: int, batches: 
             raise ConfigError(f"peer {llama.NAME}: {why}")
     options["dtype"], options["peers"] = None, "none"
     common = _common(options, ("float32",), {}) | {"peers": peers, "python": python}
-    kv_dtype = options["kv_dtype"]
     settings = model.Settings(
-        path=path, quantize=options["quantize"], kv_dtype=None if kv_dtype is None else KV_TYPES[kv_dtype],
+        path=path, quantize=options["quantize"], kv_dtype=kv_type(options["kv_dtype"]),
         prompts=model.numbers("--prompts", prompts, model.MOST), tokens=tokens,
         batches=model.numbers("--batches", batches, 1024), past=past, llama_bench=program, gguf=gguf, folder=folder,
         **common,

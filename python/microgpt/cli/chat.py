@@ -15,7 +15,7 @@ import click
 
 from ..errors import CheckpointError, ConfigError, DataError, MicrogptError, TokenizerError, nearest
 from ..io import files
-from .common import Command, Option, kv_option, sampling_options, say
+from .common import Command, Option, kv_option, sampling_options, say, write
 
 if TYPE_CHECKING:
     from ..api import LanguageModel
@@ -51,7 +51,7 @@ class Chat:
         options: dict[str, Any],
         system: str | None = None,
         template: str | None = None,
-        show: Callable[[str], None] = lambda text: click.echo(text, nl=False),
+        show: Callable[[str], None] = write,
         tell: Callable[[str], None] = say,
     ) -> None:
         self.model, self.options, self.template = model, options, template
@@ -276,12 +276,15 @@ def _run(
     options["seed"] = secrets.randbelow(2**32) if seed is None else seed
     GenerationConfig(**options)  # impossible values are told before the model is read
     try:
-        chat = Chat(api.load(model, kv_dtype=kv_dtype), options, system, template)
+        terminal = sys.stdin is not None and sys.stdin.isatty()
+        talker = api.load(model, say=say if terminal else None, kv_dtype=kv_dtype)
+        if not talker.decoder.config.causal:
+            raise ConfigError(f"{model}: an encoder ({talker.decoder.config.family}), which writes nothing")
+        chat = Chat(talker, options, system, template)
         if template is not None:
             choose(chat.model.tokenizer.chat_templates, template, False)  # an unknown one is told before the first turn
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
         raise CheckpointError(str(error)) from error
-    terminal = sys.stdin is not None and sys.stdin.isatty()
     if terminal:
         import contextlib
 

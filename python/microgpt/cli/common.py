@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,13 @@ class Folder(click.Path):
 
 
 class Model(click.Path):
-    """A model to read: a folder, or a file of a kind that holds one."""
+    """A model to read: a folder, a file of a kind that holds one, or (as a string) ORG/NAME of the hub."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from ..io.hub import is_id
+
+        if isinstance(value, str) and is_id(value) and not Path(value).parent.exists():  # else a path that is mistyped
+            return value
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.is_file() and path.suffix not in MODEL_FILES:
             self.fail(f"{str(path)!r} is a file; expected a model folder, a .gguf or a .bin of llama2.c", param, ctx)
@@ -109,6 +114,17 @@ def kv_option(help: str = "What the cache of keys and values holds. [default: as
     """--kv-dtype."""
     return Option(["--kv-dtype"], type=click.Choice(["f32", "bf16", "int8"]), metavar="TYPE",
                   help=f"f32, bf16 or int8: {help[0].lower()}{help[1:]}")  # fmt: skip
+
+
+# Control characters but line ends and tabs, as pictures of themselves: a terminal would obey them.
+CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
+CONTROLS |= {127: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+def write(text: str, nl: bool = False) -> None:
+    """Text of a model on stdout: as it is, but what would command a terminal is only shown there."""
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    click.echo(text.translate(CONTROLS) if terminal else text, nl=nl, color=True)  # click would drop colours
 
 
 TOKEN = "Which token"

@@ -18,7 +18,7 @@ microgpt convert model.q4_0.gguf my-model --type bf16"""
 FOLDER_TYPES = {"f32": "float32", "bf16": "bfloat16"}
 
 
-def _run(source: Path, target: Path, kind: str | None, force: bool, quiet: bool) -> None:
+def _run(source: Path | str, target: Path, kind: str | None, force: bool, quiet: bool) -> None:
     from .. import api
 
     if str(target) == "." or str(source) == "":
@@ -43,7 +43,7 @@ def _run(source: Path, target: Path, kind: str | None, force: bool, quiet: bool)
     with stoppable():
         try:
             dtype = None if to_file or kind is None else FOLDER_TYPES[kind]
-            if source.suffix == ".pth" and source.is_file():
+            if isinstance(source, Path) and source.suffix == ".pth" and source.is_file():
                 from ..models.rwkv import load_rwkv7
                 from ..tokenizers.ids import IdsTokenizer
 
@@ -80,8 +80,8 @@ command = Command(
     ],
     examples=EXAMPLES,
     help="Write a model in another format.\n\n"
-    "SOURCE is a model folder, a run folder (its newest checkpoint), a GGUF file, a .bin of llama2.c or a .pth of "
-    "RWKV-7's authors, of which tensors alone are read. A TARGET that ends in .gguf is a file for llama.cpp, any other "
-    "a folder in the Hugging Face layout. Quantized weights become "
-    "numbers on the way. A GGUF file is complete or not there.",
+    "SOURCE is a model folder, a run folder (its newest checkpoint), ORG/NAME of the hub, a GGUF file, a .bin of "
+    "llama2.c or a .pth of RWKV-7's authors, of which tensors alone are read. A TARGET that ends in .gguf is a file "
+    "for llama.cpp, any other a folder in the Hugging Face layout. Quantized weights become numbers on the way. A GGUF "
+    "file is complete or not there.",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, ConfigError, DataError
-from .common import Command, Model, Option, kv_option, sampling_options, say
+from .common import Command, Model, Option, kv_option, sampling_options, say, write
 
 RULE = "---"  # between samples that have several lines
 PROMPT_LIMIT = 16 << 20  # bytes of a prompt file; far more than any context, and an endless file ends somewhere
@@ -26,7 +26,7 @@ microgpt generate --temperature 0"""
 
 
 def _run(
-    model: Path | None,
+    model: Path | str | None,
     prompt: str | None,
     prompt_file: str | None,
     num_samples: int,
@@ -57,16 +57,16 @@ def _run(
         pieces = language_model.stream(start, **options)
         first = next(pieces, "")  # what is wrong with the prompt is told before anything is shown
         _tell(seed, config.seed, config.temperature)
-        click.echo(start + first, nl=False)
+        write(start + first)
         for piece in pieces:
-            click.echo(piece, nl=False)
+            write(piece)
         click.echo()
         return
     samples = language_model.generate_many(start, num_samples, **options)
     texts = [start + each.text for each in samples]
     _tell(seed, config.seed, config.temperature)
     separator = f"\n{RULE}\n" if any("\n" in text for text in texts) else "\n"
-    click.echo(separator.join(texts))
+    write(separator.join(texts), nl=True)
 
 
 def _read(name: str) -> str:
@@ -97,7 +97,7 @@ command = Command(
     callback=_run,
     params=[
         Option(["--model"], type=Model(exists=True, path_type=Path), metavar="PATH",
-               help="Model or run folder, or a GGUF file. [default: the newest run below ./runs]"),
+               help="Model or run folder, a GGUF file, or ORG/NAME of the hub. [default: the newest run below ./runs]"),
         Option(["--prompt"], metavar="TEXT", help="What the samples begin with; it is printed too."),
         Option(["--prompt-file"], type=click.Path(exists=True, dir_okay=False, allow_dash=True), metavar="FILE",
                help="Read the prompt from a UTF-8 file, - is stdin; one line end at its end is left out."),

@@ -36,7 +36,12 @@ def result(score: Any) -> str:
 
 
 def _run(
-    model: Path, text: Path, context: int | None, original: Path | None, quantize: str | None, kv_dtype: str | None
+    model: Path | str,
+    text: Path,
+    context: int | None,
+    original: Path | str | None,
+    quantize: str | None,
+    kv_dtype: str | None,
 ) -> None:
     from .. import api
 

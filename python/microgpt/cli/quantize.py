@@ -19,7 +19,7 @@ EVERY = 2.0  # seconds between lines of progress
 
 
 def _run(
-    source: Path, out: Path, bits: int, group_size: int, method: str, text: Path | None, context: int | None,
+    source: Path | str, out: Path, bits: int, group_size: int, method: str, text: Path | None, context: int | None,
     force: bool, quiet: bool,
 ) -> None:  # fmt: skip
     from .. import api
@@ -83,6 +83,6 @@ command = Command(
     ],
     examples=EXAMPLES,
     help="Write a model with weights of 4 or 8 bits: smaller, and faster to write text with.\n\n"
-    "MODEL is a model folder, a run folder (its newest checkpoint), a GGUF file or a .bin of llama2.c. The folder is "
-    "of our own layout, for every verb that reads models.",
+    "MODEL is a model folder, a run folder (its newest checkpoint), ORG/NAME of the hub, a GGUF file or a .bin of "
+    "llama2.c. The folder is of our own layout, for every verb that reads models.",
 )  # fmt: skip

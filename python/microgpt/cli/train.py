@@ -15,7 +15,7 @@ import click
 from ..data.corpus import BUNDLED
 from ..errors import ConfigError
 from ..training.config import TrainConfig
-from .common import Command, Folder, Option, say, stoppable
+from .common import Command, Folder, Option, say, stoppable, write
 
 SAMPLES, TEMPERATURE = 5, 0.8
 
@@ -210,7 +210,7 @@ def _run(
     elif num_samples:
         model = api.LanguageModel(run.model, run.tokenizer)
         for each in model.generate_many("", num_samples, temperature=TEMPERATURE, seed=run.config.seed):
-            click.echo(each.text)
+            write(each.text, nl=True)
 
 
 def _plan(config: TrainConfig, quiet: bool) -> None:

@@ -22,17 +22,21 @@ def short(number: float) -> str:
 
 
 def _list(kv_dtype: str) -> list[str]:
+    from ..models.presets import MODELS
     from ..models.zoo import entries
     from ..state.spec import KV_TYPES
 
     lines = [f"{'model':18}{'architecture':28}{'parameters':>11}{'FLOPs/token':>13}{'cache/token':>13}{'state':>9}"]
     for each in entries(KV_TYPES[kv_dtype]):
+        state, fixed = (short(number) + "B" if number else "-" for number in (each.state, each.fixed))
         lines.append(f"{each.name:18}{each.architecture:28}{short(each.parameters):>11}{short(each.flops):>13}"
-                     f"{short(each.state) + 'B':>13}{short(each.fixed) + 'B' if each.fixed else '-':>9}")  # fmt: skip
+                     f"{state:>13}{fixed:>9}")  # fmt: skip
     lines.append(
         f"Sizes are those of each family's default configuration; the cache holds {kv_dtype}, the state of a sequence,"
     )
     lines.append("which is the same at any length, 32-bit numbers.")
+    own = sorted({*MODELS} - {each.name for each in entries()})
+    lines.append(f"And of our own, in any size only: {', '.join(own)}.")
     return lines
 
 

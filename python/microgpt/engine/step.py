@@ -25,7 +25,7 @@ class _Step:
     def __init__(self, model: Decoder, states: ContiguousStates, count: int, draws: Draws | None) -> None:
         self.tokens = tokens = k.empty((count,), "int32")
         self.places = places = k.empty((count,), "int32")
-        self.layout = layout = Layout(count, count)
+        self.layout = layout = Layout(count, count, states.capacity)
         layout.q_start.copy_from(np.arange(count + 1, dtype=np.int32))
 
         drawn = k.empty((count,), "int32")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from microgpt.errors import FormatError
 from microgpt.io import ggml
 from microgpt.io.ggml import GgmlType
-from microgpt.io.mapped import MappedFile, Stored
+from microgpt.io.stored import Stored, WeightFile
 
 Value: TypeAlias = Any  # int, float, bool, str, a NumPy array of numbers, or a list of strings or of such values
 
@@ -31,6 +31,7 @@ MOST_STRING = 64 << 20  # bytes
 MOST_NAME = 1 << 10
 MOST_DEPTH = 4  # arrays in arrays
 MOST_DIMS = 4
+WINDOW = 1 << 20  # bytes that are read at once
 STRING, ARRAY, BOOL, UINT32 = 8, 9, 7, 4
 # Codes of plain values: NumPy's type, and the width is its own.
 NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "|b1", 10: "<u8", 11: "<i8",
@@ -59,7 +60,7 @@ class GgufFile:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.file = MappedFile(path)
+        self.file = WeightFile(path)
         self.path = self.file.path
         cursor = _Cursor(self.file)
         if cursor.take(4, "the magic").tobytes() != MAGIC:
@@ -129,9 +130,9 @@ class GgufFile:
         return value
 
     def raw(self, name: str) -> npt.NDArray[np.uint8]:
-        """A view of a tensor's bytes in the file. Raises FormatError when there is none of this name."""
+        """A tensor's bytes as they are in the file. Raises FormatError when there is none of this name."""
         info = self._info(name)
-        return self.file.view(info.start, info.bytes)
+        return self.file.read(info.start, info.bytes)
 
     def _info(self, name: str) -> TensorInfo:
         info = self.tensors.get(name)
@@ -168,7 +169,7 @@ class GgufFile:
                 return self.file.stored(info.start, _plain_dtype(info.kind), info.shape)
             rows = (lambda start, stop: self.rows(name, start, stop)) if len(info.shape) > 1 else None
             blocks = (info.kind.name, lambda start, stop: self.raw_rows(name, start, stop)) if rows else None
-            return Stored(info.shape, "float32", lambda: self.array(name), self.file.release, rows, blocks=blocks)
+            return Stored(info.shape, "float32", lambda: self.array(name), rows, blocks=blocks)
 
         return {name: stored(name, info) for name, info in self.tensors.items()}
 
@@ -196,9 +197,9 @@ def _alignment(cursor: _Cursor, code: int, value: Value) -> int:
 class _Cursor:
     """Reads on from where it stands; every method says what it was reading when the file does not allow it."""
 
-    def __init__(self, file: MappedFile) -> None:
+    def __init__(self, file: WeightFile) -> None:
         self.file = file
-        self.data = file.bytes.data
+        self.data, self.first = memoryview(b""), 0  # what was read last, and where in the file it begins
         self.at = 0
 
     def wrong(self, what: str, expected: object, got: object) -> FormatError:
@@ -208,17 +209,20 @@ class _Cursor:
         if count > self.file.size - self.at:
             left = self.file.size - self.at
             raise FormatError(f"{self.file.path}: truncated at byte {self.at}: {what} takes {count} bytes, {left} left")
+        if self.at + count > self.first + len(self.data):
+            self.data = self.file.read(self.at, min(max(count, WINDOW), self.file.size - self.at)).data
+            self.first = self.at
 
     def take(self, count: int, what: str) -> memoryview:
         self._need(count, what)
-        piece = self.data[self.at : self.at + count]
+        piece = self.data[self.at - self.first :][:count]
         self.at += count
         return piece
 
     def number(self, code: int, what: str) -> Any:
         scalar = _SCALARS[code]
         self._need(scalar.size, what)
-        (value,) = scalar.unpack_from(self.data, self.at)
+        (value,) = scalar.unpack_from(self.data, self.at - self.first)
         self.at += scalar.size
         return value
 
@@ -270,19 +274,22 @@ class _Cursor:
 
     def strings(self, count: int, what: str) -> list[str]:
         """So many strings: string() in a row, for vocabularies of a hundred thousand."""
-        found, data, at, size = [], self.data, self.at, self.file.size
-        try:
-            for _ in range(count):
-                (length,) = _LENGTH(data, at)
-                if length > min(MOST_STRING, size - at - 8):
-                    break
-                found.append(str(data[at + 8 : at + 8 + length], "utf-8"))
-                at += 8 + length
-        except (struct.error, UnicodeDecodeError):
-            pass
-        self.at = at
-        if len(found) < count:
-            self.string(what, MOST_STRING)  # says what is wrong with this one
+        found: list[str] = []
+        while len(found) < count:
+            data, at = self.data, self.at - self.first
+            end = len(data)
+            try:
+                for _ in range(count - len(found)):
+                    (length,) = _LENGTH(data, at)
+                    if length > min(MOST_STRING, end - at - 8):
+                        break
+                    found.append(str(data[at + 8 : at + 8 + length], "utf-8"))
+                    at += 8 + length
+            except (struct.error, UnicodeDecodeError):
+                pass
+            self.at = self.first + at
+            if len(found) < count:
+                found.append(self.string(what, MOST_STRING))  # reads on, or says what is wrong with this one
         return found
 
     def tensor_bytes(self, name: str, shape: tuple[int, ...], kind: GgmlType) -> int:

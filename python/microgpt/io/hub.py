@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from ..errors import CheckpointError, MissingExtraError
+from .shards import HOW
 
 # What a model folder is made of; not the pickles, the other frameworks' weights and the pictures beside them.
 PATTERNS = (
@@ -27,6 +28,8 @@ PATTERNS = (
     "sentence_bert_config.json",
     "1_Pooling/config.json",
 )
+IGNORED = ("model.*.safetensors",)  # the same weights in another type (model.fp16.safetensors)
+AT_ONCE = 2  # files: an interrupted download loses those in flight
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,200})?", re.ASCII)
 
 
@@ -38,9 +41,10 @@ def is_id(name: str) -> bool:
 def download(name: str) -> Path:
     """The folder of a model in the library's cache, downloaded as far as it is not there yet.
 
-    `name` is ORG/NAME, or ORG/NAME@REVISION for a branch, tag or commit. An interrupted download goes on where it
-    stopped; progress is shown on stderr. Without a network what is in the cache is taken. Raises CheckpointError where
-    the model is neither to be had nor in the cache, MissingExtraError without `huggingface_hub`.
+    `name` is ORG/NAME, or ORG/NAME@REVISION for a branch, tag or commit. A connection that breaks is taken up again
+    where it broke; a download that was stopped goes on with the files that were not complete. Progress is shown on
+    stderr. Without a network what is in the cache is taken. Raises CheckpointError where the model is neither to be had
+    nor in the cache, and for one without safetensors; MissingExtraError without `huggingface_hub`.
     """
     try:
         import huggingface_hub
@@ -51,7 +55,12 @@ def download(name: str) -> Path:
     cache = constants.HF_HUB_CACHE
     try:
         found = huggingface_hub.snapshot_download(
-            repository, revision=revision or None, allow_patterns=list(PATTERNS), library_name="microgpt"
+            repository,
+            revision=revision or None,
+            allow_patterns=list(PATTERNS),
+            ignore_patterns=list(IGNORED),
+            library_name="microgpt",
+            max_workers=AT_ONCE,
         )
     except errors.GatedRepoError as error:
         raise CheckpointError(
@@ -64,6 +73,10 @@ def download(name: str) -> Path:
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{name}: the model has no revision {revision!r}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        if type(error).__name__ == "IncompleteSnapshotError":  # of newer versions
+            raise CheckpointError(
+                f"{name}: the hub cannot be reached, and the model is not complete in the cache {cache}"
+            ) from error
         raise CheckpointError(
             f"{name}: no such file or folder here; the hub cannot be reached, and the model is not in the cache {cache}"
         ) from error
@@ -73,4 +86,10 @@ def download(name: str) -> Path:
     folder = Path(found)
     if not (folder / "config.json").exists():
         raise CheckpointError(f"{name}: no config.json in {folder}; the download is not complete, or it is no model")
+    if not any(folder.glob("*.safetensors")):
+        how = HOW.replace("IN", repository, 1)
+        raise CheckpointError(
+            f"{name}: the model has no safetensors; a pickle is never opened, being a program: convert it where you "
+            f"trust it, {how}"
+        )
     return folder

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from microgpt.errors import FormatError
-from microgpt.io.mapped import MappedFile, Stored
+from microgpt.io.stored import Stored, WeightFile
 
 VERSIONED = 0x616B3432  # "ak42", how later versions of the format begin
 _PICKLES = (b"\x80", b"PK\x03\x04")  # a bare pickle's PROTO, a zip archive
@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
 
 def looks_like_pickle(path: Path) -> bool:
     """Whether a file begins as what torch.save writes. Raises FormatError when it cannot be read."""
-    file = MappedFile(path)
+    file = WeightFile(path)
     start = file.read(0, min(4, file.size)).tobytes()
     return start.startswith(_PICKLES)
 
@@ -38,7 +38,7 @@ def looks_like_pickle(path: Path) -> bool:
 def open_weights(path: Path | str) -> tuple[Sizes, dict[str, Stored]]:
     """The header and every tensor under the names of transformers' LlamaForCausalLM, but for rows of q and k, which
     lie pair by pair. Raises FormatError for a file that is none, or whose size is not what its header says."""
-    file = MappedFile(path)
+    file = WeightFile(path)
     if file.size < 28:
         raise FormatError(f"{path}: {file.size} bytes, too few for a llama2.c header")
     numbers = struct.unpack("<7i", file.read(0, 28).tobytes())

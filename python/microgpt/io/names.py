@@ -5,7 +5,8 @@ A rule maps one of our names to one or several names in the file. Patterns hold 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -126,19 +127,36 @@ def matched(rules: Sequence[Rule], found: Mapping[str, S], where: str, optional:
                      for name, each in found.items()}  # fmt: skip
     missing = [name for name, rule in places.items() if rule.constant is None and name not in found]
     extra = sorted(found.keys() - places.keys() - set(optional))
-    wrong = [f"{name} expected {rule.shape}, got {found[name].shape}" for name, rule in places.items()
+    wrong = [(name, f" expected {rule.shape}, got {found[name].shape}") for name, rule in places.items()
              if rule.constant is None and name in found and not rule.fits(found[name].shape)]  # fmt: skip
     if missing or extra or wrong:
-        parts = [f"missing {_listed(missing)}"] * bool(missing) + [f"unexpected {_listed(extra)}"] * bool(extra)
-        parts += [f"wrong shapes: {'; '.join(wrong)}"] * bool(wrong)
+        stacks = {rule.theirs for rule in rules if rule.stack}
+        parts = [f"{what} {_listed(_gathered([(name, '') for name in names], stacks))}"
+                 for what, names in (("missing", missing), ("unexpected", extra)) if names]  # fmt: skip
+        if wrong:
+            shapes = _gathered(wrong, stacks)
+            parts.append(f"wrong shapes: {'; '.join(shapes[:100])}{_more(shapes)}")
         raise CheckpointError(f"{where}: weights do not fit the configuration: {'; '.join(parts)}")
     return found
 
 
+def _gathered(found: Sequence[tuple[str, str]], stacks: Collection[str]) -> list[str]:
+    """Names and what is said of them; experts of which the same is said are one, with a "*" and how many they are."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, said in found:
+        stack = re.sub(r"\.\d+(\.\D*)$", r".{}\1", name)
+        groups.setdefault((stack if stack in stacks else name, said), []).append(name)
+    return [names[0] + said if len(names) == 1 else f"{stack.format('*')} ({len(names):,} of them){said}"
+            for (stack, said), names in groups.items()]  # fmt: skip
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 100:,} more" if len(names) > 100 else ""
+
+
 def _listed(names: Sequence[str]) -> str:
     """All names; of a thousand (a configuration of other layers) the first ones and how many there are."""
-    more = f" and {len(names) - 100:,} more" if len(names) > 120 else ""
-    return f"{list(names[:100]) if more else list(names)}{more}"
+    return f"{list(names[:100])}{_more(names)}"
 
 
 def from_file(rules: Sequence[Rule], arrays: Arrays, where: str, optional: Sequence[str] = ()) -> Arrays:

@@ -1,6 +1,6 @@
 """Tensors in and out of the safetensors format (https://github.com/huggingface/safetensors).
 
-Files are mapped and read tensor by tensor. A header is good when each byte behind it belongs to exactly one tensor.
+Files are read tensor by tensor. A header is good when each byte behind it belongs to exactly one tensor.
 Writing gives the same bytes for the same tensors (the `safetensors` library orders several metadata keys at random).
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from microgpt.errors import DTypeError, FormatError
 from microgpt.io import files
-from microgpt.io.mapped import MappedFile, Stored
+from microgpt.io.stored import Stored, WeightFile
 
 _CODES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
@@ -30,11 +30,11 @@ MOST_HEADER = 100_000_000  # bytes, as the library has it
 
 
 def open_weights(path: Path | str) -> dict[str, Stored]:
-    """Every tensor of a safetensors file, by sorted name, mapped and not yet read.
+    """Every tensor of a safetensors file, by sorted name, not yet read.
 
     Raises FormatError naming the file when it is missing, not a file, truncated or inconsistent.
     """
-    file = MappedFile(path)
+    file = WeightFile(path)
     header, data = _header(file)
     spans: list[tuple[int, int, str]] = []
     found: dict[str, Stored] = {}
@@ -60,11 +60,11 @@ def load(path: Path | str) -> dict[str, np.ndarray[Any, Any]]:
     return {name: stored.array() for name, stored in open_weights(path).items()}
 
 
-def _bad(file: MappedFile, what: str) -> FormatError:
+def _bad(file: WeightFile, what: str) -> FormatError:
     return FormatError(f"{file.path}: not a valid safetensors file: {what}")
 
 
-def _header(file: MappedFile) -> tuple[dict[str, Any], int]:
+def _header(file: WeightFile) -> tuple[dict[str, Any], int]:
     """The entries of the tensors, and where the data begin."""
     if file.size < 8:
         raise _bad(file, f"{file.size} bytes, too few for a header")
@@ -95,7 +95,7 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _entry(file: MappedFile, name: str, entry: Any, space: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
+def _entry(file: WeightFile, name: str, entry: Any, space: int) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     """Type, shape, first byte and the one behind the last, each checked against the others."""
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _bad(file, f"tensor {name!r} expected dtype, shape and data_offsets")

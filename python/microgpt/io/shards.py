@@ -14,7 +14,7 @@ import numpy.typing as npt
 from microgpt.errors import CheckpointError, ConfigError, FormatError
 from microgpt.io import files, safetensors
 from microgpt.io.ggml import MXFP4_VALUES
-from microgpt.io.mapped import Stored
+from microgpt.io.stored import Stored
 
 INDEX = "model.safetensors.index.json"
 MOST_INDEX = 64 << 20  # bytes
@@ -24,7 +24,7 @@ HOW = "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pr
 
 
 def open_folder(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a model folder, mapped and not yet read.
+    """Every tensor of a model folder, not yet read.
 
     Raises CheckpointError when there are no safetensors (with the way to convert what is there instead), FormatError
     for a broken file, index or shard name.
@@ -145,11 +145,7 @@ def _affine(packed: Stored, scales: Stored, biases: Stored, bits: int, group: in
             out[start : start + step] = scale[start : start + step] * values + bias[start : start + step]
         return out.reshape(rows, columns)
 
-    def release() -> None:
-        for each in (packed, scales, biases):
-            each.release()
-
-    return Stored((rows, columns), "float32", array, release)
+    return Stored((rows, columns), "float32", array)
 
 
 # --- MXFP4 ------------------------------------------------------------------------------------------------------------
@@ -187,8 +183,4 @@ def _mxfp4(blocks: Stored, scales: Stored) -> Stored:
             out[e, ..., 1] = MXFP4_VALUES[raw[e] >> 4] * scale
         return out.reshape(experts, rows, groups * 32).swapaxes(1, 2)
 
-    def release() -> None:
-        blocks.release()
-        scales.release()
-
-    return Stored((experts, groups * 32, rows), "float32", array, release)
+    return Stored((experts, groups * 32, rows), "float32", array)

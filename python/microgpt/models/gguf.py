@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +16,14 @@ from ..errors import ConfigError, FormatError, nearest
 from ..io import ggml, gguf_writer
 from ..io.ggml import NAMED, GgmlType
 from ..io.gguf import GgufFile
-from ..io.mapped import Stored
 from ..io.names import Packing, Rule, to_file
+from ..io.stored import Stored
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
-from .families.gguf import GGUF
+from .families.gguf import Gguf
 from .families.rope import turning
-from .gguf_config import FACTORS, config_json, facts_of, family_of, metadata_of
+from .gguf_config import FACTORS, config_json, facts_of, metadata_of, table_of
 
 # What llama.cpp calls the mixture of types in a file (general.file_type), by our name of it.
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
@@ -61,15 +62,22 @@ def open_model(path: Path | str) -> FoundGguf:
     if isinstance(parts, int) and parts > 1:
         raise ConfigError(f"{path}: one of {parts} parts of a model; llama-gguf-split --merge makes one file of them")
     try:
-        family = family_of(file.get("general.architecture", str), file.metadata)
-        config = family.read(config_json(file, GGUF.get(family.name)))
-        rules, heads = rules_of(config), _rotated_heads(config)
+        family, table = table_of(file.get("general.architecture", str), file.metadata)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    try:
+        config = family.read(config_json(file, table))
+        rules, heads = rules_of(config), _rotated_heads(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {in_the_file(str(error), table)}") from None
     weights: dict[str, Stored] = {**file.weights(), **_numbers(file, config)}
-    for name, count in heads.items():
+    beyond = len(config.blocks)  # blocks that predict tokens after the next one
+    ahead = file.get(f"{table.arch}.nextn_predict_layers", int, 0)
+    for name in [name for i in range(beyond, beyond + ahead) for name in weights if name.startswith(f"blk.{i}.")]:
+        del weights[name]
+    for name, rows in heads.items():
         if name in weights:
-            weights[name] = halved(weights[name], count, f"{path}: {name}")
+            weights[name] = halved(weights[name], *rows, f"{path}: {name}")
     for name, stored in weights.items():
         if name.endswith("ffn_gate_inp_shexp.weight") and len(stored.shape) == 1:
             weights[name] = _one_row(stored)
@@ -79,6 +87,14 @@ def open_model(path: Path | str) -> FoundGguf:
                 weights[name] = _less_one(stored)
     optional = [*FACTORS, *([] if not config.tie_embeddings else ["output.weight"])]
     return FoundGguf(file, config, rules, optional, weights)
+
+
+def in_the_file(message: str, table: Gguf) -> str:
+    """A message about a key of config.json, with the metadata key that it came from."""
+    names = {theirs: key for key, theirs in table.keys.items()}
+    message = message.removeprefix("config.json: ")
+    return re.sub(r"^(block \d+: [\w ]*\()?(\w+)(?=\W)", lambda found: f"{found[1] or ''}metadata "
+                  f"'{table.arch}.{names[found[2]]}'" if found[2] in names else found[0], message)  # fmt: skip
 
 
 def _numbers(file: GgufFile, config: ModelConfig) -> dict[str, Stored]:
@@ -111,15 +127,20 @@ def rules_of(config: ModelConfig) -> list[Rule]:
         found.setdefault(theirs, []).append(ours)
     rules = []
     packings = facts.packings(config) if callable(facts.packings) else facts.packings
+
+    def packing_of(names: str, one: str) -> Packing | None:
+        """Of the parameters of a block that are called so, `one` among them."""
+        return packings.get(f"{one.split('.')[1]}.{names}") or packings.get(names)
+
     for theirs, parts in found.items():
         if len(parts) == 1:
-            packing = packings.get(parts[0].split(".", 2)[-1])
+            packing = packing_of(parts[0].split(".", 2)[-1], parts[0]) if "." in parts[0] else None
             rules.append(Rule(tuple(parts) if packing else parts[0], theirs, packing=packing))
             continue
         inner = {part.split(".", 2)[2].rpartition(".")[0]: part for part in parts}
         group = next(group.split() for group in facts.fused if {*group.split()} == {*inner})
         sizes = tuple(shapes[inner[part]][0] for part in group)
-        packing = packings.get(" ".join(group) + "." + parts[0].rpartition(".")[2])
+        packing = packing_of(" ".join(group) + "." + parts[0].rpartition(".")[2], parts[0])
         joined = packing and _joined(packing, sizes)
         rules.append(Rule(tuple(inner[part] for part in group), theirs, sizes=sizes, packing=joined))
     return rules
@@ -135,8 +156,8 @@ def _joined(packing: Packing, sizes: Sequence[int]) -> Packing:
     )
 
 
-def _rotated_heads(config: ModelConfig) -> dict[str, int]:
-    """Tensors whose rows lie pair by pair -> their number of heads."""
+def _rotated_heads(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Tensors whose rows lie pair by pair -> their number of heads, and how many rows of each turn."""
     facts, heads = facts_of(config), {}
     for mixer in turning(config):
         if not facts.partial and mixer.rope.dims not in (0, mixer.head_dim):
@@ -148,29 +169,34 @@ def _rotated_heads(config: ModelConfig) -> dict[str, int]:
             continue
         for part, count in (("q", block.mixer.heads), ("k", block.mixer.kv_heads)):
             for kind in ("weight", "bias"):
-                heads[f"{facts.name(f'blocks.{i}.mixer.{part}.{kind}')}"] = count
+                dims = block.mixer.head_dim if block.mixer.rope is None else block.mixer.rope.dims
+                heads[f"{facts.name(f'blocks.{i}.mixer.{part}.{kind}')}"] = count, dims or block.mixer.head_dim
     return heads
 
 
-def interleave(value: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
-    """Rows of each head in the order of pairs: row i and row i + D/2 become rows 2i and 2i + 1."""
-    return value.reshape(heads, 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+def interleave(value: npt.NDArray[Any], heads: int, dims: int) -> npt.NDArray[Any]:
+    """The first `dims` rows D of each head in the order of pairs: row i and row i + D/2 become rows 2i and 2i + 1."""
+    made = value.reshape(heads, -1, *value.shape[1:]).copy()
+    made[:, :dims] = made[:, :dims].reshape(heads, 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(made[:, :dims].shape)
+    return made.reshape(value.shape)
 
 
-def halve(value: npt.NDArray[Any], heads: int) -> npt.NDArray[Any]:
+def halve(value: npt.NDArray[Any], heads: int, dims: int) -> npt.NDArray[Any]:
     """The inverse of interleave."""
-    return value.reshape(heads, -1, 2, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+    made = value.reshape(heads, -1, *value.shape[1:]).copy()
+    made[:, :dims] = made[:, :dims].reshape(heads, -1, 2, *value.shape[1:]).swapaxes(1, 2).reshape(made[:, :dims].shape)
+    return made.reshape(value.shape)
 
 
-def halved(stored: Stored, heads: int, what: str) -> Stored:
+def halved(stored: Stored, heads: int, dims: int, what: str) -> Stored:
     """A tensor whose rows are read in the order of halves. Raises ConfigError where its rows are no pairs."""
-    if not stored.shape or stored.shape[0] % (2 * heads):
+    if not stored.shape or stored.shape[0] % (2 * heads) or stored.shape[0] < heads * dims:
         raise ConfigError(f"{what}: expected rows in pairs for {heads} heads, got shape {stored.shape}")
-    made = stored.derived(lambda: halve(stored.array(), heads))
+    made = stored.derived(lambda: halve(stored.array(), heads, dims))
     if stored.blocks is None:
         return made
     kind, rows = stored.blocks
-    order = halve(np.arange(stored.shape[0]), heads)
+    order = halve(np.arange(stored.shape[0]), heads, dims)
     return replace(made, blocks=(kind, lambda start, stop: rows(0, stored.shape[0])[order[start:stop]]))
 
 
@@ -191,13 +217,14 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
 
     `kind` f32, f16, bf16, q8_0, q4_0, q4_k or q6_k is the type of matrices; vectors and learned positions stay float32,
     a q4_k file has its output (or tied embedding) in q6_k, and rows that do not fill blocks take the next type that
-    they fill (told by a warning). `metadata` adds keys, such as a tokenizer's.
+    they fill (told by a warning, as is a pooler, which GGUF has not). `metadata` adds keys, such as a tokenizer's.
     Raises ConfigError for what GGUF cannot hold, NonFiniteError, StorageError.
     """
-    config, kind = model.config, type_of(kind)
+    kind, plus_one = type_of(kind), facts_of(model.config).plus_one
+    config, growth = facts_of(model.config).folded(replace(model.config, pooler=False))
     made, factors = metadata_of(config)
     rules, heads = rules_of(config), _rotated_heads(config)
-    arrays, plus_one = model.arrays(), facts_of(config).plus_one
+    arrays = model.arrays()
 
     rules, alone = [r for r in rules if not r.theirs.endswith("]")], [r for r in rules if r.theirs.endswith("]")]
     for rule in alone:  # numbers that stand in the metadata, block after block
@@ -213,10 +240,12 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
         shape = rule.packing.shape(shapes) if rule.packing else (sum(each[0] for each in shapes), *shapes[0][1:])
 
         def values() -> npt.NDArray[Any]:
-            value = to_file((rule,), parts)[rule.theirs]
+            grown = {name: value.astype(np.float32) * np.float32(growth[name]) if name in growth else value
+                     for name, value in parts.items()}  # fmt: skip
+            value = to_file((rule,), grown)[rule.theirs]
             if plus_one and _norm_plus_one(rule.theirs):
                 value = value.astype(np.float32) + 1
-            return interleave(value, heads[rule.theirs]) if rule.theirs in heads else value
+            return interleave(value, *heads[rule.theirs]) if rule.theirs in heads else value
 
         return gguf_writer.Planned(rule.theirs, shape, _tensor_type(rule.theirs, shape, kind, config), values)
 
@@ -225,6 +254,8 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
         gguf_writer.Planned(name, value.shape, NAMED["F32"], lambda value=value: value)  # type: ignore[misc]
         for name, value in factors.items()
     ]
+    if model.config.pooler:
+        warnings.warn(f"{path}: the layer over the first token (pooler) is left out: GGUF has none", stacklevel=3)
     wanted = NAMED[kind.upper()]
     other = sum(len(t.shape) > 1 and t.shape[-1] % wanted.weights != 0 for t in tensors)
     if other:
@@ -241,7 +272,7 @@ def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConf
         name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_d", "conv1d.weight", "shortconv.conv.weight"))
         or "ffn_gate_inp" in name
     )
-    if len(shape) < 2 or name.startswith("position_embd") or plain:
+    if len(shape) < 2 or name.startswith(("position_embd", "token_types")) or plain:
         return NAMED["F32"]
     chosen = kind.upper()
     if chosen == "Q4_K" and name == ("token_embd.weight" if config.tie_embeddings else "output.weight"):

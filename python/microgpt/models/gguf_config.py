@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,33 +19,35 @@ from ..nn.positions import rope_frequencies
 from ..nn.rope import RopeSpec
 from .config import ModelConfig
 from .families import FAMILIES, Family
-from .families.gguf import GGUF, Gguf
+from .families.gguf import GGUF, Gguf, Metadata
 from .families.rope import turning
 
 FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 # Keys that change nothing of what is computed, or follow from others.
 QUIET = frozenset("vocab_size attention.value_length attention.key_length rope.scaling.finetuned tensor_data_layout "
-                  "attention.value_length_swa attention.key_length_swa rope.dimension_count_swa".split())  # fmt: skip
+                  "attention.value_length_swa attention.key_length_swa rope.dimension_count_swa pooling_type "
+                  "classifier.pooling_type attention.layer_norm_rms_epsilon".split())  # fmt: skip
 
 
-def family_of(arch: str, keys: Container[str] = ()) -> Family:
-    """The family of a general.architecture, and of the metadata `keys` where several share one. Raises ConfigError."""
-    known = [name for name, facts in GGUF.items() if facts.arch == arch]
+def table_of(arch: str, metadata: Mapping[str, Any]) -> tuple[Family, Gguf]:
+    """The family of a general.architecture, by the metadata where several share one; its table. Raises ConfigError."""
+    known = {name: facts for name, facts in GGUF.items() if facts.arch == arch}
     if not known:
         archs = {facts.arch for _, facts in GGUF.items()}
         names = ", ".join(sorted(archs))
         raise ConfigError(f"unknown architecture {arch!r} of a GGUF file{nearest(arch, archs)}; known: {names}")
-    told = [name for name in known if GGUF.get(name).told_by and f"{arch}.{GGUF.get(name).told_by}" in keys]
-    return FAMILIES.get(told[0] if told else next(name for name in known if not GGUF.get(name).told_by))
+    told = [name for name, facts in known.items() if facts.told_by and facts.told(metadata)]
+    name = told[0] if told else next(name for name, facts in known.items() if not facts.told_by)
+    return FAMILIES.get(known[name].family or name), known[name]
 
 
 def facts_of(config: ModelConfig) -> Gguf:
     """The table of a model's family. Raises ConfigError when GGUF files do not hold it."""
-    if config.family not in GGUF:
-        raise ConfigError(
-            f"models of family {config.family!r} have no GGUF form; those of {', '.join(sorted(GGUF))} do"
-        )
-    facts = GGUF.get(config.family)
+    tables = [facts for name, facts in GGUF.items() if (facts.family or name) == config.family]
+    if not tables:
+        names = ", ".join(sorted({facts.family or name for name, facts in GGUF.items()}))
+        raise ConfigError(f"models of family {config.family!r} have no GGUF form; those of {names} do")
+    facts = next((each for each in tables if each.family and each.holds(config)), tables[0])
     return replace(facts, names={**facts.names, **facts.variant(config)})
 
 
@@ -99,7 +101,8 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
         # float32 in the file; the shortest decimal that gives it is what was meant.
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
-    values: dict[str, Any] = {**facts.assumed, **facts.fixed}
+    names = {theirs: f"{facts.arch}.{key}" for key, theirs in facts.keys.items()}
+    values = Metadata({**facts.assumed, **facts.fixed}, names)
     for key, theirs in facts.keys.items():
         value = get(key, (int, float, str, bool, np.ndarray))
         if value is not None:
@@ -110,8 +113,21 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
     values["vocab_size"] = table.shape[0]
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
     for switch, tensor in facts.present.items():
-        values[switch] = tensor in file.tensors
-    whole("block_count", values.get(facts.keys["block_count"]), 1, 1024)  # before as many blocks are made
+        values[switch] = tensor in file.tensors if "*" not in tensor else _blocks(file, tensor)
+    for theirs, (tensor, _) in facts.rows.items():
+        values[theirs] = file.tensors[tensor].shape[0] if tensor in file.tensors else 0
+    for key, wanted in facts.stated.items():
+        stated = get(key, type(wanted))
+        if stated != wanted:
+            raise ConfigError(f"metadata {facts.arch}.{key}: expected {wanted}, got {stated}")
+    blocks = facts.keys["block_count"]
+    whole("block_count", values.get(blocks), 1, 1024)  # before as many blocks are made
+    ahead = get("nextn_predict_layers", int, 0)  # blocks that predict tokens after the next one: not used here
+    whole("nextn_predict_layers", ahead, 0, values[blocks] - 1)
+    values[blocks] -= ahead
+    for name, value in values.items() if ahead else ():
+        if isinstance(value, np.ndarray) and len(value) == values[blocks] + ahead:
+            values[name] = value[: values[blocks]]
     used |= {key.removeprefix(f"{facts.arch}.") for key in facts.numbers.values()}
     if facts.rope:
         rope = _read_rope(file, get, get("context_length", int, 2048))
@@ -126,11 +142,20 @@ def config_json(file: Opened, facts: Gguf) -> dict[str, Any]:
     try:
         facts.read(values)
     except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"impossible metadata for {facts.arch}: {error!r}") from None
     unread = [key for key in file.metadata if key.startswith(f"{facts.arch}.") and key.split(".", 1)[1] not in used]
     if unread:
         warnings.warn(f"{file.path}: metadata not understood and ignored: {', '.join(unread)}", stacklevel=4)
     return values
+
+
+def _blocks(file: Opened, tensor: str) -> list[int]:
+    """The numbers of the blocks that have a tensor."""
+    head, tail = tensor.split("*")
+    inner = [name[len(head) : -len(tail)] for name in file.tensors if name.startswith(head) and name.endswith(tail)]
+    return sorted(int(each) for each in inner if each.isascii() and each.isdecimal() and len(each) < 5)
 
 
 def _read_rope(file: Opened, get: Callable[..., Any], context: int) -> dict[str, Any]:
@@ -182,6 +207,8 @@ def metadata_of(config: ModelConfig) -> tuple[dict[str, Any], dict[str, npt.NDAr
         if values.get(theirs) is not None:
             made[f"{facts.arch}.{key}"] = values[theirs]
     made[f"{facts.arch}.vocab_size"] = config.vocab_size
+    made |= {f"{facts.arch}.{key}": value for key, value in facts.stated.items()}
+    made |= {key: max(1, values[theirs]) for theirs, (_, key) in facts.rows.items()}  # llama.cpp takes no 0
     tensors: dict[str, npt.NDArray[np.float32]] = {}
     if facts.rope and values.get("rope_parameters"):
         mixer, turns = _turning(config)
@@ -203,8 +230,8 @@ def _check(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            family = family_of(facts.arch, made)
-            back = FAMILIES.get(family.name).read(config_json(file, GGUF.get(family.name)))
+            family, table = table_of(facts.arch, made)
+            back = family.read(config_json(file, table))
     except ConfigError as error:
         raise ConfigError(f"GGUF's {facts.arch} cannot say what this model is: {error}") from None
     wrong = _differences(_plain(config), _plain(back))

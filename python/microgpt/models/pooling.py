@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,6 +21,8 @@ KINDS = {
     "lasttoken": "pooling_mode_lasttoken",
     "max": "pooling_mode_max_tokens",
 }
+GGUF_TYPES = {"mean": 1, "cls": 2, "lasttoken": 3}  # numbers of ARCH.pooling_type
+_OWN = "microgpt.pooling."  # and what GGUF has no key for
 _TYPE = "sentence_transformers.models."
 
 
@@ -66,6 +69,31 @@ class Pooling:
         (folder / FOLDER).mkdir(exist_ok=True)
         write_json(folder / FOLDER / "config.json", {key: kind == self.kind for kind, key in KINDS.items()})
         write_json(folder / LENGTHS, {"max_seq_length": self.max_tokens, "do_lower_case": self.lower_case})
+
+    def metadata(self, arch: str) -> dict[str, Any]:
+        """Keys of a GGUF file of architecture `arch` (llama.cpp's programs choose themselves whether to normalize).
+
+        Raises ConfigError for what llama.cpp has no form for.
+        """
+        if self.kind not in GGUF_TYPES or self.others:
+            what = ", ".join(self.others or [f"pooling {self.kind}"])
+            raise ConfigError(f"GGUF has no form for a model with {what} after its encoder")
+        own = {"normalize": self.normalize, "max_tokens": self.max_tokens, "lower_case": self.lower_case}
+        made = {f"{_OWN}{key}": value for key, value in own.items() if value}
+        return {f"{arch}.pooling_type": GGUF_TYPES[self.kind], **made}
+
+
+def pooling_of(metadata: Mapping[str, Any], where: str) -> Pooling | None:
+    """What the metadata of a GGUF file says of pooling; None without a type. Raises FormatError."""
+    number = metadata.get(f"{metadata.get('general.architecture')}.pooling_type", 0)
+    names = {number: kind for kind, number in GGUF_TYPES.items()}
+    if type(number) is not int or not 0 <= number <= len(names):
+        raise FormatError(f"{where}: pooling_type: expected 0 to {len(names)}, got {number!r}")
+    longest = metadata.get(f"{_OWN}max_tokens")
+    if longest is not None and (type(longest) is not int or longest < 1):
+        raise FormatError(f"{where}: {_OWN}max_tokens: expected a number of tokens, got {longest!r}")
+    flags = [metadata.get(f"{_OWN}{key}") is True for key in ("normalize", "lower_case")]
+    return Pooling(names[number], flags[0], longest, flags[1]) if number else None
 
 
 def read_pooling(folder: Path) -> Pooling | None:

@@ -16,8 +16,8 @@ from .. import _kernels as k
 from .. import system
 from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
 from ..io import files, llama2c, safetensors, shards
-from ..io.mapped import Stored
 from ..io.names import Rule, matched, to_file
+from ..io.stored import Stored
 from ..nn.checks import whole
 from ..nn.module import unfilled
 from ..qtensor import QTensor
@@ -208,7 +208,7 @@ def _open_file(path: Path) -> Checkpoint:
     for name, stored in weights.items():
         for part, heads in (("q_proj", sizes.heads), ("k_proj", sizes.kv_heads)):
             if part in name:
-                weights[name] = gguf.halved(stored, heads, f"{path}: {name}")
+                weights[name] = gguf.halved(stored, heads, sizes.width // sizes.heads, f"{path}: {name}")
     return Checkpoint(str(path), config, weights, family.rules(config), ())
 
 
@@ -322,18 +322,11 @@ def _codes(
 
 
 def _pieces(stored: Stored) -> Callable[[int, int], npt.NDArray[Any]]:
-    """Rows of a tensor as they come, the pages behind the last ones let go."""
-    whole = stored.array() if stored.rows is None else None
-
-    def rows(start: int, stop: int) -> npt.NDArray[Any]:
-        if whole is None:
-            assert stored.rows is not None
-            return stored.rows(start, stop)
-        piece = whole[start:stop].copy()
-        stored.release()
-        return piece
-
-    return rows
+    """Rows of a tensor as they come."""
+    if stored.rows is not None:
+        return stored.rows
+    whole = stored.array()
+    return lambda start, stop: whole[start:stop]
 
 
 def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
@@ -352,15 +345,13 @@ def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
         arrays = {name: each.array() for name, each in stored.items()}
         for name, value in rule.ours_of(arrays).items():
             yield name, Stored(value.shape, value.dtype.name, lambda value=value: value)  # type: ignore[misc]
-        for each in stored.values():
-            each.release()
 
 
 PIECE = 1 << 19  # numbers copied at a time
 
 
 def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
-    """Copy a tensor of a file piece by piece, letting go of the pages that were read, so that they never add up."""
+    """Copy a tensor of a file piece by piece, so that it stands in memory once."""
     if not stored.shape:
         target[...] = stored.array()
         return
@@ -383,4 +374,3 @@ def copy(stored: Stored, target: npt.NDArray[Any]) -> None:
         step = max(1, PIECE * length // max(1, target.size))
     for start in range(0, length, step):
         np.copyto(target[start : start + step], rows(start, min(length, start + step)), casting="unsafe")
-        stored.release()

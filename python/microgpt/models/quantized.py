@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .. import _kernels as k
 from ..errors import ConfigError, FormatError, nearest
-from ..io.mapped import Stored
+from ..io.stored import Stored
 from ..nn.linear import Linear
 from ..nn.module import Module
 from ..qtensor import QTensor, q_type
@@ -24,7 +24,6 @@ from ..tensor import Room, numpy_dtype
 from .decoder import Decoder
 
 Row = tuple[str, int, int, int]  # type, group, rows, columns
-PIECE = 1 << 22  # bytes copied at a time
 LAYOUT = 1  # of codes and scales in files
 # By name: the type of matrices in layers, and that of embeddings and head. 8 bits there are what Q6_K is to llama.cpp.
 SCHEMES = {"int4": ("int4", "int8"), "int8": ("int8", "int8"), "int8_channel": ("int8_channel", "int8")}
@@ -190,9 +189,10 @@ def restored(row: Row, stored: Stored, dtype: str, what: str, room: Room | None 
         raise FormatError(f"{what}: expected {size} bytes, got {stored.dtype} of shape {stored.shape}")
     made = QTensor((n, inner), type, group, dtype, room=room)
     data = made.data.numpy()
-    for start in range(0, size, PIECE):
-        data[start : start + PIECE] = stored.array()[start : start + PIECE]
-        stored.release()
+    if stored.into is None:
+        data[...] = stored.array()
+    else:
+        stored.into(0, data)
     return made
 
 

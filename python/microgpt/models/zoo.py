@@ -58,7 +58,7 @@ class Entry(NamedTuple):
     architecture: str
     parameters: int
     flops: int  # of a token, forward, at an empty context
-    state: int  # bytes of cached keys and values a token
+    state: int  # bytes of cached keys and values a token; an encoder keeps none
     fixed: int  # bytes of recurrent states a sequence, float32
 
 
@@ -68,8 +68,9 @@ def entries(stored: str = "bfloat16") -> list[Entry]:
     for name, family in sorted(FAMILIES.items()):
         if family.keys:
             config = family.read({})
-            found.append(Entry(name, family.architecture, config.num_parameters(), config.flops_per_token(1),
-                               config.cache_bytes(stored), 4 * config.fixed_state_numbers()))  # fmt: skip
+            state = config.cache_bytes(stored) if config.causal else 0
+            found.append(Entry(name, family.architecture, config.num_parameters(), config.flops_per_token(1), state,
+                               4 * config.fixed_state_numbers()))  # fmt: skip
     return found
 
 

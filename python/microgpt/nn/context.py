@@ -21,11 +21,13 @@ class Layout:
     """Packed tokens: sequence s owns rows q_start[s]..q_start[s+1]-1 and keys k_start[s]..k_start[s]+k_len[s]-1.
 
     Fields are int32 arrays of fixed size, so that a recorded program can be fed other sequences of the same total.
+    Positions are below `reach` (None: `tokens`), whatever is fed: tables of positions are made so long.
     """
 
-    def __init__(self, tokens: int, sequences: int) -> None:
+    def __init__(self, tokens: int, sequences: int, reach: int | None = None) -> None:
         self.tokens = tokens
         self.sequences = sequences
+        self.reach = max(1, tokens if reach is None else reach)
         self.q_start = k.empty((sequences + 1,), "int32")
         self.k_start = k.empty((sequences,), "int32")
         self.k_len = k.empty((sequences,), "int32")
@@ -41,7 +43,12 @@ class Layout:
         return layout
 
     def feed(self, cu_seqlens: npt.NDArray[np.int32], positions: npt.NDArray[np.int32]) -> None:
-        """Other whole sequences with the same number of tokens; trailing sequences may be empty."""
+        """Other whole sequences with the same number of tokens; trailing sequences may be empty.
+
+        Raises ShapeError for positions that tables were not made for.
+        """
+        if positions.size and not 0 <= positions.min() <= positions.max() < self.reach:
+            raise ShapeError(f"positions: expected 0 to {self.reach - 1}, got {positions.min()} to {positions.max()}")
         self.q_start.copy_from(cu_seqlens)
         self.k_start.copy_from(cu_seqlens[:-1])
         self.k_len.copy_from(cu_seqlens[1:] - cu_seqlens[:-1])
@@ -50,7 +57,7 @@ class Layout:
     @classmethod
     def cached(cls, new: Sequence[int], past: Sequence[int], rows: Sequence[int]) -> Layout:
         """`new[s]` tokens of sequence s after `past[s]` that are cached from row rows[s] on."""
-        layout = cls(sum(new), len(new))
+        layout = cls(sum(new), len(new), max(p + n for p, n in zip(past, new, strict=True)))
         counts, before = np.asarray(new, np.int32), np.asarray(past, np.int32)
         layout.q_start.copy_from(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
         layout.k_start.copy_from(np.asarray(rows, np.int32))

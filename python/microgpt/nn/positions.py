@@ -18,13 +18,13 @@ Floats = npt.NDArray[np.float64]
 
 
 @functools.lru_cache(maxsize=64)
-def rope_tables(spec: RopeSpec, head_dim: int, positions: int, dtype: str) -> tuple[Array, Array]:
+def rope_tables(spec: RopeSpec, head_dim: int, context: int, positions: int, dtype: str) -> tuple[Array, Array]:
     """cos and sin (positions, dims/2) of position * frequency, times the scaling's attention factor.
 
-    Su et al. 2021, arXiv:2104.09864, eq. 15. One table serves a model of `positions` positions: a key that is cached
-    never turns again.
+    Su et al. 2021, arXiv:2104.09864, eq. 15. Frequencies are those of a model of `context` positions whatever the
+    length of the table, so a key that is cached never turns again.
     """
-    frequency, factor = rope_frequencies(spec, head_dim, positions)
+    frequency, factor = rope_frequencies(spec, head_dim, context)
     sign = -1.0 if spec.reverse else 1.0
     angle = np.arange(min(positions, STRETCH), dtype=np.float64)[:, None] * frequency[None, :]
     near_cos, near_sin = np.cos(angle), np.sin(angle)
@@ -36,6 +36,11 @@ def rope_tables(spec: RopeSpec, head_dim: int, positions: int, dtype: str) -> tu
         cos[start : start + count] = c * far_cos - s * far_sin
         sin[start : start + count] = (s * far_cos + c * far_sin) * sign
     return k.from_numpy(cos), k.from_numpy(sin)
+
+
+def covered(reach: int, context: int) -> int:
+    """The length of a table for positions below `reach`: a power of two, so that few tables serve all lengths."""
+    return min(context, max(STRETCH, 1 << (reach - 1).bit_length()))
 
 
 def rope_frequencies(spec: RopeSpec, head_dim: int, positions: int) -> tuple[Floats, float]:

@@ -8,10 +8,12 @@ Every spec goes to JSON and back by field name; an unknown key is an error that 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError, nearest
 from ..registry import Registry
@@ -63,6 +65,29 @@ class NormSpec:
         return count(self.shapes(width))
 
 
+@functools.cache
+def _kinds(spec: Any) -> dict[str, tuple[type, ...]]:
+    """Name of a field -> the types that it may have; those of numbers are checked with their ranges."""
+    found = {}
+    hints = get_type_hints(spec)
+    for each in dataclasses.fields(spec):
+        hint = hints[each.name]
+        parts = [get_origin(part) or part for part in (get_args(hint) if isinstance(hint, UnionType) else (hint,))]
+        if Any not in parts and not {*parts} <= {int, float, type(None)}:
+            found[each.name] = tuple(parts)
+    return found
+
+
+def check_types(spec: object, what: str) -> None:
+    """Raise ConfigError unless the fields of a dataclass that are no numbers have the types that they are declared
+    with; a list is taken for a tuple."""
+    for name, kinds in _kinds(cast(Hashable, type(spec))).items():
+        value = getattr(spec, name)
+        good = isinstance(value, (*kinds, *([list] if tuple in kinds else []), *([int] if float in kinds else [])))
+        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        require(good, f"{what} {name}", names, value)
+
+
 class LayerSpec:
     """Base of the frozen descriptions of mixers and feed-forwards; each stands in the file of the module it describes.
 
@@ -75,6 +100,17 @@ class LayerSpec:
     piece_error: ClassVar[float] = 0.0
     causal = True
     window: int | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+
+            def checked(self: LayerSpec) -> None:
+                check_types(self, self.kind)
+                own(self)
+
+            cls.__post_init__ = checked  # type: ignore[attr-defined]
 
     @property
     def parts(self) -> dict[str, LayerSpec]:
@@ -257,7 +293,7 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
         raise ConfigError(f"{where}: missing {', '.join(lacking)}")
     try:
         return cls(**given)
-    except TypeError as error:  # a value of the wrong type that a comparison choked on
+    except (ConfigError, TypeError) as error:  # a value of the wrong type that a comparison choked on
         raise ConfigError(f"{where}: {error}") from None
 
 

@@ -24,7 +24,7 @@ def act_code(name: str) -> int:
     """The kernel's number of an activation. Raises ConfigError naming the nearest."""
     try:
         return raw.ACT_CODE[name]
-    except KeyError:
+    except (KeyError, TypeError):
         known = ", ".join(raw.ACTS)
         raise ConfigError(f"unknown activation {name!r}{nearest(name, raw.ACTS)}; known: {known}") from None
 

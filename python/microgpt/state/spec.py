@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from ..errors import ConfigError, nearest
+
 ITEM = {"float64": 8, "float32": 4, "bfloat16": 2, "int8": 1}
 KV_TYPES = {"f32": "float32", "bf16": "bfloat16", "int8": "int8"}  # as users name what a cache may hold
+
+
+def kv_type(name: str | None) -> str | None:
+    """float32, bfloat16 or int8 of f32, bf16 or int8; None of None. Raises ConfigError."""
+    if name is not None and name not in KV_TYPES:
+        raise ConfigError(f"kv_dtype: expected {', '.join(KV_TYPES)}, got {name!r}{nearest(str(name), KV_TYPES)}")
+    return None if name is None else KV_TYPES[name]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
     content, config = (json.loads(files.get(name, "{}")) for name in ("tokenizer.json", "tokenizer_config.json"))
     if tokenizer.vocab_size > size:
         raise TokenizerError(f"it has {tokenizer.vocab_size} ids, the model {size}")
-    if tokenizer.eos_id is None:
+    before, after = tokenizer.frame  # an encoder's tokens may be known by these alone
+    first = before[-1] if tokenizer.bos_id is None and before else tokenizer.bos_id
+    last = after[0] if tokenizer.eos_id is None and after else tokenizer.eos_id
+    if last is None:
         raise TokenizerError("it names no end token, and llama.cpp would take one of its own")
     made = _characters(tokenizer) if isinstance(tokenizer, CharTokenizer) else _of_json(content)
     for note in made.pop("notes", ()):
@@ -54,10 +57,8 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
     made |= _table(tokens, kinds, size)
     if "scores" in made:
         made["scores"] = np.pad(made["scores"], (0, size - len(made["scores"])))
-    before, after = tokenizer.frame
-    made |= {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
-    made |= {"add_bos_token": tokenizer.adds_bos or before[-1:] == [tokenizer.bos_id],
-             "add_eos_token": after[:1] == [tokenizer.eos_id]}  # fmt: skip
+    made |= {"bos_token_id": first, "eos_token_id": last}
+    made |= {"add_bos_token": tokenizer.adds_bos or before[-1:] == [first], "add_eos_token": after[:1] == [last]}
     for ours, theirs in _TOKENS.items():
         made.setdefault(f"{theirs}_token_id", tokens.get(token_text(config, f"{ours}_token")))
     ends = sorted(tokenizer.more_stop_ids - {tokenizer.eos_id})

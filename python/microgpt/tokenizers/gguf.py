@@ -129,6 +129,9 @@ def _config(found: _Metadata, tokens: list[str]) -> dict[str, Any]:
         token = found.id(f"{key}_token_id", len(tokens))
         if token is not None:
             config[f"{name}_token"] = tokens[token]
+    for name, other in (("bos", "cls"), ("eos", "sep")):  # what encoders have instead
+        if f"{other}_token" in config:
+            config.setdefault(f"{name}_token", config[f"{other}_token"])
     for name in ("bos", "eos"):
         if found.get(f"add_{name}_token") is not None:
             config[f"add_{name}_token"] = found.flag(f"add_{name}_token", False)
@@ -185,6 +188,7 @@ def _byte_level(found: _Metadata, tokens: list[str], config: dict[str, Any]) -> 
     controls = {token: number for token, number in vocab.items() if kinds[number] in special}
     shown = {token: number for token, number in vocab.items() if kinds[number] == Kind.USER_DEFINED}
     content = bytebpe.byte_level(vocab, merges, pattern, controls, shown=shown, whole_words=pre in _WHOLE)
+    content["post_processor"] = None  # which adds nothing, and stands for what `config` says is put around a text
     return bytebpe.make(content, {"add_bos_token": pre in _BEGINS, **config}, where)
 
 
@@ -197,14 +201,15 @@ def _word_piece(found: _Metadata, tokens: list[str], config: dict[str, Any]) -> 
         name = token if plain else token[1:] if token.startswith(SPACE) else f"##{token}"
         if not name or vocab.setdefault(name, number) != number:
             raise TokenizerError(f"{found.where}: token {number}, {token[:40]!r}, is empty or comes twice")
-    for key, name in (("bos", "cls"), ("eos", "sep")):
-        config.setdefault(f"{key}_token", config.get(f"{name}_token"))
+    for key, name in (("normalizer.lowercase", "do_lower_case"), ("normalizer.strip_accents", "strip_accents")):
+        if found.get(key) is not None:
+            config[name] = found.flag(key, True)
     return word_piece(vocab, config, found.where)
 
 
 def word_piece(vocab: dict[str, int], config: dict[str, Any], where: str) -> HubTokenizer:
     """The tokenizer of BERT's WordPiece vocabulary (uncased unless `config` says do_lower_case is false)."""
-    lower = config.get("do_lower_case", True) is not False
+    lower, strips = config.get("do_lower_case", True) is not False, config.get("strip_accents")
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     names = [name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if name in vocab]
     if "[UNK]" not in vocab:
@@ -218,8 +223,8 @@ def word_piece(vocab: dict[str, int], config: dict[str, Any], where: str) -> Hub
         "padding": None,
         "added_tokens": [{"id": vocab[e], "content": e, **flags} for e in sorted(names, key=vocab.__getitem__)],
         "normalizer": {
-            "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
-            "lowercase": lower,
+            "type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "lowercase": lower,
+            "strip_accents": strips if isinstance(strips, bool) else None,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "post_processor": None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...nn.checks import require
@@ -10,7 +10,20 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, Bool, Draft, Float, Part, declare, ends, ffn, heads, shape
-from .hybrid import ATTENTION, ENDS, EXTRA, AttentionRope, mamba2_keys, mamba2_names, mamba2_sizes
+from .gguf import GGUF, NO_WIDTH, Metadata
+from .granitemoehybrid import GGUF_TABLE, read_ssm, write_ssm
+from .hybrid import (
+    ATTENTION,
+    ENDS,
+    EXTRA,
+    SSM_KEYS,
+    AttentionRope,
+    mamba2_keys,
+    mamba2_names,
+    mamba2_sizes,
+    read_kv,
+    write_kv,
+)
 
 
 @dataclass(frozen=True)
@@ -40,3 +53,25 @@ declare(
      "ffn.gate": "feed_forward.gate_proj", "ffn.up": "feed_forward.up_proj", "ffn.down": "feed_forward.down_proj"},
     fixed={"mamba2.norm": NormSpec("rms", bias=False)}, ignored=EXTRA, sized=mamba2_sizes,
 )  # fmt: skip
+
+
+def read_gguf(values: Metadata) -> None:
+    """Which layers attend."""
+    values.pop("finetuned")
+    values["attn_layer_indices"] = [i for i, each in enumerate(read_kv(values)) if each]
+    read_ssm(values)
+
+
+def write_gguf(values: dict[str, Any]) -> None:
+    """The inverse; a key says that there are positions."""
+    write_kv(values, [i in values["attn_layer_indices"] for i in range(values["num_hidden_layers"])])
+    values["finetuned"] = True
+    write_ssm(values)
+
+
+# Its files are Granite's, with positions and without multipliers.
+GGUF.add("bamba", replace(
+    GGUF_TABLE, told_by="rope.scaling.finetuned", untold_by="attention.scale", partial=True,
+    keys={**NO_WIDTH, **SSM_KEYS, "attention.head_count_kv": "kv", "rope.scaling.finetuned": "finetuned"},
+    fixed={**GGUF_TABLE.fixed, "mlp_bias": False}, read=read_gguf, write=write_gguf,
+))  # fmt: skip

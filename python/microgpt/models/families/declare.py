@@ -372,6 +372,7 @@ def declare(
     config.json must say for a model of another size. `packings`: how arrays of some keys of `names` lie in the file.
     """
     settings = {"norm": norm, **(fixed or {})}
+    named = {place: key.theirs for key in reversed(keys) if isinstance(key, Key) for place in key.ours.split()}
     table: Callable[[ModelConfig], Mapping[str, str]] = names if callable(names) else lambda config: names
 
     def read(config: dict[str, Any]) -> ModelConfig:
@@ -388,7 +389,7 @@ def declare(
                 raise
             # A number that a formula cannot take, or a list where it expects an object.
             raise ConfigError(f"{get.where}: impossible values for {name}: {error}") from None
-        blocks = [_block(fields, mixer, ffn) for fields in draft.blocks]
+        blocks = [made_of(i, fields) for i, fields in enumerate(draft.blocks)]
         fields = {"learned_positions": False, **(model or {}), **draft.model}
         first = blocks[0].norm
         fields["embed_norm"] = first if fields.get("embed_norm") else None
@@ -397,6 +398,16 @@ def declare(
         same = {block: block for block in blocks}
         fields.setdefault("final_norm", first)
         return ModelConfig(blocks=tuple(same[block] for block in blocks), family=name, **fields)
+
+    def made_of(i: int, fields: Mapping[str, Any]) -> BlockSpec:
+        try:
+            return _block(fields, mixer, ffn)
+        except ConfigError as error:  # "mamba2 heads: expected ..."
+            what, _, rest = str(error).partition(":")
+            kind, _, field = what.partition(" ")
+            half = {each.kind: half for half, each in (("mixer", mixer), ("ffn", ffn)) if each}.get(kind, kind)
+            theirs = named.get(f"{kind}.{field}") or named.get(f"{half}.{field}")
+            raise ConfigError(f"config.json: block {i}: {what}{f' ({theirs})' if theirs else ''}:{rest}") from None
 
     def write(config: ModelConfig) -> dict[str, Any]:
         values: dict[str, Any] = {"pad_token_id": None}  # transformers' default may lie beyond the vocabulary

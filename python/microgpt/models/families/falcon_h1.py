@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...nn.checks import require
@@ -144,7 +145,33 @@ def write_gguf(values: dict[str, Any]) -> None:
         values["mamba_norm_before_gate"] = False
 
 
-# Files of llama.cpp's converter have the multipliers in their weights, and so none here.
+def folded(config: ModelConfig) -> tuple[ModelConfig, Mapping[str, float]]:
+    """The multipliers go into the weights, as llama.cpp's converter has it: a file is read as a model without any."""
+    growth: dict[str, float] = {}
+    blocks = []
+    for i, block in enumerate(config.blocks):
+        mixer, ffn = block.mixer, block.ffn
+        (ssm_in, ssm_out), (att_in, att_out) = mixer.left_scales, mixer.right_scales
+        usual = 1.0 / math.sqrt(mixer.right.head_dim)
+        keys = 1.0 if mixer.right.scale is None else mixer.right.scale / usual
+        parts = zip(("z", "x", "b", "c", "dt"), mixer.left.scales, strict=True)
+        found = {f"left.{name}": ssm_in * each for name, each in parts}
+        found |= {"left.o": ssm_out, "right.q": att_in, "right.k": att_in * keys, "right.v": att_in, "right.o": att_out}
+        found = {f"mixer.{name}": each for name, each in found.items()}
+        found |= {"ffn.gate": ffn.gate_scale, "ffn.down": ffn.out_scale}
+        growth |= {f"blocks.{i}.{name}.weight": each for name, each in found.items()}
+        left, right = replace(mixer.left, scales=(1.0,) * 5), replace(mixer.right, scale=None)
+        mixer = replace(mixer, left=left, right=right, left_scales=(1.0, 1.0), right_scales=(1.0, 1.0))
+        blocks.append(replace(block, mixer=mixer, ffn=replace(ffn, gate_scale=1.0, out_scale=1.0)))
+    scales = config.embed_scale, config.logit_scale
+    growth |= {"embed.weight": scales[0], "head": scales[1]}
+    same = not config.tie_embeddings or scales[0] == scales[1]
+    require(same, "GGUF's falcon-h1: lm_head_multiplier", f"{scales[0]} as embedding_multiplier with tied embeddings",
+            scales[1])  # fmt: skip
+    config = replace(config, blocks=tuple(blocks), embed_scale=1.0, logit_scale=1.0)
+    return config, {name: each for name, each in growth.items() if each != 1.0}
+
+
 ONES = ("embedding", "lm_head", "key", "ssm_in", "ssm_out", "attention_in", "attention_out")
 GGUF.add("falcon_h1", Gguf(
     "falcon-h1", {**LLAMA_KEYS, **SSM_KEYS},
@@ -155,5 +182,6 @@ GGUF.add("falcon_h1", Gguf(
     names={**{f"mixer.right.{ours}": theirs for ours, theirs in
               (("q", "attn_q"), ("k", "attn_k"), ("v", "attn_v"), ("o", "attn_output"))},
            "ffn_norm.weight": "ffn_norm"},  # without a suffix
-    fused=gguf_fused("mixer.left"), packings=gguf_packings, variant=gguf_names, write=write_gguf,
+    fused=gguf_fused("mixer.left"), packings=gguf_packings, variant=gguf_names, folded=folded,
+    write=write_gguf,
 ))  # fmt: skip

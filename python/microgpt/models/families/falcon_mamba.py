@@ -6,7 +6,7 @@ from ...nn.mixers.mamba import MambaSpec
 from ...nn.spec import NormSpec
 from . import mamba
 from .declare import Float, declare
-from .gguf import GGUF, Gguf
+from .gguf import GGUF, Gguf, Metadata
 from .mamba import IGNORED, NAMES, keys, layer_names, sized
 
 declare(
@@ -23,11 +23,11 @@ def write_gguf(values: dict[str, object]) -> None:
     values["normed"] = True
 
 
-def read_gguf(values: dict[str, object]) -> None:
+def read_gguf(values: Metadata) -> None:
     """The inverse."""
     mamba.read_gguf(values)
-    if values.pop("normed") is not True:
-        raise ValueError("ssm.dt_b_c_rms is false")
+    values.require(values["normed"] is True, "normed", True)
+    del values["normed"]
 
 
 # llama.cpp has one epsilon for all norms; the models' is 1e-6 where others have 1e-5.

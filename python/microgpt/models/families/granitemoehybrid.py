@@ -9,7 +9,7 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ATTENTION_BIAS, FULL, Act, Draft, Float, Key, Part, declare, ends, heads, shape
-from .gguf import GGUF, Gguf
+from .gguf import GGUF, Gguf, Metadata
 from .granite import GGUF_KEYS, MULTIPLIERS
 from .granitemoe import GATE_UP
 from .hybrid import (
@@ -85,15 +85,29 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_ssm(values: Metadata) -> None:
+    """Factors and widths instead of numbers of channels."""
+    values["mamba_expand"] = values.over("mamba_d_ssm", "hidden_size")
+    values["mamba_d_head"] = values.over("mamba_d_ssm", "mamba_n_heads")
+    del values["mamba_d_ssm"]
+
+
+def write_ssm(values: dict[str, Any]) -> None:
+    """The inverse. llama.cpp knows no other factor than 2, and ends the process at one."""
+    require("mamba_n_heads" in values, "GGUF's granitehybrid: layer_types", f"some {LINEAR}", "none")
+    require(values["mamba_expand"] == 2, "GGUF's granitehybrid: mamba_expand", 2, values["mamba_expand"])
+    values["mamba_d_ssm"] = values["mamba_n_heads"] * values["mamba_d_head"]
+
+
+def read_gguf(values: Metadata) -> None:
     """Which layers attend, whether they have positions, and whose width the feed-forward's is."""
     values["layer_types"] = [FULL if each else LINEAR for each in read_kv(values)]
     values["position_embedding_type"] = "rope" if values.pop("finetuned", False) else None
     values.setdefault("num_local_experts", 0)
-    values["intermediate_size" if values["num_local_experts"] else "shared_intermediate_size"] = values.pop("width")
-    inner = values.pop("mamba_d_ssm")
-    values["mamba_expand"] = inner // values["hidden_size"]
-    values["mamba_d_head"] = inner // values["mamba_n_heads"]
+    width = "intermediate_size" if values.whole("num_local_experts") else "shared_intermediate_size"
+    values[width] = values.whole("width")
+    del values["width"]
+    read_ssm(values)
 
 
 def write_gguf(values: dict[str, Any]) -> None:
@@ -101,11 +115,10 @@ def write_gguf(values: dict[str, Any]) -> None:
     write_kv(values, [each == FULL for each in values["layer_types"]])
     values["finetuned"] = values.get("position_embedding_type") == "rope"
     values["width"] = values["intermediate_size" if values["num_local_experts"] else "shared_intermediate_size"]
-    require("mamba_n_heads" in values, "GGUF's granitehybrid: layer_types", f"some {LINEAR}", "none")
-    values["mamba_d_ssm"] = values["mamba_n_heads"] * values["mamba_d_head"]
+    write_ssm(values)
 
 
-GGUF.add("granitemoehybrid", Gguf(
+GGUF_TABLE = GGUF.add("granitemoehybrid", Gguf(
     "granitehybrid",
     {**GGUF_KEYS, **SSM_KEYS, "attention.head_count_kv": "kv", "feed_forward_length": "width",
      "rope.scaling.finetuned": "finetuned", "expert_count": "num_local_experts",

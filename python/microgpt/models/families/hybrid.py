@@ -16,6 +16,7 @@ from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Key, Part
 from .experts import GGUF_EXPERTS
+from .gguf import Metadata
 from .llama import BODY
 from .rope import Rope
 
@@ -223,11 +224,13 @@ CONV_PACKING = Packing(
 )
 
 
-def read_kv(values: dict[str, Any]) -> list[int]:
+def read_kv(values: Metadata) -> list[int]:
     """Takes attention.head_count_kv, read as "kv", apart: the heads of a layer that has some; those of each layer."""
-    kv = np.broadcast_to(np.atleast_1d(values.pop("kv")), values["num_hidden_layers"]).tolist()
-    values["num_key_value_heads"] = max(kv) or values["num_attention_heads"]
-    return [int(each) for each in kv]
+    kv = values.each("kv", values["num_hidden_layers"])
+    values.require(len({*kv} - {0}) <= 1, "kv", "one number in all blocks that have some")
+    del values["kv"]
+    values["num_key_value_heads"] = max(kv) or values.whole("num_attention_heads")
+    return kv
 
 
 def write_kv(values: dict[str, Any], attends: list[bool]) -> None:

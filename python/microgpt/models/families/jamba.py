@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...nn.checks import require
 from ...nn.ffn.moe import MoeSpec
 from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Act, Bool, Derived, Draft, Float, Key, Part, declare, ends, head_width, shape
+from .experts import GGUF_KEYS, experts
 from .experts import IGNORED as EXPERTS_IGNORED
-from .experts import experts
-from .gguf import GGUF, NO_WIDTH, Gguf
+from .gguf import GGUF, NO_WIDTH, Gguf, Metadata
+from .hybrid import gguf_names, read_kv, write_kv
 from .llama import BODY, NO_BIAS
 from .mamba import GGUF_FUSED, GGUF_NAMES, GGUF_PACKINGS, IGNORED, Expand, layer_names
 
@@ -100,32 +99,38 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
-    """Which layers have attention: those with key/value heads."""
-    kv, inner = np.atleast_1d(values.pop("kv")), values.pop("inner_size")
-    if kv.shape != (values["num_hidden_layers"],) or inner % values["hidden_size"]:
-        raise ValueError(f"attention.head_count_kv {kv}, ssm.inner_size {inner}")
-    values["mamba_expand"] = inner // values["hidden_size"]
-    values["num_key_value_heads"] = int(kv.max()) or values["num_attention_heads"]
-    try:
-        Layers.attention.write([each > 0 for each in kv.tolist()], values)
-    except TypeError:
-        raise ValueError(f"attention.head_count_kv {kv}: no period") from None
+def read_gguf(values: Metadata) -> None:
+    """Which layers have attention, those with key/value heads; and experts, those with a router."""
+    attends, chosen, layers = read_kv(values), values.pop("chosen"), values["num_hidden_layers"]
+    values["mamba_expand"] = values.over("inner_size", "hidden_size")
+    del values["inner_size"]
+    for period, blocks, what in (
+        (Layers.attention, [i for i, kv in enumerate(attends) if kv], values.names["kv"]),
+        (Layers.experts, chosen, "blk.*.ffn_gate_inp.weight"),
+    ):
+        try:
+            period.write([i in blocks for i in range(layers)], values)
+        except TypeError:
+            require(False, f"blocks with {what}", "the first of each of equal numbers of blocks", blocks)
+    if not chosen:
+        values["num_experts"] = 1
 
 
 def write_gguf(values: dict[str, Any]) -> None:
-    """The inverse. `kv` is the number of each layer."""
-    attends = Layers.attention.read(Reader(values), values["num_hidden_layers"])
-    values["kv"] = np.array([values["num_key_value_heads"] if each else 0 for each in attends], np.int32)
-    values["inner_size"] = values["mamba_expand"] * values["hidden_size"]
+    """The inverse. llama.cpp knows no other number of channels, and ends the process at one."""
+    require(values["mamba_expand"] == 2, "GGUF's jamba: mamba_expand", 2, values["mamba_expand"])
+    write_kv(values, Layers.attention.read(Reader(values), values["num_hidden_layers"]))
+    values["inner_size"] = 2 * values["hidden_size"]
+    if values["num_experts"] == 1:
+        values["num_experts"] = values["num_experts_per_tok"] = 0
 
 
-# Dense and expert layers have their matrices under the same names here, so only a model of dense ones can be told.
 GGUF.add("jamba", Gguf(
     "jamba",
-    {**{key: theirs for key, theirs in NO_WIDTH.items() if "kv" not in key}, "attention.head_count_kv": "kv",
-     "ssm.conv_kernel": "mamba_d_conv", "ssm.state_size": "mamba_d_state", "ssm.inner_size": "inner_size",
-     "ssm.time_step_rank": "mamba_dt_rank"},
-    fixed={"hidden_act": "silu", "num_experts": 1, "mamba_conv_bias": True, "mamba_proj_bias": False}, rope=False,
-    names=GGUF_NAMES, fused=GGUF_FUSED, packings=GGUF_PACKINGS, read=read_gguf, write=write_gguf,
+    {**{key: theirs for key, theirs in NO_WIDTH.items() if "kv" not in key}, **GGUF_KEYS,
+     "attention.head_count_kv": "kv", "expert_count": "num_experts", "ssm.conv_kernel": "mamba_d_conv",
+     "ssm.state_size": "mamba_d_state", "ssm.inner_size": "inner_size", "ssm.time_step_rank": "mamba_dt_rank"},
+    fixed={"hidden_act": "silu", "mamba_conv_bias": True, "mamba_proj_bias": False}, rope=False,
+    present={"chosen": "blk.*.ffn_gate_inp.weight"}, names=GGUF_NAMES, fused=GGUF_FUSED, variant=gguf_names,
+    packings=GGUF_PACKINGS, read=read_gguf, write=write_gguf,
 ))  # fmt: skip

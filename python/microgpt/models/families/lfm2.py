@@ -8,7 +8,7 @@ from ...nn.checks import require
 from ..config import ModelConfig
 from .common import Reader
 from .declare import FULL, RMS, Bool, Derived, Draft, Float, Key, Part, declare, ends, heads, shape
-from .gguf import GGUF, NO_WIDTH, Gguf
+from .gguf import GGUF, NO_WIDTH, Gguf, Metadata
 from .hybrid import CONV_PACKING, read_kv, write_kv
 from .llama import BODY, NO_BIAS
 from .rope import Rope
@@ -92,7 +92,7 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """Which layers attend: those with key/value heads."""
     values["layer_types"] = [FULL if each else CONV for each in read_kv(values)]
 
@@ -102,7 +102,7 @@ def write_gguf(values: dict[str, Any]) -> None:
     write_kv(values, [each == FULL for each in values["layer_types"]])
 
 
-GGUF.add("lfm2", Gguf(
+GGUF_TABLE = GGUF.add("lfm2", Gguf(
     "lfm2",
     {**{key: theirs for key, theirs in NO_WIDTH.items() if "rms" not in key}, "attention.head_count_kv": "kv",
      "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache"},

@@ -9,8 +9,10 @@ from ...nn.ffn.moe import MoeSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Float, Key, Part, declare, ends, heads, shape
-from .experts import IGNORED
-from .lfm2 import CONVOLUTION, EPS, FIXED, NAMES, OLDER, Kinds, mixed
+from .experts import GGUF_KEYS, IGNORED
+from .gguf import GGUF, Gguf, Metadata
+from .hybrid import gguf_names
+from .lfm2 import CONVOLUTION, EPS, FIXED, GGUF_TABLE, NAMES, OLDER, Kinds, mixed, read_gguf, write_gguf
 from .rope import Rope
 
 
@@ -44,3 +46,29 @@ declare(
     sized=lambda width, layers, heads: {"layer_types": mixed(layers), "num_experts": 8, "num_experts_per_tok": 2,
                                         "num_dense_layers": min(2, layers - 1)},
 )  # fmt: skip
+
+
+SIGMOID = 2  # of llama.cpp's ways to score
+
+
+def read_moe(values: Metadata) -> None:
+    """How experts are scored, which the architecture leaves open."""
+    read_gguf(values)
+    values.require(values.whole("scored") == SIGMOID, "scored", f"{SIGMOID} (sigmoid)")
+    del values["scored"]
+
+
+def write_moe(values: dict[str, Any]) -> None:
+    """The inverse."""
+    write_gguf(values)
+    values["scored"] = SIGMOID
+
+
+GGUF.add("lfm2_moe", Gguf(
+    "lfm2moe",
+    {**GGUF_TABLE.keys, **GGUF_KEYS, "expert_count": "num_experts", "expert_gating_func": "scored",
+     "expert_feed_forward_length": "moe_intermediate_size", "leading_dense_block_count": "num_dense_layers"},
+    fixed={"conv_bias": False, "use_expert_bias": True, "norm_topk_prob": True, "routed_scaling_factor": 1.0},
+    names={**GGUF_TABLE.names, "ffn.balance": "exp_probs_b.bias"}, fused=GGUF_TABLE.fused, variant=gguf_names,
+    packings=GGUF_TABLE.packings, read=read_moe, write=write_moe,
+))  # fmt: skip

@@ -14,7 +14,7 @@ from ...nn.mixers.mamba import MambaSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Bool, Draft, Float, Key, Only, Part, declare, look
-from .gguf import GGUF, Gguf
+from .gguf import GGUF, Gguf, Metadata
 
 NAMES = {
     "embed": "backbone.embeddings", "norm": "backbone.norm_f", "head": "lm_head.weight", "blocks": "backbone.layers",
@@ -111,13 +111,11 @@ GGUF_PACKINGS = {
 }  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """The factor of the width instead of the number of channels."""
     values.pop("unused", None)
-    inner = values.pop("inner_size")
-    if inner % values["hidden_size"]:
-        raise ValueError(f"ssm.inner_size {inner}")
-    values["expand"] = inner // values["hidden_size"]
+    values["expand"] = values.over("inner_size", "hidden_size")
+    del values["inner_size"]
 
 
 def write_gguf(values: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from ...nn.mixers.mamba2 import Mamba2Spec
 from ...nn.spec import NormSpec
 from .declare import Bool, Float, Key, Only, declare
-from .gguf import GGUF, Gguf
+from .gguf import GGUF, Gguf, Metadata
 from .hybrid import EXTRA, MAMBA2_GGUF, Expand, Limits, gguf_fused, gguf_packings, mamba2_names
 
 declare(
@@ -28,14 +28,11 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
+def read_gguf(values: Metadata) -> None:
     """Factors and widths instead of numbers of channels."""
-    for name in ("unused", "again"):
+    values["expand"], values["head_dim"] = (values.over("inner_size", each) for each in ("hidden_size", "num_heads"))
+    for name in ("unused", "again", "inner_size"):
         values.pop(name, None)
-    inner = values.pop("inner_size")
-    if inner % values["hidden_size"] or inner % values["num_heads"]:
-        raise ValueError(f"ssm.inner_size {inner}")
-    values["expand"], values["head_dim"] = inner // values["hidden_size"], inner // values["num_heads"]
 
 
 def write_gguf(values: dict[str, Any]) -> None:

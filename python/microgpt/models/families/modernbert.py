@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from ...errors import ConfigError
 from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
@@ -23,6 +26,7 @@ from .declare import (
     head_width,
     shape,
 )
+from .gguf import ENCODER, ENCODER_KEYS, GGUF, Gguf
 from .rope import LayeredRope
 
 
@@ -64,3 +68,38 @@ declare(
         sparse_pred_ignore_index global_attn_every_n_layers reference_compile repad_logits_with_grad norm_eps
         position_embedding_type layer_norm_eps gradient_checkpointing""",
 )  # fmt: skip
+
+
+def layers(values: dict[str, Any]) -> None:
+    """Full layers by their period (0: there are none), or layer by layer."""
+    period, count = values.pop("global_attn_every_n_layers", 3), values["num_hidden_layers"]
+    slides = period if isinstance(period, np.ndarray) else [period == 0 or i % period > 0 for i in range(count)]
+    values["layer_types"] = [SLIDING if each else FULL for each in slides]
+
+
+def every(values: dict[str, Any]) -> None:
+    """The period of the full layers, the first one's number being 0; thetas of both kinds of layers."""
+    types = values["layer_types"]
+    periods = [
+        p for p in range(len(types) + 1) if types == [FULL if p and i % p == 0 else SLIDING for i in range(len(types))]
+    ]
+    if not periods:
+        raise ConfigError("GGUF's modern-bert has full layers at equal distances from the first, this model others")
+    ropes = values["rope_parameters"]
+    if any(rope["rope_type"] != "default" for rope in ropes.values()):
+        raise ConfigError("GGUF's modern-bert has no scaled rotary positions, this model some")
+    values |= {"global_attn_every_n_layers": periods[0], "local_rope_theta": ropes[SLIDING]["rope_theta"]}
+    act = values["hidden_activation"]
+    if act not in ("gelu", "silu"):
+        raise ConfigError(f"GGUF's modern-bert has hidden_activation gelu or silu, this model {act!r}")
+
+
+GGUF.add("modernbert", Gguf(
+    "modern-bert",
+    {**{key: "norm_eps" if value == "layer_norm_eps" else value for key, value in ENCODER_KEYS.items()},
+     "attention.sliding_window": "local_attention", "attention.sliding_window_pattern": "global_attn_every_n_layers",
+     "rope.freq_base_swa": "local_rope_theta", "hidden_activation": "hidden_activation"},
+    fixed={"norm_bias": False, "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True},
+    fused={"mixer.q mixer.k mixer.v": "attn_qkv", "ffn.gate ffn.up": "ffn_up"}, stated=ENCODER,
+    read=layers, write=every,
+))  # fmt: skip

@@ -3,6 +3,8 @@ Nemotron 3, experts without gates."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ from ...nn.spec import NormSpec
 from ..config import ModelConfig
 from .common import Reader
 from .declare import ACTS, FULL, Bool, Draft, Float, Key, Only, Part, declare, ends
-from .gguf import GGUF, NO_WIDTH, Gguf
+from .experts import GGUF_KEYS
+from .gguf import GGUF, NO_WIDTH, Gguf, Metadata
 from .hybrid import (
     ATTENTION,
     EXTRA,
@@ -104,37 +107,59 @@ declare(
 )  # fmt: skip
 
 
-def read_gguf(values: dict[str, Any]) -> None:
-    """Which layers attend and which are MLPs: those with key/value heads, and those with a width."""
-    widths = np.broadcast_to(np.atleast_1d(values.pop("width")), values["num_hidden_layers"]).tolist()
+def read_gguf(values: Metadata, units: str = "mlp") -> None:
+    """Which layers attend and which are MLPs or experts: those with key/value heads, and those with a width."""
+    widths, kv = values.each("width", values["num_hidden_layers"]), read_kv(values)
+    values.require(len({*widths} - {0}) <= 1, "width", "one number in all blocks that have some")
+    both = [i for i, each in enumerate(zip(kv, widths, strict=True)) if all(each)]
+    values.require(not both, "width", f"0 in blocks {both}, which have key/value heads")
+    del values["width"]
     values["layers_block_type"] = [
-        FULL if kv else "mlp" if width else LINEAR for kv, width in zip(read_kv(values), widths, strict=True)
+        FULL if heads else units if width else LINEAR for heads, width in zip(kv, widths, strict=True)
     ]
-    values["intermediate_size"] = max(widths) or 1
-    values["mamba_head_dim"] = values.pop("inner_size") // values["mamba_num_heads"]
-    values.pop("value_length", None)
+    if units == "mlp":
+        values["intermediate_size"] = max(widths) or 1
+    elif not values.get("moe_intermediate_size"):
+        values["moe_intermediate_size"] = max(widths)
+    values["mamba_head_dim"] = values.over("inner_size", "mamba_num_heads")
+    for name in ("value_length", "units", "inner_size"):
+        values.pop(name, None)
 
 
-def write_gguf(values: dict[str, Any]) -> None:
+def write_gguf(values: dict[str, Any], units: str = "mlp") -> None:
     """The inverse."""
     kinds = values["layers_block_type"]
-    require("moe" not in kinds, "GGUF's nemotron_h: layers_block_type", "no moe", "moe")
-    require({FULL, "mlp", LINEAR} == set(kinds), "GGUF's nemotron_h: layers_block_type", "one of each kind", kinds)
+    require({FULL, units, LINEAR} == set(kinds), "GGUF's nemotron_h: layers_block_type", f"some of each of {LINEAR}, "
+            f"{FULL}, {units} and of no other", kinds)  # fmt: skip
     write_kv(values, [each == FULL for each in kinds])
-    values["width"] = np.array([values["intermediate_size"] if each == "mlp" else 0 for each in kinds], np.int32)
+    width = values["intermediate_size" if units == "mlp" else "moe_intermediate_size"]
+    values["width"] = np.array([width if each == units else 0 for each in kinds], np.int32)
     values["inner_size"] = values["mamba_num_heads"] * values["mamba_head_dim"]
-    values["value_length"] = values["head_dim"]
+    values["value_length"], values["units"] = values["head_dim"], 1
 
 
-GGUF.add("nemotron_h", Gguf(
+TABLE = Gguf(
     "nemotron_h",
     {**NO_WIDTH, "attention.key_length": "head_dim", "attention.value_length": "value_length",
      "attention.head_count_kv": "kv", "feed_forward_length": "width",
-     "attention.layer_norm_rms_epsilon": "layer_norm_epsilon", "ssm.conv_kernel": "conv_kernel",
-     "ssm.state_size": "ssm_state_size", "ssm.time_step_rank": "mamba_num_heads", "ssm.group_count": "n_groups",
-     "ssm.inner_size": "inner_size"},
+     # of the two names of the first, some versions of llama.cpp need one, some the other
+     "attention.layer_norm_epsilon": "layer_norm_epsilon", "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+     "ssm.conv_kernel": "conv_kernel", "ssm.state_size": "ssm_state_size", "ssm.time_step_rank": "mamba_num_heads",
+     "ssm.group_count": "n_groups", "ssm.inner_size": "inner_size"},
     fixed={"mlp_hidden_act": "relu2", "mlp_bias": False, "use_conv_bias": True, "mamba_proj_bias": False,
            "time_step_limit": None},
     rope=False, names={"ffn_norm": "attn_norm"}, fused=gguf_fused(), packings=gguf_packings, variant=gguf_names,
     read=read_gguf, write=write_gguf,
+)  # fmt: skip
+GGUF.add("nemotron_h", TABLE)
+GGUF.add("nemotron_h_moe", replace(
+    TABLE, arch="nemotron_h_moe", family="nemotron_h",
+    holds=lambda config: any(block.ffn is not None and block.ffn.kind == "moe" for block in config.blocks),
+    keys={**TABLE.keys, **GGUF_KEYS, "expert_count": "n_routed_experts", "expert_shared_count": "units",
+          "expert_feed_forward_length": "moe_intermediate_size",
+          "expert_shared_feed_forward_length": "moe_shared_expert_intermediate_size",
+          "expert_weights_norm": "norm_topk_prob", "expert_weights_scale": "routed_scaling_factor",
+          "expert_group_count": "n_group", "moe_latent_size": "moe_latent_size"},
+    names={**TABLE.names, "ffn.balance": "exp_probs_b.bias"},
+    read=partial(read_gguf, units="moe"), write=partial(write_gguf, units="moe"),
 ))  # fmt: skip

@@ -14,7 +14,7 @@ from ..linear import Linear, project
 from ..module import Module, Parameter
 from ..norm import HeadNorm, Norm
 from ..place import Place
-from ..positions import alibi_array, rope_tables, temperature_table
+from ..positions import alibi_array, covered, rope_tables, temperature_table
 from ..rope import RopeSpec
 from ..spec import LayerSpec, Mask, NormSpec, Shapes, below, linear
 from . import mixer
@@ -198,7 +198,8 @@ class Attention(Module):
         if norm is not None and not last:
             x = self._normed(x, norm)
         if rope is not None:
-            cos, sin = rope_tables(rope, self.spec.head_dim, self.max_positions, wide(x.dtype))
+            length = covered(ctx.layout.reach, self.max_positions)
+            cos, sin = rope_tables(rope, self.spec.head_dim, self.max_positions, length, wide(x.dtype))
             x = ops.rope(x, ctx.layout.positions, cos, sin, interleaved=rope.interleaved)
         return self._normed(x, norm) if norm is not None and last else x
 

@@ -1,9 +1,8 @@
-"""A file as a read-only memory map, and tensors in it that are read when they are asked for."""
+"""A file of weights, and tensors in it that are read when they are asked for."""
 
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import weakref
 from collections.abc import Callable, Mapping
@@ -19,11 +18,10 @@ from microgpt.errors import FormatError
 from microgpt.io import files
 
 
-class MappedFile:
-    """A regular file, mapped and open: the system fetches the pages that are looked at, or what is read.
+class WeightFile:
+    """A regular file, open, `size` bytes long: nothing of it is in memory but what was read.
 
-    Weights that are copied are read (`read_into`), so a file that is cut short meanwhile is a FormatError; through a
-    `view` it would end the process (SIGBUS), as with every memory map.
+    It is not mapped: a map of a file that another process cuts short ends this one (SIGBUS), a read is a FormatError.
     Raises FormatError naming the file when it is missing, no regular file, or unreadable.
     """
 
@@ -37,19 +35,12 @@ class MappedFile:
         weakref.finalize(self, os.close, fd)
         try:
             self.size = os.fstat(fd).st_size
-            self._map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if self.size else None
-        except (OSError, ValueError) as error:
-            raise FormatError(f"{path}: cannot map: {error}") from error
-        self.bytes: npt.NDArray[np.uint8] = np.frombuffer(self._map or b"", np.uint8)
+        except OSError as error:
+            raise FormatError(f"{path}: cannot read: {error.strerror or error}") from error
 
     def _inside(self, start: int, count: int) -> None:
         if not (0 <= start <= self.size and 0 <= count <= self.size - start):
             raise FormatError(f"{self.path}: expected {count} bytes at {start}, the file has {self.size}")
-
-    def view(self, start: int, count: int) -> npt.NDArray[np.uint8]:
-        """`count` bytes from `start` on, without reading them. Raises FormatError beyond the file's end."""
-        self._inside(start, count)
-        return self.bytes[start : start + count]
 
     def read(self, start: int, count: int) -> npt.NDArray[np.uint8]:
         """`count` bytes from `start` on, in memory of their own. Raises FormatError beyond the file's end."""
@@ -92,12 +83,7 @@ class MappedFile:
         def into(first: int, target: npt.NDArray[Any]) -> None:
             self.read_into(start + first * each, target)
 
-        return Stored(shape, dtype.name, array, self.release, rows if shape else None, into if shape else None)
-
-    def release(self) -> None:
-        """Let go of the pages that were read; views stay valid and would fetch them again."""
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        return Stored(shape, dtype.name, array, rows if shape else None, into if shape else None)
 
 
 @dataclass(frozen=True)
@@ -105,8 +91,7 @@ class Stored:
     """A tensor of a file: `shape`, the NumPy name of the type that `array()` has, and what reads it.
 
     `array()` makes all of it; `rows(start, stop)`, where there is one, these rows alone, and `into(start, target)`,
-    where the file holds plain numbers, fills a target of the same type with as many rows. `release()` lets go of pages
-    that a view has touched.
+    where the file holds plain numbers, fills a target of the same type with as many rows.
 
     `blocks`: the GGUF type of a quantized matrix, and a function of start and stop that gives the bytes of these rows
     (rows, bytes) as they are.
@@ -115,14 +100,13 @@ class Stored:
     shape: tuple[int, ...]
     dtype: str
     array: Callable[[], npt.NDArray[Any]]
-    release: Callable[[], None] = lambda: None
     rows: Callable[[int, int], npt.NDArray[Any]] | None = None
     into: Callable[[int, npt.NDArray[Any]], None] | None = None
     blocks: tuple[str, Callable[[int, int], npt.NDArray[Any]]] | None = None
 
     def derived(self, array: Callable[[], npt.NDArray[Any]], shape: tuple[int, ...] | None = None) -> Stored:
         """Another tensor, that `array` makes of this one."""
-        return Stored(self.shape if shape is None else shape, self.dtype, array, self.release)
+        return Stored(self.shape if shape is None else shape, self.dtype, array)
 
     @property
     def size(self) -> int:
