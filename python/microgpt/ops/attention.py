@@ -78,7 +78,7 @@ def attention(
     o = k.empty((q.shape[0], heads, values.shape[2]), q.dtype)
     lse = k.empty((heads, q.shape[0]), wide(q.dtype)) if needs else None
     if isinstance(keys, KVRows) and isinstance(values, KVRows):
-        scales = {"k_scales": keys.scales, "v_scales": values.scales}
+        scales: dict[str, Any] = {"k_scales": keys.scales, "v_scales": values.scales}
         k.attention(q, keys.data, values.data, o, lse=lse, **scales, **settings)
     else:
         k.attention(q, keys, values, o, lse=lse, **settings)
