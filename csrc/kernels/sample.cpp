@@ -46,29 +46,56 @@ Doubles sample_exp(Doubles x) {
   return x < -708.0 ? zero : (Doubles)bits;
 }
 
-// The largest of n numbers, NaN if one is.
+// The largest of n numbers, NaN if one is; and where it is first. Vectors of 16 bytes, four at a time.
+template <class T> struct SampleLanes {
+  typedef T Vector __attribute__((vector_size(16)));
+  typedef decltype(Vector{} == Vector{}) Flags;
+  static constexpr int64_t kLanes = 16 / sizeof(T), kStep = 4 * kLanes;
+  static Vector at(const T* x) {
+    Vector v;
+    memcpy(&v, x, sizeof v);
+    return v;
+  }
+  static bool any(Flags flags) {
+    int64_t words[2];
+    memcpy(words, &flags, sizeof words);
+    return (words[0] | words[1]) != 0;
+  }
+};
 template <class T> T sample_largest(const T* x, int64_t n) {
-  typedef T Lanes __attribute__((vector_size(16)));
-  constexpr int64_t kLanes = 16 / sizeof(T);
-  T top = (T)-INFINITY, sum = 0;
-  Lanes most[4], wrong[4];
-  for (int i = 0; i < 4; ++i) most[i] = Lanes{} - (T)INFINITY, wrong[i] = Lanes{};
+  using L = SampleLanes<T>;
+  T top = (T)-INFINITY;
+  typename L::Vector most[4];
+  typename L::Flags wrong = {};
+  for (auto& each : most) each = typename L::Vector{} - (T)INFINITY;
   int64_t at = 0;
-  for (; at + 4 * kLanes <= n; at += 4 * kLanes) {
+  for (; at + L::kStep <= n; at += L::kStep) {
     for (int i = 0; i < 4; ++i) {
-      Lanes v;
-      memcpy(&v, x + at + i * kLanes, sizeof v);
+      const auto v = L::at(x + at + i * L::kLanes);
       most[i] = v > most[i] ? v : most[i];
-      wrong[i] = v == v ? wrong[i] : v;
+      wrong |= v != v;
     }
   }
-  for (int i = 0; i < 4; ++i)
-    for (int64_t l = 0; l < kLanes; ++l) top = most[i][l] > top ? most[i][l] : top, sum += wrong[i][l];
+  bool nan = L::any(wrong);
+  for (const auto& each : most)
+    for (int64_t l = 0; l < L::kLanes; ++l) top = each[l] > top ? each[l] : top;
   for (; at < n; ++at) {
     if (x[at] > top) top = x[at];
-    if (x[at] != x[at]) sum = x[at];
+    nan = nan || x[at] != x[at];
   }
-  return sum != sum ? sum : top;
+  return nan ? (T)NAN : top;
+}
+template <class T> int64_t sample_first(const T* x, int64_t n, T value) {  // which is there
+  using L = SampleLanes<T>;
+  const typename L::Vector wanted = typename L::Vector{} + value;
+  int64_t at = 0;
+  for (; at + L::kStep <= n; at += L::kStep) {
+    typename L::Flags found = L::at(x + at) == wanted;
+    for (int i = 1; i < 4; ++i) found |= L::at(x + at + i * L::kLanes) == wanted;
+    if (L::any(found)) break;
+  }
+  while (x[at] != value) ++at;
+  return at;
 }
 
 void sample_penalize(double* values, const int32_t* ids, int64_t prompt, int64_t count, int32_t* sorted,
@@ -217,8 +244,7 @@ template <class T> void sample_row(const SampleArgs<T>& args, const Share& share
     top = sample_largest(weights, n);
   }
   if (args.temperature == 0.0) {
-    int64_t first = 0;
-    while (penalized ? weights[first] != top : logits[first] != most) ++first;
+    const int64_t first = penalized ? sample_first(weights, n, top) : sample_first(logits, n, most);
     if (args.tokens) args.tokens[r] = (int32_t)first;
     for (int64_t i = 0; given && i < n; ++i) given[i] = i == first ? 1.0 : 0.0;
     return;
