@@ -48,8 +48,8 @@ void register_sampling(py::module_& m) {
   define<&sample>(m, "sample", py::arg("logits"), py::arg("where"), py::arg("tokens"), py::arg("history"),
         py::arg("probabilities"), py::arg("vocab"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("min_p"),
         py::arg("repetition"), py::arg("presence"), py::arg("frequency"), py::arg("seed"),
-        "tokens (R) from logits (R, V); where (R, 5) int64: number, step, row of history, ids of the prompt, all ids. "
-        "A token is -1 where no token can be drawn.");
+        "tokens (R) from logits (R, V); where (R, 5) int64: number, step, row of history, ids of the prompt, all ids.\n"
+        "A token is -1 where none can be drawn.");
 }
 
 }  // namespace mg::bindings

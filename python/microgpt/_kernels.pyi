@@ -784,7 +784,8 @@ def sample(
     seed: int,
 ) -> None:
     """
-    tokens (R) from logits (R, V); where (R, 5) int64: number, step, row of history, ids of the prompt, all ids. A token is -1 where no token can be drawn.
+    tokens (R) from logits (R, V); where (R, 5) int64: number, step, row of history, ids of the prompt, all ids.
+    A token is -1 where none can be drawn.
     """
 
 def sample_uniform(
