@@ -276,6 +276,9 @@ template <class T> struct SoftmaxArgs {
   int32_t accumulate;
 };
 
+// What cached keys and values are stored as: `same` as the queries, or numbers of another type. int8: code times a scale.
+enum class KvType : int32_t { same, f32, bf16, int8 };
+
 // Scaled dot-product attention over packed sequences, tiled, with online softmax (Dao et al. 2022, arXiv:2205.14135;
 // Milakov & Gimelshein 2018). Sequence s owns query rows q_start[s] .. q_start[s+1]-1 and the key rows
 // k_start[s] .. k_start[s]+k_len[s]-1; query row i of the sequence (of n) has position k_len[s] - n + i.
@@ -285,6 +288,8 @@ template <class T> struct SoftmaxArgs {
 // Promise: a row's result depends on its own query and its keys only: key chunks start at multiples of kKeyChunk from
 // the sequence's first key and are merged in order within stretches of kKeyStretch, and these in order again. What avx512bf16
 // rounds and pairs is in docs/architecture.md.
+// int8 keys and values: q.k is that with the codes times the key's scale, a probability is multiplied by the value's scale where
+// it is a factor. The chains are the same.
 // With `parts` the forward is two kernels: the first leaves the sums of each stretch there, the second (`merge`) makes the
 // output of them.
 template <class T> struct AttentionArgs {
@@ -301,6 +306,19 @@ template <class T> struct AttentionArgs {
   double scale, soft_cap;
   int64_t window;
   int32_t causal, merge;
+  KvType kv;                           // of k and v
+  const float *k_scales, *v_scales;    // int8: (G, keys + kKeyChunk) each; nothing depends on what lies behind the keys
+};
+
+// x (T, heads, width) to rows ids[t] of a cache of another type: rounded to nearest; int8 with a scale max |x| / 127 for each
+// token and head, NaN where a number of it is not finite. A float's arithmetic, also where x is double.
+template <class T> struct KvPutArgs {
+  const T* x;
+  const int32_t* ids;  // (T), no two the same
+  void* data;          // (rows, heads, width)
+  float* scales;       // int8: (heads, scale_step)
+  int64_t tokens, heads, width, scale_step;
+  KvType kv;
 };
 
 // Backward of the above: one share computes dq, dk, dv of one sequence and one key/value head (all its query heads).

@@ -38,6 +38,28 @@ std::vector<float> values_of(const QWeight& w) {
 }
 }  // namespace
 
+void kv_put(const KvPutArgs<double>& args, const Share&) {
+  for (int64_t t = 0; t < args.tokens; ++t) {
+    for (int64_t h = 0; h < args.heads; ++h) {
+      const double* x = args.x + (t * args.heads + h) * args.width;
+      const int64_t to = (args.ids[t] * args.heads + h) * args.width;
+      float largest = 0.0f, sum = 0.0f;
+      for (int64_t i = 0; i < args.width; ++i) {
+        largest = std::fmax(largest, std::fabs((float)x[i]));
+        sum += (float)x[i] * 0.0f;  // NaN if one is not finite
+      }
+      if (largest < kQTiny) largest = 0.0f;
+      const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+      for (int64_t i = 0; i < args.width; ++i) {
+        if (args.kv == KvType::f32) static_cast<float*>(args.data)[to + i] = (float)x[i];
+        else if (args.kv == KvType::bf16) assign(static_cast<bf16*>(args.data)[to + i], (float)x[i]);
+        else static_cast<int8_t*>(args.data)[to + i] = (int8_t)(std::isnan(sum) ? 0.0f : std::nearbyint((float)x[i] * inverse));
+      }
+      if (args.kv == KvType::int8) args.scales[h * args.scale_step + args.ids[t]] = std::isnan(sum) ? NAN : largest / 127.0f;
+    }
+  }
+}
+
 // In float, as the kernels: a product of rounded activations is compared with one of the same.
 void qrows(const QRowsArgs<double>& args, const Share&) {
   const int64_t groups = q_groups(args.k, args.group), parts = q_starts(args.type);

@@ -10,6 +10,7 @@ import typing
 import numpy as _numpy
 
 __all__: list[str] = [
+    "KV_PAD",
     "NORM_CHUNK",
     "PEAK_GRAIN",
     "Q_COLS",
@@ -17,6 +18,7 @@ __all__: list[str] = [
     "Q_MOST_GROUP",
     "Q_MOST_K",
     "READ_GRAIN",
+    "SAMPLE_ROW",
     "SCAN_STRIDE",
     "VERSION",
     "Array",
@@ -63,6 +65,7 @@ __all__: list[str] = [
     "grouped_weight",
     "isa",
     "isas",
+    "kv_put",
     "launch_host",
     "launch_nothing",
     "linear",
@@ -97,6 +100,8 @@ __all__: list[str] = [
     "route_weights",
     "rwkv7",
     "rwkv7_backward",
+    "sample",
+    "sample_uniform",
     "selective_scan",
     "selective_scan_backward",
     "set_isa",
@@ -225,6 +230,8 @@ def attention(
     soft_cap: float = 0.0,
     alibi: Array | None = None,
     lse: Array | None = None,
+    k_scales: Array | None = None,
+    v_scales: Array | None = None,
 ) -> None: ...
 def attention_backward(
     q: Array,
@@ -495,6 +502,11 @@ def isa() -> str: ...
 def isas() -> list[tuple[str, bool]]:
     """
     Instruction sets in this build, best first, and whether this machine has each.
+    """
+
+def kv_put(x: Array, ids: Array, cache: Array, heads: int, width: int, scales: Array | None = None) -> None:
+    """
+    Rows x (T, heads, width) into rows ids of a cache of another type; uint8 holds int8 codes.
     """
 
 def launch_host(name: str, body: typing.Any) -> None: ...
@@ -785,6 +797,36 @@ def rwkv7_backward(
     accumulate_da: bool = False,
     accumulate_db: bool = False,
 ) -> None: ...
+def sample(
+    logits: Array,
+    where: Array,
+    tokens: Array | None,
+    history: Array | None,
+    probabilities: Array | None,
+    vocab: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition: float,
+    presence: float,
+    frequency: float,
+    seed: int,
+) -> None:
+    """
+    tokens (R) from logits (R, V); where (R, 5) int64: number, step, row of history, ids of the prompt, all ids.
+    A token is -1 where none can be drawn.
+    """
+
+def sample_uniform(
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    row: typing.SupportsInt | typing.SupportsIndex,
+    step: typing.SupportsInt | typing.SupportsIndex,
+) -> float:
+    """
+    The number in [0, 1) that token `step` of sequence `row` is drawn with.
+    """
+
 def selective_scan(
     u: Array,
     delta: Array,
@@ -903,6 +945,7 @@ def thread_choice() -> tuple[int, str, bool]: ...
 def trim_pool() -> None: ...
 def unary(x: Array, y: Array, op: int) -> None: ...
 
+KV_PAD: int = 64
 NORM_CHUNK: int = 16384
 PEAK_GRAIN: int = 1572864
 Q_COLS: int = 32
@@ -910,5 +953,6 @@ Q_LEAST_GROUP: int = 16
 Q_MOST_GROUP: int = 256
 Q_MOST_K: int = 131072
 READ_GRAIN: int = 65536
+SAMPLE_ROW: int = 5
 SCAN_STRIDE: int = 32
 VERSION: str

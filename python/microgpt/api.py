@@ -35,6 +35,7 @@ from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale,
 from .models.quantized import KEPT, Filters, Report, Scheme, weights_of
 from .nn.context import Ctx, Layout
 from .quantization import quantize_model
+from .state.spec import kv_type
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
 from .tokenizers.chat import Messages
@@ -326,6 +327,7 @@ def load(
     say: Callable[[str], None] | None = None,
     *,
     quantize: str | Scheme | None = None,
+    kv_dtype: str | None = None,
     report: Report | None = None,
 ) -> LanguageModel:
     """Open a model folder, a run folder (its newest good checkpoint), a GGUF or llama2.c file, or a model of the hub.
@@ -340,8 +342,12 @@ def load(
     without a copy of the whole (`report` then holds the error of each); "keep" leaves Q4_0 and Q8_0 of a GGUF
     file as they are. The bits of a quantized model in a folder stay as they are.
 
+    `kv_dtype` f32, bf16 or int8 is what generation keeps keys and values as (int8 with a scale a token and head);
+    None: as the model computes them.
+
     Raises CheckpointError, FormatError, ConfigError, TokenizerError.
     """
+    stored = kv_type(kv_dtype)
     if isinstance(path, str) and hub.is_id(path):
         path = hub.download(path)
     place = find_newest_run() if path is None else Path(path)
@@ -368,6 +374,7 @@ def load(
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
     decoder = take(found, dtype, scheme, keep, report)
+    decoder.kv_dtype = stored
     pooling = pooling_of(found.gguf or {}, str(place)) if place.is_file() else read_pooling(place)
     return LanguageModel(decoder, tokenizer, pooling)
 
