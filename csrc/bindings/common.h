@@ -31,6 +31,7 @@ void register_runtime(py::module_& m);
 void register_peaks(py::module_& m);
 void register_scan(py::module_& m);
 void register_quantized(py::module_& m);
+void register_sampling(py::module_& m);
 
 template <class T> T* pointer(const Array* array, int64_t size, const char* op, const char* name, bool required) {
   if (!array) {

@@ -173,6 +173,13 @@ struct AttentionShape {
   int64_t heads, kv_heads, k_dim, v_dim;
 };
 
+KvType kv_type(const Array& cache, const char* op) {
+  if (cache.dtype == DType::f32) return KvType::f32;
+  if (cache.dtype == DType::bf16) return KvType::bf16;
+  if (cache.dtype == DType::u8) return KvType::int8;
+  throw dtype_error(std::string(op) + ": keys and values are float32, bfloat16 or codes in uint8, not " + dtype_name(cache.dtype));
+}
+
 // Fills the arguments shared by forward and backward, and checks that no sequence reaches outside its arrays.
 template <class T>
 AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, const Array& o, const Array* lse,
@@ -189,8 +196,12 @@ AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, 
   args.k_rows = k.size / args.k_stride;
   args.seqs = k_len.size;
   args.q = in<T>(&q, args.q_rows * args.q_stride, op, "q");
-  args.k = in<T>(&k, args.k_rows * args.k_stride, op, "k");
-  args.v = in<T>(&v, args.k_rows * args.v_stride, op, "v");
+  args.kv = k.dtype == q.dtype ? KvType::same : kv_type(k, op);
+  if (v.dtype != k.dtype) throw dtype_error("attention: `v` must be of `k`'s type");
+  args.k = k.as<T>(), args.v = v.as<T>();  // which are of `kv`
+  if (v.size < args.k_rows * args.v_stride)
+    throw shape_error("attention: `v` needs " + std::to_string(args.k_rows * args.v_stride) + " elements, got shape " +
+                      shape_text(v.shape, v.rank));
   args.o = out<T>(&o, args.q_rows * args.o_stride, op, "o");
   args.lse = out_opt<Wide<T>>(lse, args.q_rows * shape.heads, op, "lse");
   args.q_start = in<int32_t>(&q_start, args.seqs + 1, op, "q_start");
@@ -215,18 +226,24 @@ AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, 
 
 void attention(const Array& q, const Array& k, const Array& v, const Array& o, const Array& q_start,
                const Array& k_start, const Array& k_len, int64_t heads, int64_t kv_heads, int64_t k_dim, int64_t v_dim,
-               double scale, bool causal, int64_t window, double soft_cap, const Array* alibi, const Array* lse) {
+               double scale, bool causal, int64_t window, double soft_cap, const Array* alibi, const Array* lse,
+               const Array* k_scales, const Array* v_scales) {
   by_dtype(q, "attention", [&](auto t) {
     using T = decltype(t);
     auto args = attention_args<T>(q, k, v, o, lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim}, scale, causal,
                                   window, soft_cap, alibi);
+    if (args.kv == KvType::int8) {
+      const int64_t scales = checked_mul(kv_heads, args.k_rows + kKeyChunk);
+      args.k_scales = in<float>(k_scales, scales, "attention", "k_scales");
+      args.v_scales = in<float>(v_scales, scales, "attention", "v_scales");
+    }
     Array parts;
     const int64_t shape[] = {sizeof(T) < sizeof(double) ? attention_parts(args) : 0, heads, part_floats(v_dim)};
     if (shape[0] > 0) parts = make_array(dtype_of<Wide<T>>::value, shape, 3), args.parts = parts.as<Wide<T>>();
-    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts);
+    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
     if (!args.parts) return;
     args.merge = 1;
-    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts);
+    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
   });
 }
 
@@ -239,6 +256,7 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
     using T = decltype(t);
     const char* op = "attention_backward";
     AttentionBackwardArgs<T> args{};
+    if (k.dtype != q.dtype) throw dtype_error("attention_backward: keys and values must be of the queries' type");
     args.fwd = attention_args<T>(q, k, v, o, &lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim}, scale,
                                  causal, window, soft_cap, alibi);
     args.d_o = in<T>(&d_o, args.fwd.q_rows * args.fwd.o_stride, op, "d_o");
@@ -247,6 +265,24 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
     args.dv = out<T>(&dv, args.fwd.k_rows * args.fwd.v_stride, op, "dv");
     args.accumulate_dq = accumulate_dq, args.accumulate_dk = accumulate_dk, args.accumulate_dv = accumulate_dv;
     MG_RUN(attention_backward, T, args, &q, &k, &v, &o, &lse, &d_o, &dq, &dk, &dv, &q_start, &k_start, &k_len, alibi);
+  });
+}
+
+// x (T, heads, width) into rows ids of a cache; ids are not looked at while a step is recorded, as in put_rows.
+void kv_put(const Array& x, const Array& ids, const Array& cache, int64_t heads, int64_t width, const Array* scales) {
+  const char* op = "kv_put";
+  if (heads < 1 || width < 1) throw shape_error("kv_put: heads and width must be at least 1");
+  if (!cache.writable) throw usage_error("kv_put: the cache is read-only");
+  const int64_t row = checked_mul(heads, width), rows = cache.size / row;
+  if (!recording()) check_ids(ids, 0, rows, op, "ids");
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    KvPutArgs<T> args{};
+    args.kv = kv_type(cache, op);
+    args.x = in<T>(&x, checked_mul(ids.size, row), op, "x"), args.ids = in<int32_t>(&ids, 0, op, "ids"), args.data = cache.data;
+    args.tokens = ids.size, args.heads = heads, args.width = width, args.scale_step = rows + kKeyChunk;
+    if (args.kv == KvType::int8) args.scales = out<float>(scales, checked_mul(heads, args.scale_step), op, "scales");
+    MG_RUN(kv_put, T, args, &x, &ids, &cache, scales);
   });
 }
 
@@ -314,7 +350,11 @@ void register_layers(py::module_& m) {
         py::arg("scale") = 1.0, py::arg("accumulate") = false);
   define<&attention>(m, "attention", py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
         py::arg("k_dim"), py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
-        py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("lse") = nullptr);
+        py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("lse") = nullptr, py::arg("k_scales") = nullptr,
+        py::arg("v_scales") = nullptr);
+  define<&kv_put>(m, "kv_put", py::arg("x"), py::arg("ids"), py::arg("cache"), py::arg("heads"), py::arg("width"),
+        py::arg("scales") = nullptr, "Rows x (T, heads, width) into rows ids of a cache of another type; uint8 holds int8 codes.");
+  m.attr("KV_PAD") = kKeyChunk;  // scales of int8 keys lie (heads, rows + KV_PAD)
   define<&attention_backward>(m, "attention_backward", py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"),
         py::arg("lse"), py::arg("d_o"), py::arg("dq"), py::arg("dk"), py::arg("dv"), py::arg("q_start"),
         py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"), py::arg("k_dim"),

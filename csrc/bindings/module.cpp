@@ -26,4 +26,5 @@ PYBIND11_MODULE(_kernels, m) {
   mg::bindings::register_peaks(m);
   mg::bindings::register_scan(m);
   mg::bindings::register_quantized(m);
+  mg::bindings::register_sampling(m);
 }

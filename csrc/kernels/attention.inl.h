@@ -44,6 +44,39 @@ template <class T> static inline ForwardScratch forward_scratch(const AttentionA
   return s;
 }
 
+// The words of products of P that keys and values stored as S make (attention_pairs.inl.h has those of pairs).
+template <class P, class S> struct StoredAs {
+  using Words = AttentionWords<S>;
+};
+template <class S> constexpr bool kScaled = false;
+template <> constexpr bool kScaled<int8_t> = true;
+template <class S, class T> static inline const S* stored(const T* numbers, int64_t at) { return (const S*)numbers + at; }
+
+// Scales of a chunk's keys or values for rows of which `each` share a key/value head, the heads `step` apart.
+struct ChunkScales {
+  const float* at;
+  int64_t step, each;
+  inline const float* of(int64_t row) const { return at + row / each * step; }
+};
+template <class S, class T>
+static inline ChunkScales chunk_scales(const AttentionArgs<T>& args, const float* scales, int64_t head, int64_t key, int64_t each) {
+  if constexpr (!kScaled<S>) return {};
+  const int64_t step = args.k_rows + kKeyChunk;
+  return {scales + head * step + key, step, each};
+}
+// Raw products with codes -> with keys.
+static inline void scale_products(const ChunkScales& scales, int64_t first, int64_t rows, float* probs) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* by = scales.of(first + r);
+    for (int i = 0; i < kChunk; i += kWidth) store(probs + r * kChunk + i, mul(load(probs + r * kChunk + i), load(by + i)));
+  }
+}
+// What is not seen has probability zero, and a scale that may be anything.
+template <bool kTimes> static inline Vec times_scale(Vec p, const float* by) {
+  if constexpr (kTimes) return select(eq(p, zero()), zero(), mul(p, load(by)));
+  else return p;
+}
+
 constexpr int kTallPadded = (kTallRows + kWidth - 1) / kWidth * kWidth;
 constexpr int kSoftmaxStep = 2 * kWidth;  // two vectors of probabilities become words together
 // Where a word is a float one will do, if it covers the steps of spans.
@@ -52,9 +85,12 @@ template <class P> constexpr int kTileStep = P::kPer == 1 && kWidth >= kSpanStep
 // Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier
 // sums are to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if
 // `whole`. Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
+// With scales of the values (row `first` of theirs is row 0 here), words are probabilities times these.
 template <class P>
 static inline void softmax_tile(const ScoreRule* const* rules, const float* offsets, int64_t rows, bool whole,
-                                const Spans& keys, float* probs, float* words, float* max_so_far, float* sums, float* factor) {
+                                const Spans& keys, float* probs, float* words, float* max_so_far, float* sums, float* factor,
+                                const ChunkScales& values, int64_t first) {
+  constexpr bool kTimes = kScaled<typename P::Element>;
   constexpr int kStep = kTileStep<P>;
   const Vec lowest = set1(-INFINITY);
   alignas(64) float scale[kTallPadded], before[kTallPadded], now[kTallPadded], shift[kTallPadded];
@@ -95,24 +131,25 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
     const float* p = probs + r * kChunk;
     float* w = words + r * (kChunk / P::kPer);
     const Vec by = set1(-shift[r]), times = set1(scale[r]);
+    const float* of = kTimes ? values.of(first + r) : nullptr;
     Vec total = zero();
     if (whole) {
 #pragma GCC unroll 2
       for (int i = 0; i < kChunk; i += kSoftmaxStep) {
         const Vec a = power_of_two(fma(load(p + i), times, by)), b = power_of_two(fma(load(p + i + kWidth), times, by));
         total = kStep == kWidth ? add(add(total, a), b) : add(total, add(a, b));
-        P::store_along(w, i, a, b);
+        P::store_along(w, i, times_scale<kTimes>(a, of + i), times_scale<kTimes>(b, of + i + kWidth));
       }
     } else {
       for (int i = keys.begin[r] / kStep * kStep; i < keys.end[r]; i += kStep) {
         const Vec a = power_of_two(fma(load(p + i), times, by));
         if (kStep == kWidth) {
           total = add(total, a);
-          store(w + i, a);
+          store(w + i, times_scale<kTimes>(a, of + i));
         } else {
           const Vec b = power_of_two(fma(load(p + i + kWidth), times, by));
           total = add(total, add(a, b));
-          P::store_along(w, i, a, b);
+          P::store_along(w, i, times_scale<kTimes>(a, of + i), times_scale<kTimes>(b, of + i + kWidth));
         }
       }
     }
@@ -198,14 +235,14 @@ static inline void finish_rows(const AttentionArgs<T>& args, int64_t query_row, 
   }
 }
 
-// The rows of one sequence.
-template <class P>
+// The rows of one sequence. W: the words of what keys and values are stored as.
+template <class P, class W>
 static void attend(const AttentionArgs<typename P::Element>& args, const QueryRows& q, int64_t group, const ForwardScratch& s) {
-  using T = typename P::Element;
+  using S = typename W::Element;
   const int64_t each = args.heads / args.kv_heads, rows = q.count * each, tiles = parts_of(rows, kTallRows);
   const int64_t k_words = (args.k_dim + P::kPer - 1) / P::kPer, k_step = padded(k_words), v_step = padded(args.v_dim);
-  const T* keys = args.k + q.k_start * args.k_stride + group * args.k_dim;
-  const T* values = args.v + q.k_start * args.v_stride + group * args.v_dim;
+  const S* keys = stored<S>(args.k, q.k_start * args.k_stride + group * args.k_dim);
+  const S* values = stored<S>(args.v, q.k_start * args.v_stride + group * args.v_dim);
   float* words = P::kPer == 1 ? s.probs : s.words;
   for (int64_t r = 0; r < q.count; ++r)
     pack_along<P>(args.q + (q.row + r) * args.q_stride + group * each * args.k_dim, args.k_dim, each, args.k_dim,
@@ -226,8 +263,8 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
     const int64_t count = clamped(seen.end - chunk, 0, kChunk);
     const bool all = all_seen(args, q, chunk, count);
     const int64_t next = chunk + kChunk < seen.end ? kChunk : 0;
-    pack_turned<P>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys, next * args.k_stride);
-    const bool finite = P::pack_across(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
+    pack_turned<W>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys, next * args.k_stride);
+    const bool finite = W::pack_across(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
                                        v_step, next * args.v_stride);
     Spans spans;
     if (all) same_spans(kTallRows, (int)count, spans);
@@ -235,12 +272,14 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
       const auto [low, high] = part_of(rows, tiles, i);
       if (!all) keys_of_rows(args, q, each, low, high, chunk, spans);
       chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys, high - low, spans.begin, spans.end, s.probs);
+      const ChunkScales of_keys = chunk_scales<S>(args, args.k_scales, group, q.k_start + chunk, rows);
+      if constexpr (kScaled<S>) scale_products(of_keys, low, high - low, s.probs);
       alignas(64) float factor[kTallPadded];
       RowRules rules;
       rules.set(args, shared, group * each, each, low, high - low, chunk, q.position);
       const RowSums sums = s.stretch.at(low, v_step);
-      softmax_tile<P>(rules.of, rules.offsets, high - low, all && count == kChunk, spans, s.probs, words, sums.max, sums.sums,
-                      factor);
+      softmax_tile<W>(rules.of, rules.offsets, high - low, all && count == kChunk, spans, s.probs, words, sums.max, sums.sums,
+                      factor, chunk_scales<S>(args, args.v_scales, group, q.k_start + chunk, rows), low);
       const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, sums.out, v_step};
       output.run(high - low, spans.begin, spans.end, finite, factor);
     }
@@ -269,7 +308,7 @@ static inline QueryRows rows_of(const AttentionArgs<T>& args, int64_t seq, int64
 #include "kernels/attention_narrow.inl.h"
 
 // Units from `unit` on that lie side by side, at most up to `end`; gives how many.
-template <class P>
+template <class P, class W>
 static int64_t attend_units(const AttentionArgs<typename P::Element>& args, int64_t unit, int64_t end,
                             const ForwardScratch& scratch) {
   const int64_t blocks = forward_blocks(args), rows = forward_rows(args);
@@ -284,22 +323,30 @@ static int64_t attend_units(const AttentionArgs<typename P::Element>& args, int6
     const int64_t from = at_least(args.q_start[seq], first), to = at_most(args.q_start[seq + 1], behind);
     if (from >= to) continue;
     const QueryRows q = rows_of(args, seq, from, to - from);
-    if (attend_narrow<P>(args, q, group, groups)) continue;
-    for (int64_t g = group; g < group + groups; ++g) attend<P>(args, q, g, scratch);
+    if (args.kv == KvType::same && attend_narrow<P>(args, q, group, groups)) continue;
+    for (int64_t g = group; g < group + groups; ++g) attend<P, W>(args, q, g, scratch);
   }
   return groups;
 }
 
 #include "kernels/attention_decode.inl.h"
 
-template <class P> static void attention_of(const AttentionArgs<typename P::Element>& args, const Share& share) {
+template <class P, class W> static void attention_over(const AttentionArgs<typename P::Element>& args, const Share& share) {
   if (is_decode(args)) {
-    decode_of<P>(args, share);
+    decode_of<P, W>(args, share);
     return;
   }
   const ForwardScratch scratch = forward_scratch(args, share.scratch);
   const Range range = range_of(share.index, forward_blocks(args) * args.kv_heads, forward_units_per_share(args));
-  for (int64_t unit = range.begin; unit < range.end;) unit += attend_units<P>(args, unit, range.end, scratch);
+  for (int64_t unit = range.begin; unit < range.end;) unit += attend_units<P, W>(args, unit, range.end, scratch);
+}
+template <class P> static void attention_of(const AttentionArgs<typename P::Element>& args, const Share& share) {
+  switch (args.kv) {
+    case KvType::same: return attention_over<P, P>(args, share);
+    case KvType::f32: return attention_over<P, typename StoredAs<P, float>::Words>(args, share);
+    case KvType::bf16: return attention_over<P, typename StoredAs<P, bf16>::Words>(args, share);
+    case KvType::int8: return attention_over<P, typename StoredAs<P, int8_t>::Words>(args, share);
+  }
 }
 
 #include "kernels/attention_backward.inl.h"

@@ -135,39 +135,43 @@ struct DecodeUnit {
 };
 
 // Keys [chunk, chunk + kChunk), as far as `seen`.
-template <class P>
+template <class P, class W>
 static void decode_chunk(const AttentionArgs<typename P::Element>& args, const DecodeUnit& unit, const Stretch& seen,
                          int64_t chunk, const ScoreRule& shared, const DecodeScratch& s) {
-  using T = typename P::Element;
+  using S = typename W::Element;
   constexpr int64_t kPart = kWidth * P::kPer;
   const int64_t each = args.heads / args.kv_heads, rows = (unit.high - unit.low) * each;
   const int64_t k_step = padded((args.k_dim + P::kPer - 1) / P::kPer), v_step = padded(args.v_dim);
   const int begin = (int)clamped(seen.begin - chunk, 0, kChunk), end = (int)clamped(seen.end - chunk, 0, kChunk);
   const int64_t count = at_most(unit.q.k_len - chunk, kChunk);
   float* words = P::kPer == 1 ? s.probs : s.words;
-  DecodeBlock<T> b;
+  DecodeBlock<S> b;
   b.stride = args.k_stride, b.width = args.k_dim, b.x_step = k_step, b.out_step = kChunk;
   for (int64_t block = begin / kDecodeBlock * kDecodeBlock; block < end; block += kDecodeBlock)
     for (int64_t g = unit.low; g < unit.high; ++g)
       for (int64_t k = block; k < block + kDecodeBlock && k < count; k += kWidth) {
-        b.tokens = args.k + (unit.q.k_start + chunk + k) * args.k_stride + g * args.k_dim;
+        b.tokens = stored<S>(args.k, (unit.q.k_start + chunk + k) * args.k_stride + g * args.k_dim);
         b.count = at_most(count - k, kWidth);
         const bool whole = b.count == kWidth && args.k_dim % kPart == 0;
         for (int64_t r = 0; r < each; r += kDecodeRows) {
           const int64_t row = (g - unit.low) * each + r, n = at_most(each - r, kDecodeRows);
           b.x = s.queries + row * k_step;
           b.out = s.probs + row * kChunk + k;
-          (whole ? decode_scores_of<P, true>(n) : decode_scores_of<P, false>(n))(b);
+          (whole ? decode_scores_of<W, true>(n) : decode_scores_of<W, false>(n))(b);
         }
       }
+  const int64_t key = unit.q.k_start + chunk;
+  const ChunkScales of_keys = chunk_scales<S>(args, args.k_scales, unit.low, key, each);
+  const ChunkScales of_values = chunk_scales<S>(args, args.v_scales, unit.low, key, each);
+  if constexpr (kScaled<S>) scale_products(of_keys, 0, rows, s.probs);
   Spans spans;
   for (int r = 0; r < kTallPadded; ++r) spans.begin[r] = begin, spans.end[r] = end;
   for (int64_t r = 0; r < rows; r += kTallPadded) {
     const int64_t n = at_most(rows - r, kTallPadded);
     RowRules rules;
     rules.set(args, shared, unit.low * each, rows, r, n, chunk, unit.q.position);
-    softmax_tile<P>(rules.of, rules.offsets, n, begin == 0 && end == kChunk, spans, s.probs + r * kChunk,
-                    words + r * (kChunk / P::kPer), s.stretch.max + r, s.stretch.sums + r * kWidth, s.factor + r);
+    softmax_tile<W>(rules.of, rules.offsets, n, begin == 0 && end == kChunk, spans, s.probs + r * kChunk,
+                    words + r * (kChunk / P::kPer), s.stretch.max + r, s.stretch.sums + r * kWidth, s.factor + r, of_values, r);
   }
   const int from = begin / kSpanStep * kSpanStep, to = (end + kSpanStep - 1) / kSpanStep * kSpanStep;
   b.stride = args.v_stride, b.width = args.v_dim, b.x_step = kChunk / P::kPer, b.out_step = v_step;
@@ -177,12 +181,12 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
     const bool whole = begin <= block && end >= block + kDecodeBlock && args.v_dim % (2 * kWidth) == 0;
     b.count = count - block;
     for (int64_t g = unit.low; g < unit.high; ++g) {
-      b.tokens = args.v + (unit.q.k_start + chunk + block) * args.v_stride + g * args.v_dim;
+      b.tokens = stored<S>(args.v, (key + block) * args.v_stride + g * args.v_dim);
       for (int64_t r = 0; r < each; r += kDecodeRows) {
         const int64_t row = (g - unit.low) * each + r, n = at_most(each - r, kDecodeRows);
         b.x = words + (row * kChunk + block) / P::kPer;
         b.out = s.stretch.out + row * v_step;
-        (whole ? decode_values_of<P, true>(n) : decode_values_of<P, false>(n))(
+        (whole ? decode_values_of<W, true>(n) : decode_values_of<W, false>(n))(
             b, in_block(from), in_block(to), in_block(begin), in_block(end), factor == kUnchanged ? factor : factor + row);
       }
     }
@@ -191,7 +195,7 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
 }
 
 // Stretches [first, last) of the keys; gives where their sums are.
-template <class P>
+template <class P, class W>
 static const RowSums& decode_unit(const AttentionArgs<typename P::Element>& args, const DecodeUnit& unit, int64_t first,
                                   int64_t last, const DecodeScratch& s) {
   const int64_t each = args.heads / args.kv_heads, rows = (unit.high - unit.low) * each, v_step = padded(args.v_dim);
@@ -204,7 +208,7 @@ static const RowSums& decode_unit(const AttentionArgs<typename P::Element>& args
     clear(s.stretch, rows, v_step);
     const int64_t begin = at_least(stretch * kKeyStretch, seen.begin / kChunk * kChunk);
     const int64_t end = at_most((stretch + 1) * kKeyStretch, seen.end);
-    for (int64_t chunk = begin; chunk < end; chunk += kChunk) decode_chunk<P>(args, unit, seen, chunk, shared, s);
+    for (int64_t chunk = begin; chunk < end; chunk += kChunk) decode_chunk<P, W>(args, unit, seen, chunk, shared, s);
     if (last - first > 1)
       merge_stretch(args, unit.q, rows, stretch * kKeyStretch, s.total, s.stretch, v_step, exponent_unit(shared));
   }
@@ -263,7 +267,7 @@ template <class T> static void decode_merge(const AttentionArgs<T>& args, const 
   }
 }
 
-template <class P> static void decode_of(const AttentionArgs<typename P::Element>& args, const Share& share) {
+template <class P, class W> static void decode_of(const AttentionArgs<typename P::Element>& args, const Share& share) {
   if (args.merge) return decode_merge(args, share);
   const DecodeScratch scratch = decode_scratch(args, share.scratch);
   const int64_t each = args.heads / args.kv_heads, v_step = padded(args.v_dim);
@@ -285,11 +289,11 @@ template <class P> static void decode_of(const AttentionArgs<typename P::Element
     const DecodeUnit unit = {q, args.kv_heads * group / cut.groups, args.kv_heads * (group + 1) / cut.groups};
     const int64_t head = unit.low * each, rows = (unit.high - unit.low) * each;
     if (cut.parts == 0) {
-      const RowSums& sums = decode_unit<P>(args, unit, s.begin, s.end, scratch);
+      const RowSums& sums = decode_unit<P, W>(args, unit, s.begin, s.end, scratch);
       finish_rows(args, row, head, rows, rows, sums, v_step, exponent_unit(score_rule(args, head)));
       continue;
     }
-    const RowSums& sums = decode_unit<P>(args, unit, s.begin + item - before, s.begin + item - before + 1, scratch);
+    const RowSums& sums = decode_unit<P, W>(args, unit, s.begin + item - before, s.begin + item - before + 1, scratch);
     float* part = args.parts + (item * args.heads + head) * part_floats(args.v_dim);
     for (int64_t r = 0; r < rows; ++r, part += part_floats(args.v_dim)) {
       memcpy(part, sums.out + r * v_step, (size_t)v_step * sizeof(float));

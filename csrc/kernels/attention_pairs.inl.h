@@ -47,3 +47,39 @@ struct AttentionPairs : BfPairs {
     return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words.v), _mm512_set1_epi32((int)keep)))};
   }
 };
+
+// Pairs of numbers that are stored otherwise and that bf16 holds: codes, and keys that a bf16 model left in floats.
+template <class S> struct PairsFrom : AttentionPairs {
+  using Element = S;
+  static inline Vec part(const S* p, int64_t n) { return n >= kWidth ? load(p) : n > 0 ? load_n(p, n) : zero(); }
+  static inline Vec along(const S* p) { return along_n(p, 2 * kWidth); }
+  static inline Vec along_n(const S* p, int64_t n) {
+    return {_mm512_castsi512_ps((__m512i)_mm512_cvtne2ps_pbh(part(p + kWidth, n - kWidth).v, part(p, n).v))};
+  }
+  static inline void across_two(const S* row, int64_t stride, bool more, int64_t n, Vec& low, Vec& high) {
+    const S* next = row + (more ? stride : 0);
+    low = across_rows(part(row, n), more ? part(next, n) : zero());
+    high = across_rows(part(row + kWidth, n - kWidth), more ? part(next + kWidth, n - kWidth) : zero());
+  }
+  static inline bool pack_across(const S* src, int64_t stride, int64_t rows, int64_t width, float* dst, int64_t dst_step,
+                                 int64_t ahead) {
+    Vec probe = zero();
+    int64_t r = 0;
+    for (; r < rows; r += 2, src += 2 * stride, dst += dst_step)
+      for (int64_t i = 0; i < width; i += kWidth) {
+        const Vec even = part(src + i, width - i), odd = r + 1 < rows ? part(src + stride + i, width - i) : zero();
+        __builtin_prefetch(src + i + ahead, 0, 2);
+        __builtin_prefetch(src + i + ahead + stride, 0, 2);
+        probe = fma(odd, zero(), fma(even, zero(), probe));
+        store(dst + i, across_rows(even, odd));
+      }
+    for (; r % kSpanStep; r += 2, dst += dst_step) clear(dst, width);
+    return hsum(probe) == 0.0f;
+  }
+};
+template <class S> struct StoredAs<AttentionPairs, S> {
+  using Words = PairsFrom<S>;
+};
+template <> struct StoredAs<AttentionPairs, bf16> {
+  using Words = AttentionPairs;
+};

@@ -7,6 +7,7 @@ namespace {
 
 constexpr int64_t kWidestVector = 16;  // rows are padded to the widest target's vectors, so that plans are the same for all
 constexpr int64_t kTallestTile = 12;
+constexpr int64_t kMergeGrain = 1 << 16;  // floats of parts
 
 int64_t padded(int64_t n) { return (n + kWidestVector - 1) / kWidestVector * kWidestVector; }
 int64_t at_least_one(int64_t n) { return n > 0 ? n : 1; }
@@ -26,7 +27,9 @@ template <class T> Plan decode_plan(const AttentionArgs<T>& args) {
                          padded_rows * (2 * kKeyChunk + 2 * kWidestVector + 3);
   const double keys = args.seqs > 0 ? (double)args.k_rows / (double)args.seqs : 0.0;
   const double work = (double)args.q_rows * (double)args.heads * keys * (double)(args.k_dim + args.v_dim);
-  int64_t shares = args.merge ? args.q_rows * args.heads / kTallestTile : (int64_t)(work / (double)kAttentionGrain);
+  // Where no row is long there is nothing to merge, which is not known here: few shares, of some 10 microseconds.
+  const int64_t merged = args.merge ? attention_parts(args) * args.heads * part_floats(args.v_dim) / kMergeGrain : 0;
+  int64_t shares = args.merge ? merged : (int64_t)(work / (double)kAttentionGrain);
   if (shares > kMaxDecodeShares) shares = kMaxDecodeShares;
   return {at_least_one(shares), static_cast<size_t>(floats) * sizeof(float)};
 }

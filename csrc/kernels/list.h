@@ -56,7 +56,8 @@
   X(qrows, QRowsArgs)             \
   X(qgemm, QGemmArgs)             \
   X(qdequantize, QDequantizeArgs) \
-  X(quantize, QuantizeArgs)
+  X(quantize, QuantizeArgs)       \
+  X(kv_put, KvPutArgs)
 #define MG_quantized_FULL(X)
 #define MG_quantized_BF16(X)
 #define MG_attention(X)                        \

@@ -8,10 +8,17 @@ struct QTile {
   const uint8_t* b;       // a panel
   int64_t groups, group, code_bytes, block_bytes;
   float* out;             // [row][kQCols]
+  // Bytes to be fetched meanwhile: for each group of each pass over the columns `ahead_bytes` from `ahead` on.
+  const uint8_t* ahead;
+  int64_t ahead_bytes;
 };
 
 // Vectors of columns in hand: with 16 registers, one.
 constexpr int kQVectors = kRegisters == 32 && 2 * kWidth <= kQCols ? 2 : 1;
+constexpr int64_t kQPasses = kQCols / (kQVectors * kWidth);
+// Tiles that fetch the panel after theirs. Where rows are two tiles, the first waits for memory and the second computes out of
+// L1 while memory is idle; with a fetch it is not.
+constexpr int64_t kQFetching = 2;
 
 struct Q4 {
   static constexpr int kQuads = 2;  // of k in one load of codes
@@ -48,6 +55,7 @@ static inline __attribute__((always_inline)) void q_dots(Ints (&sum)[R][V], cons
 template <class Codes, int R> static void q_tile_groups(const QTile& t) {
   constexpr int V = kQVectors;
   const int64_t steps = t.group / (4 * Codes::kQuads);
+  const uint8_t* ahead = t.ahead;
   for (int64_t col = 0; col < kQCols; col += V * kWidth) {
     const uint8_t* b = t.b + 4 * col;
     const int8_t* a = t.a;
@@ -59,7 +67,8 @@ template <class Codes, int R> static void q_tile_groups(const QTile& t) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) total[r][v] = zero();
     }
-    for (int64_t g = 0; g < t.groups; ++g) {
+    for (int64_t g = 0; g < t.groups; ++g, ahead += t.ahead_bytes) {
+      for (int64_t i = 0; i < t.ahead_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 2);
       Ints sum[R][V];
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
@@ -123,9 +132,13 @@ template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& 
   return gemm_epilogue(gemm, 0);
 }
 
+#include "kernels/qexpand.inl.h"
+#include "kernels/qstretch.inl.h"
+
 template <class T> static void qgemm(const QGemmArgs<T>& args, const Share& share) {
   const QWeight& w = args.w;
   if (args.m == 0 || w.n == 0) return;
+  if (!kQTraits[(int)w.type].direct) return qgemm_stretches(args, share);
   const QGrid grid = q_grid(args.m, w.n, w.k);
   const int64_t row_block = share.index % grid.row_blocks, col_block = share.index / grid.row_blocks;
   const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), panels = q_panels(w.n);
@@ -139,7 +152,11 @@ template <class T> static void qgemm(const QGemmArgs<T>& args, const Share& shar
   for (int64_t panel = col_block * panels / grid.col_blocks; panel < panel_end; ++panel) {
     t.b = w.data + panel * t.groups * t.block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
-    for (int64_t tile = row_block * tiles / grid.row_blocks; tile < tile_end; ++tile) {
+    const int64_t tile_begin = row_block * tiles / grid.row_blocks;
+    const int64_t fetching = tile_end - tile_begin < kQFetching ? 0 : kQFetching;
+    for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+      t.ahead_bytes = tile - tile_begin < fetching ? t.block_bytes / (fetching * kQPasses) : 0;
+      t.ahead = t.b + t.groups * (t.block_bytes + (tile - tile_begin) * kQPasses * t.ahead_bytes);
       const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;

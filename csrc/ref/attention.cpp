@@ -1,6 +1,7 @@
 // Attention as the formulas say it: one row at a time, no tiles, no online softmax.
 #include <math.h>
 
+#include "kernels/tiles.h"
 #include "ref/ref.h"
 
 namespace mg::ref {
@@ -32,12 +33,27 @@ int64_t value_at(const AttentionArgs<double>& args, const Row& row, int64_t head
   return (row.k_start + key) * args.v_stride + head / (args.heads / args.kv_heads) * args.v_dim;
 }
 
+double number(const AttentionArgs<double>& args, const double* numbers, int64_t at) {
+  switch (args.kv) {
+    case KvType::f32: return reinterpret_cast<const float*>(numbers)[at];
+    case KvType::bf16: return value_of(reinterpret_cast<const bf16*>(numbers)[at]);
+    case KvType::int8: return reinterpret_cast<const int8_t*>(numbers)[at];
+    case KvType::same: break;
+  }
+  return numbers[at];
+}
+double scale_of(const AttentionArgs<double>& args, const float* scales, const Row& row, int64_t head, int64_t key) {
+  if (args.kv != KvType::int8) return 1;
+  return scales[head / (args.heads / args.kv_heads) * (args.k_rows + kKeyChunk) + row.k_start + key];
+}
+
 // `bend` becomes the derivative of the score by scale * q.k.
 double score(const AttentionArgs<double>& args, const Row& row, int64_t head, int64_t key, double* bend) {
-  const double *q = query(args, row, head), *k = args.k + key_at(args, row, head, key);
+  const double* q = query(args, row, head);
+  const int64_t at = key_at(args, row, head, key);
   double s = 0;
-  for (int64_t i = 0; i < args.k_dim; ++i) s += q[i] * k[i];
-  s *= args.scale;
+  for (int64_t i = 0; i < args.k_dim; ++i) s += q[i] * number(args, args.k, at + i);
+  s *= args.scale * scale_of(args, args.k_scales, row, head, key);
   *bend = 1;
   if (args.soft_cap > 0) {
     const double t = tanh(s / args.soft_cap);
@@ -62,9 +78,10 @@ void attend(const AttentionArgs<double>& args, const Row& row, int64_t head, dou
   for (int64_t j = 0; j < row.k_len; ++j) {
     if (!sees(args, row, j)) continue;
     const double p = exp(scores[j] - max);
-    const double* v = args.v + value_at(args, row, head, j);
+    const int64_t at = value_at(args, row, head, j);
+    const double times = p * scale_of(args, args.v_scales, row, head, j);
     sum += p;
-    for (int64_t i = 0; i < args.v_dim; ++i) o[i] += p * v[i];
+    for (int64_t i = 0; i < args.v_dim; ++i) o[i] += times * number(args, args.v, at + i);
   }
   for (int64_t i = 0; i < args.v_dim && any; ++i) o[i] /= sum;
   if (args.lse) args.lse[head * args.q_rows + row.index] = any ? max + log(sum) : -INFINITY;

@@ -37,6 +37,12 @@ static inline void store_n(bf16* p, Vec a, int64_t n) {
   store(lanes, a);
   for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
+static inline Vec load(const int8_t* p) { return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)))}; }
+static inline Vec load_n(const int8_t* p, int64_t n) {
+  int8_t lanes[8] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
 static inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
 static inline Vec zero() { return {_mm256_setzero_ps()}; }
 static inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }

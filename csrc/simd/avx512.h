@@ -33,6 +33,10 @@ static inline Vec load(const bf16* p) { return widen(_mm256_loadu_si256((const _
 static inline void store(bf16* p, Vec a) { _mm256_storeu_si256((__m256i*)p, narrowed(a)); }
 static inline Vec load_n(const bf16* p, int64_t n) { return widen(_mm256_maskz_loadu_epi16(lanes_below(n), p)); }
 static inline void store_n(bf16* p, Vec a, int64_t n) { _mm256_mask_storeu_epi16(p, lanes_below(n), narrowed(a)); }
+static inline Vec load(const int8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))}; }
+static inline Vec load_n(const int8_t* p, int64_t n) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes_below(n), p)))};
+}
 static inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec zero() { return {_mm512_setzero_ps()}; }
 static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }

@@ -46,6 +46,16 @@ static inline void store_n(bf16* p, Vec a, int64_t n) {
   if (n > 1) vst1_lane_u16(&p[1].bits, halves, 1);
   if (n > 2) vst1_lane_u16(&p[2].bits, halves, 2);
 }
+static inline Vec load(const int8_t* p) {
+  int32_t four;
+  memcpy(&four, p, 4);
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))))};
+}
+static inline Vec load_n(const int8_t* p, int64_t n) {
+  int8_t lanes[4] = {};
+  for (int64_t i = 0; i < n && i < 4; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
 static inline Vec set1(float x) { return {vdupq_n_f32(x)}; }
 static inline Vec zero() { return {vdupq_n_f32(0.0f)}; }
 static inline Vec add(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }

@@ -10,6 +10,7 @@ import typing
 import numpy as _numpy
 
 __all__: list[str] = [
+    "KV_PAD",
     "NORM_CHUNK",
     "PEAK_GRAIN",
     "Q_COLS",
@@ -17,6 +18,7 @@ __all__: list[str] = [
     "Q_MOST_GROUP",
     "Q_MOST_K",
     "READ_GRAIN",
+    "SAMPLE_ROW",
     "SCAN_STRIDE",
     "VERSION",
     "Array",
@@ -63,6 +65,7 @@ __all__: list[str] = [
     "grouped_weight",
     "isa",
     "isas",
+    "kv_put",
     "launch_host",
     "launch_nothing",
     "linear",
@@ -77,12 +80,14 @@ __all__: list[str] = [
     "peak_fma",
     "pool_stats",
     "put_rows",
+    "q_blocks",
     "q_bytes",
     "q_dequantize",
     "q_gemm",
     "q_matmul",
     "q_pack",
     "q_rows",
+    "q_table_floats",
     "q_types",
     "quantize",
     "read",
@@ -95,6 +100,8 @@ __all__: list[str] = [
     "route_weights",
     "rwkv7",
     "rwkv7_backward",
+    "sample",
+    "sample_uniform",
     "selective_scan",
     "selective_scan_backward",
     "set_isa",
@@ -223,6 +230,8 @@ def attention(
     soft_cap: float = 0.0,
     alibi: Array | None = None,
     lse: Array | None = None,
+    k_scales: Array | None = None,
+    v_scales: Array | None = None,
 ) -> None: ...
 def attention_backward(
     q: Array,
@@ -495,6 +504,11 @@ def isas() -> list[tuple[str, bool]]:
     Instruction sets in this build, best first, and whether this machine has each.
     """
 
+def kv_put(x: Array, ids: Array, cache: Array, heads: int, width: int, scales: Array | None = None) -> None:
+    """
+    Rows x (T, heads, width) into rows ids of a cache of another type; uint8 holds int8 codes.
+    """
+
 def launch_host(name: str, body: typing.Any) -> None: ...
 def launch_nothing(shares: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
@@ -573,6 +587,11 @@ def put_rows(x: Array, ids: Array, table: Array) -> None:
     table[ids[t]] = x[t]
     """
 
+def q_blocks(blocks: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> Array:
+    """
+    Rows of GGUF blocks (rows, bytes) into `data`; by panel, 1 where all scales are finite.
+    """
+
 def q_bytes(
     type: typing.SupportsInt | typing.SupportsIndex,
     n: typing.SupportsInt | typing.SupportsIndex,
@@ -580,7 +599,7 @@ def q_bytes(
     group: typing.SupportsInt | typing.SupportsIndex,
 ) -> int:
     """
-    Bytes of a quantized weight (n, k).
+    Bytes of a quantized weight (n, k), tables at their end included; an order of its columns would follow.
     """
 
 def q_dequantize(
@@ -626,19 +645,42 @@ def q_matmul(
     y = residual + act(x W^T + bias) with the numbers of W; to_inputs: y (+)= x W.
     """
 
-def q_pack(codes: Array, scales: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:
+def q_pack(
+    codes: Array,
+    data: Array,
+    type: int,
+    n: int,
+    k: int,
+    group: int,
+    scales: Array | None = None,
+    leasts: Array | None = None,
+    bytes: Array | None = None,
+    first: int = 0,
+) -> None:
     """
-    Codes (rows, k) and scales (rows, groups) of others into `data`.
+    Codes (rows, k) and scales, minima, zeros (rows, groups) of others into `data`.
     """
 
-def q_rows(x: Array, codes: Array, scales: Array, starts: Array, type: int, m: int, k: int, group: int) -> None:
+def q_rows(
+    x: Array, codes: Array, scales: Array, starts: Array, data: Array, type: int, m: int, n: int, k: int, group: int
+) -> None:
     """
     Activations x (m, k) to int8, for products with such a weight.
     """
 
-def q_types() -> list[tuple[str, int, int, int, bool, int]]:
+def q_table_floats(
+    type: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    group: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
     """
-    Name, bits, offset, bytes of a scale, whether that is a row's, and the step of groups: by number.
+    float32 of the tables.
+    """
+
+def q_types() -> list[tuple[str, int, int, bool, int, int, int, bool, bool, int, int]]:
+    """
+    The table of types by number; QType of qtensor.py names the columns.
     """
 
 def quantize(x: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:
@@ -755,6 +797,36 @@ def rwkv7_backward(
     accumulate_da: bool = False,
     accumulate_db: bool = False,
 ) -> None: ...
+def sample(
+    logits: Array,
+    where: Array,
+    tokens: Array | None,
+    history: Array | None,
+    probabilities: Array | None,
+    vocab: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repetition: float,
+    presence: float,
+    frequency: float,
+    seed: int,
+) -> None:
+    """
+    tokens (R) from logits (R, V); where (R, 5) int64: number, step, row of history, ids of the prompt, all ids.
+    A token is -1 where none can be drawn.
+    """
+
+def sample_uniform(
+    seed: typing.SupportsInt | typing.SupportsIndex,
+    row: typing.SupportsInt | typing.SupportsIndex,
+    step: typing.SupportsInt | typing.SupportsIndex,
+) -> float:
+    """
+    The number in [0, 1) that token `step` of sequence `row` is drawn with.
+    """
+
 def selective_scan(
     u: Array,
     delta: Array,
@@ -873,6 +945,7 @@ def thread_choice() -> tuple[int, str, bool]: ...
 def trim_pool() -> None: ...
 def unary(x: Array, y: Array, op: int) -> None: ...
 
+KV_PAD: int = 64
 NORM_CHUNK: int = 16384
 PEAK_GRAIN: int = 1572864
 Q_COLS: int = 32
@@ -880,5 +953,6 @@ Q_LEAST_GROUP: int = 16
 Q_MOST_GROUP: int = 256
 Q_MOST_K: int = 131072
 READ_GRAIN: int = 65536
+SAMPLE_ROW: int = 5
 SCAN_STRIDE: int = 32
 VERSION: str

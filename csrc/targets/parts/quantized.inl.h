@@ -1,3 +1,4 @@
 #include "kernels/gemm.inl.h"
 #include "kernels/qgemm.inl.h"
 #include "kernels/qrows.inl.h"
+#include "kernels/kv_put.inl.h"

@@ -217,9 +217,11 @@ class Elsewhere:
             busy = sum(fields[i] for i in (0, 1, 2, 5, 6, 7))  # all but idle and waiting for disks; stolen time counts
             own = 0
             for pid in self._pids:
-                # The name in field 2 may hold spaces; utime and stime are fields 14 and 15.
+                # The name in field 2 may hold spaces; utime, stime, cutime and cstime are fields 14 to 17.
                 rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 own += int(rest[11]) + int(rest[12])
+                if pid == "self":  # and of processes that it started and that have ended
+                    own += int(rest[13]) + int(rest[14])
         except (OSError, ValueError, IndexError):
             return None
         tick = os.sysconf("SC_CLK_TCK")
@@ -247,14 +249,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def contest(
-    children: Mapping[str, Child],
+    children: Mapping[str, Any],
     rounds: int,
     seconds: float,
     probe: str | None = None,
     probe_seconds: float = 0.02,
     budget: float = math.inf,
 ) -> tuple[dict[str, dict[str, Any]], float | None, float | None]:
-    """Run the steps that `children` have set up in turns; the first of a round changes from round to round.
+    """Run the steps that `children` (or what answers as they do) have set up in turns; the first of a round changes.
 
     After `budget` seconds no further round begins, once there have been LEAST_ROUNDS.
 

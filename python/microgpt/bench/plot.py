@@ -11,7 +11,14 @@ from ..io import files
 from .paired import OURS
 
 KINDS = (".png", ".svg", ".pdf", ".jpg")
-COLOURS = {OURS: "#1f77b4", "torch": "#d62728", "torch-compile": "#9467bd", "numpy": "#7f7f7f"}
+COLOURS = {
+    OURS: "#1f77b4",
+    "torch": "#d62728",
+    "torch-compile": "#9467bd",
+    "numpy": "#7f7f7f",
+    "llama.cpp": "#2ca02c",
+    "transformers": "#d62728",
+}
 
 
 def check(path: Path) -> None:
@@ -25,7 +32,40 @@ def check(path: Path) -> None:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Write the picture of what kernels.measure() or train.measure() returned. Raises StorageError."""
+    """Write the picture of what measure() of kernels, train or model returned. Raises StorageError."""
+    figure = _rates(found) if found["bench"] == "model" else _shares(found)
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise files.storage_error("drawing the comparison", path, error) from error
+
+
+def _rates(found: dict[str, Any]) -> Any:
+    """Tokens a second of each case, a bar for each rival."""
+    from matplotlib.figure import Figure  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    rows, names = found["rows"], [OURS, *found["peers"]]
+    figure = Figure(figsize=(8, 1.5 + 0.3 * len(rows) * len(names)), layout="constrained")
+    axes: Any = figure.subplots()
+    bar = 0.8 / len(names)
+    for number, name in enumerate(names):
+        rates = [row["results"].get(name, {}).get("tokens_per_second") for row in rows]
+        places = [at + bar * (number - (len(names) - 1) / 2) for at, each in enumerate(rates) if each]
+        bars = axes.barh(places, [each for each in rates if each], bar, color=COLOURS.get(name), label=name)
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=7, padding=2)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [row["case"] for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("tokens a second", fontsize=8)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=7)
+    model, machine = found["model"], found["machine"]
+    axes.set_title(f"{model['family']}, {model['parameters']:,} parameters as {model['kind']}; {machine['cpu']}, "
+                   f"{machine['threads']} threads", fontsize=9)  # fmt: skip
+    return figure
+
+
+def _shares(found: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     panels: dict[str, list[dict[str, Any]]] = {}
@@ -48,10 +88,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         f"read {limits['read'] / 1e9:,.0f} and copy {limits['copy'] / 1e9:,.0f} GB/s",
         fontsize=9,
     )
-    try:
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise files.storage_error("drawing the comparison", path, error) from error
+    return figure
 
 
 def _panel(axes: Any, title: str, rows: list[dict[str, Any]], names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""`microgpt bench`: the quick look, and `kernels` and `train` beside other libraries."""
+"""`microgpt bench`: the quick look; `model`, `kernels` and `train` beside other libraries."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from typing import Any
 import click
 
 from ..errors import ConfigError
-from .common import Command, Group, Option, say, stoppable
+from .common import Command, Group, Model, Option, kv_option, say, stoppable
 
 EXAMPLES = """\
 microgpt bench
 microgpt bench --seconds 30
 microgpt bench --json > figures.json
+microgpt bench my-model --quantize int4 --compare
+microgpt bench model --help
 microgpt bench kernels --help
 microgpt bench train --help"""
+
+MODEL_EXAMPLES = """\
+microgpt bench my-model
+microgpt bench my-model --quantize int4 --kv-dtype int8 --prompts 128,2048
+microgpt bench model.gguf --quantize keep --compare llama.cpp --llama-bench ~/llama.cpp/build/bin
+microgpt bench my-model --compare --gguf my-model-q4_0.gguf --plot rates.png --json > rates.json"""
 
 KERNEL_EXAMPLES = """\
 microgpt bench kernels
@@ -147,6 +155,49 @@ def _train(configs: str, per_op: bool, **options: Any) -> None:
     _tell(train.measure, settings, options)
 
 
+def _model(path: Path, compare: str | None, prompts: str, tokens: int, batches: str, past: int, **options: Any) -> None:
+    from ..bench import llama, model
+    from ..bench.rivals import chosen, installed
+    from ..models.quantized import KEPT, Scheme
+    from ..state.spec import kv_type
+
+    if options["quantize"] not in (None, KEPT):
+        Scheme.named(options["quantize"])
+    if not 0 <= tokens <= model.MOST:
+        raise ConfigError(f"--tokens: expected 0 to {model.MOST:,}, got {tokens}")
+    _whole("--past", past, model.MOST)
+    names: tuple[str, ...] = ()
+    if compare is not None:
+        names = tuple(model.PEERS) if compare == "all" else chosen("--compare", compare, list(model.PEERS), ())
+    folder = options["hf"] or (path if path.is_dir() else None)
+    gguf = options["gguf"] or (path if path.suffix == ".gguf" else None)
+    program = llama.find(options["llama_bench"]) if llama.NAME in names else None
+    python = options["peer_python"] or sys.executable
+    peers: dict[str, str] = {}
+    if "transformers" in names:
+        found = installed(python, ["transformers", "torch"], options["timeout"])
+        if len(found) == 2 and folder is not None:
+            peers["transformers"] = found["transformers"]
+        elif compare != "all":
+            why = f"not installed in {python}; --peer-python PATH names one" if len(found) < 2 else "needs --hf FOLDER"
+            raise ConfigError(f"peer transformers: {why}")
+    if llama.NAME in names:
+        if program is not None and gguf is not None:
+            peers[llama.NAME] = f"({gguf.name})"
+        elif compare != "all":
+            why = "llama-bench is not on PATH; --llama-bench names it" if program is None else "needs --gguf FILE"
+            raise ConfigError(f"peer {llama.NAME}: {why}")
+    options["dtype"], options["peers"] = None, "none"
+    common = _common(options, ("float32",), {}) | {"peers": peers, "python": python}
+    settings = model.Settings(
+        path=path, quantize=options["quantize"], kv_dtype=kv_type(options["kv_dtype"]),
+        prompts=model.numbers("--prompts", prompts, model.MOST), tokens=tokens,
+        batches=model.numbers("--batches", batches, 1024), past=past, llama_bench=program, gguf=gguf, folder=folder,
+        **common,
+    )  # fmt: skip
+    _tell(model.measure, settings, options)
+
+
 def _options(rounds: int | None, seconds: float | None, shown: tuple[str, str], peers: str) -> list[click.Parameter]:
     """What both comparisons take."""
     return [
@@ -204,7 +255,64 @@ train_command = Command(
     "is JSON.",
 )  # fmt: skip
 
-command = Group(
+model_command = Command(
+    "model",
+    callback=_model,
+    params=[
+        click.Argument(["path"], metavar="MODEL", type=Model(exists=True, path_type=Path)),
+        Option(["--quantize"], metavar="TYPE",
+               help="int4, int8 or int8_channel while loading; keep: as a GGUF file has it."),
+        kv_option(),
+        Option(["--threads"], type=int, metavar="N", help="Threads for each. [default: as microgpt chooses]"),
+        Option(["--prompts"], default="128,512", metavar="NUMBERS", section="Cases",
+               help="Tokens of prompts, or none. [default: 128,512]"),
+        Option(["--tokens"], type=int, default=128, metavar="N", section="Cases",
+               help="Tokens that one stream generates; 0: none, nor several streams. [default: 128]"),
+        Option(["--batches"], default="8", metavar="NUMBERS", section="Cases",
+               help="Sequences that go on together, a quarter of the tokens each; or none. [default: 8]"),
+        Option(["--past"], type=int, default=16, metavar="N", section="Cases",
+               help="Tokens that these have before. [default: 16]"),
+        Option(["--rounds"], type=int, default=3, metavar="N", section="Accuracy",
+               help="Turns of each. [default: 3]"),
+        Option(["--seconds"], type=float, default=0.2, metavar="X", section="Accuracy",
+               help="Time of a turn, at least one case. [default: 0.2]"),
+        Option(["--compare"], is_flag=False, flag_value="all", metavar="[NAMES]", section="Peers",
+               help="llama.cpp, transformers; without names those that are there and can read the model."),
+        Option(["--llama-bench"], metavar="PATH", section="Peers",
+               help="The program, or its folder. [default: on PATH]"),
+        Option(["--gguf"], type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+               section="Peers", help="The model for llama.cpp. [default: MODEL where that is one]"),
+        Option(["--hf"], type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER",
+               section="Peers", help="The model for transformers, in bfloat16. [default: MODEL if it is a folder]"),
+        Option(["--peer-python"], metavar="PATH", section="Peers",
+               help="A Python that has transformers. [default: the running one]"),
+        Option(["--timeout"], type=float, default=300.0, metavar="X", section="Peers",
+               help="Seconds after which a silent process has failed. [default: 300]"),
+        Option(["--json", "as_json"], is_flag=True, section="Output",
+               help="Only the JSON line on stdout; the table goes to stderr."),
+        Option(["--plot"], type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.png", section="Output",
+               help="Draw the rates (extra `plot`)."),
+    ],
+    examples=MODEL_EXAMPLES,
+    help="A model's prompts and tokens, one stream and several, beside llama.cpp and transformers.\n\n"
+    "`microgpt bench MODEL` is the same. Each takes its turn in a process of its own. For tokens, the bytes that each "
+    "reads are held against the read bandwidth measured beside them. A ratio above 1 means that microgpt is faster. "
+    "The last line is JSON.",
+)  # fmt: skip
+
+
+class Bench(Group):
+    """What is no verb and looks like a model is one: bench MODEL is bench model MODEL."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and (Path(args[0]).exists() or args[0].endswith(".gguf")):
+            args = ["model", *args]
+        return super().resolve_command(ctx, args)
+
+
+command = Bench(
     "bench",
     callback=_overview,
     params=[
@@ -215,6 +323,6 @@ command = Group(
     examples=EXAMPLES,
     help="Measure this machine: matrix products, attention, memory, training steps, generation.\n\n"
     "Figures are medians. Leave the machine alone while it runs.",
-    commands={"kernels": kernels_command, "train": train_command},
+    commands={"model": model_command, "kernels": kernels_command, "train": train_command},
     invoke_without_command=True,
 )  # fmt: skip

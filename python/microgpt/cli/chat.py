@@ -15,7 +15,7 @@ import click
 
 from ..errors import CheckpointError, ConfigError, DataError, MicrogptError, TokenizerError, nearest
 from ..io import files
-from .common import Command, Option, sampling_options, say, write
+from .common import Command, Option, kv_option, sampling_options, say, write
 
 if TYPE_CHECKING:
     from ..api import LanguageModel
@@ -264,6 +264,7 @@ def _run(
     template: str | None,
     load: str | None,
     seed: int | None,
+    kv_dtype: str | None,
     **options: Any,
 ) -> None:
     from .. import api
@@ -276,7 +277,7 @@ def _run(
     GenerationConfig(**options)  # impossible values are told before the model is read
     try:
         terminal = sys.stdin is not None and sys.stdin.isatty()
-        talker = api.load(model, say=say if terminal else None)
+        talker = api.load(model, say=say if terminal else None, kv_dtype=kv_dtype)
         if not talker.decoder.config.causal:
             raise ConfigError(f"{model}: an encoder ({talker.decoder.config.family}), which writes nothing")
         chat = Chat(talker, options, system, template)
@@ -319,6 +320,7 @@ command = Command(
         Option(["--system"], metavar="TEXT", help="System prompt."),
         Option(["--template"], metavar="NAME", help="Chat template, where the model has several."),
         Option(["--load"], metavar="FILE", help="Go on with a conversation that /save wrote."),
+        kv_option(),
         *sampling_options("reply", 512),
     ],
     examples=EXAMPLES,

@@ -110,6 +110,12 @@ def say(line: str) -> None:
     click.echo(line, err=True)
 
 
+def kv_option(help: str = "What the cache of keys and values holds. [default: as the model computes]") -> Option:
+    """--kv-dtype."""
+    return Option(["--kv-dtype"], type=click.Choice(["f32", "bf16", "int8"]), metavar="TYPE",
+                  help=f"f32, bf16 or int8: {help[0].lower()}{help[1:]}")  # fmt: skip
+
+
 # Control characters but line ends and tabs, as pictures of themselves: a terminal would obey them.
 CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
 CONTROLS |= {127: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)

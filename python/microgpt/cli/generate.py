@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, ConfigError, DataError
-from .common import Command, Model, Option, sampling_options, say, write
+from .common import Command, Model, Option, kv_option, sampling_options, say, write
 
 RULE = "---"  # between samples that have several lines
 PROMPT_LIMIT = 16 << 20  # bytes of a prompt file; far more than any context, and an endless file ends somewhere
@@ -32,6 +32,7 @@ def _run(
     num_samples: int,
     seed: int | None,
     stream: bool | None,
+    kv_dtype: str | None,
     **options: Any,
 ) -> None:
     from .. import api
@@ -47,7 +48,7 @@ def _run(
     config = GenerationConfig(**options)  # impossible values are told before the model is read
     start = (prompt or "") if prompt_file is None else _read(prompt_file)
     try:
-        language_model = api.load(model)
+        language_model = api.load(model, kv_dtype=kv_dtype)
     except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
         raise CheckpointError(str(error)) from error
     if stream is None:
@@ -104,6 +105,7 @@ command = Command(
                help="Samples to write. [default: 1]"),
         Option(["--stream/--no-stream"], default=None,
                help="Show text as it is written. [default: one sample on a terminal]"),
+        kv_option(),
         *sampling_options("sample", 256, penalties=True),
     ],
     examples=EXAMPLES,

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from ..errors import CheckpointError, ConfigError, DataError
-from .common import Command, Model, Option, stoppable
+from .common import Command, Model, Option, kv_option, stoppable
 
 EXAMPLES = """\
 microgpt perplexity my-model novel.txt
 microgpt perplexity my-model-4bit novel.txt --original my-model
-microgpt perplexity my-model novel.txt --quantize int4 --context 512"""
+microgpt perplexity my-model novel.txt --quantize int4 --context 512
+microgpt perplexity my-model novel.txt --kv-dtype int8"""
 
 
 def read_text(path: Path) -> str:
@@ -34,7 +35,14 @@ def result(score: Any) -> str:
     return line
 
 
-def _run(model: Path | str, text: Path, context: int | None, original: Path | str | None, quantize: str | None) -> None:
+def _run(
+    model: Path | str,
+    text: Path,
+    context: int | None,
+    original: Path | str | None,
+    quantize: str | None,
+    kv_dtype: str | None,
+) -> None:
     from .. import api
 
     words = read_text(text)
@@ -44,7 +52,7 @@ def _run(model: Path | str, text: Path, context: int | None, original: Path | st
         Scheme.named(quantize)
     with stoppable():
         try:
-            ours = api.load(model, quantize=quantize)
+            ours = api.load(model, quantize=quantize, kv_dtype=kv_dtype)
             other = None if original is None else api.load(original)
         except ConfigError as error:  # an impossible config.json is the folder's fault and not the command line's
             raise CheckpointError(str(error)) from error
@@ -63,6 +71,7 @@ command = Command(
                help="Say how far the predictions are from this model's, too."),
         Option(["--quantize"], metavar="TYPE",
                help="int4, int8 or int8_channel while loading; keep: as a GGUF file has it."),
+        kv_option("What keys and values are kept as, as generation would. [default: they are not cached]"),
     ],
     examples=EXAMPLES,
     help="Say how well a model predicts a text.\n\n"

@@ -14,7 +14,7 @@ from ..models.decoder import Decoder
 from ..nn.context import Ctx, Layout
 from ..state.contiguous import ContiguousStates
 from ..tensor import Tensor
-from .sampler import Sampling, draw
+from .sampler import Draws, Sampling, check_drawn
 from .step import Steps
 
 
@@ -51,8 +51,9 @@ def generate_ids(
     longest = max((len(p) for p in prompts), default=0)
     states = ContiguousStates(model.state_specs(), len(prompts), min(context, longest + max_tokens))
     fresh: list[list[int]] = [list(p) for p in prompts]
-    written: list[list[int]] = [[] for _ in prompts]
-    steps = Steps(model, states)
+    written = [0] * len(prompts)
+    draws = Draws(sampling, prompts, states.capacity + 1, first_row)
+    steps = Steps(model, states, draws)
     while any(fresh):
         active = [row for row, ids in enumerate(fresh) if ids]
         if (
@@ -60,18 +61,22 @@ def generate_ids(
             and all(states.lengths[row] for row in active)
             and steps.fits(active)
         ):
-            logits = steps.run(active, [fresh[row][0] for row in active])
+            tokens = check_drawn(steps.draw(active, [fresh[row][0] for row in active]))
         else:
             logits = forward_cached(model, fresh, states)
+            drawn = k.empty((len(active),), "int32")
+            draws.feed(active)
+            draws.kernel(k.from_numpy(logits), drawn)
+            tokens = check_drawn(drawn.numpy())
         lengths = states.lengths
         following: list[list[int]] = [[] for _ in prompts]
-        for place, row in enumerate(active):
-            token = draw(logits[place], sampling, first_row + row, len(written[row]), prompts[row], written[row])
-            written[row].append(token)
+        for row, token in zip(active, tokens, strict=True):
+            draws.took(row, token)
+            written[row] += 1
             reason = None
             if token in stop_ids or (ends is not None and ends(row, token)):
                 reason = "stop"
-            elif len(written[row]) == max_tokens or lengths[row] == context:
+            elif written[row] == max_tokens or lengths[row] == context:
                 reason = "length"
             else:
                 following[row] = [token]

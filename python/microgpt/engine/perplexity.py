@@ -14,6 +14,7 @@ from ..autograd import no_grad
 from ..errors import ShapeError
 from ..models.decoder import Decoder
 from ..nn.context import Ctx, Layout
+from ..state.contiguous import ContiguousStates
 
 Logits = npt.NDArray[np.float64]
 ROWS = 512  # predictions looked at together: bounds the memory of logits
@@ -43,7 +44,8 @@ def score(
     say: Callable[[int, int], None] | None = None,
 ) -> Score:
     """How well a model predicts a text of at least two ids, in pieces of up to `context` tokens that do not overlap
-    (None: the model's own, 2,048 at most); each id but a piece's first is predicted. `say` is told done and all.
+    (None: the model's own, 2,048 at most); each id but a piece's first is predicted. `say` is told done and all. With
+    `model.kv_dtype` keys and values are rounded to that type, as in generation.
 
     Raises ShapeError for a text too short.
     """
@@ -77,9 +79,13 @@ def score(
 
 
 def _log_probabilities(model: Decoder, piece: npt.NDArray[np.int32]) -> Iterator[Logits]:
-    """Of the next token after each id but the last, a few rows at a time."""
+    """Of the next token after each id but the last, a few rows at a time; by way of a cache where that has a type."""
+    layout, states = Layout.packed([len(piece)]), None
+    if model.kv_dtype is not None:
+        states = ContiguousStates(model.state_specs(), 1, len(piece))
+        states.begin([len(piece)])
     with no_grad():
-        hidden = model.hidden(k.from_numpy(piece), Ctx(Layout.packed([len(piece)])))
+        hidden = model.hidden(k.from_numpy(piece), Ctx(layout, states=states))
     for start in range(0, len(piece) - 1, ROWS):
         with no_grad():
             rows = model.logits(hidden[start : min(start + ROWS, len(piece) - 1)])

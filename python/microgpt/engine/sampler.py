@@ -1,6 +1,7 @@
 """From logits to a token: penalties, temperature, filters, and numbers that are a function of (seed, row, step).
 
-The order is that of transformers: repetition penalty (then OpenAI's two), temperature, top-k, top-p, min-p.
+The order is that of transformers: repetition penalty (then OpenAI's two), temperature, top-k, top-p, min-p. The
+arithmetic is one kernel in double (csrc/kernels/sample.h), which a recorded step runs too.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import _kernels as k
 from ..errors import ConfigError, NonFiniteError
 
+Array = k.Array
 Floats = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.intp]
-
-_LARGEST = np.finfo(np.float64).max / 4  # the difference of two such numbers is still finite
-_HEAD = 256  # tokens that top-p sorts at first; few distributions need more
+NOTHING = "sampling: the logits hold NaN or infinity, or no finite value"
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Sampling:
         keep("presence_penalty", number, lambda x: -2.0 <= x <= 2.0, "a number in [-2, 2]")
         keep("frequency_penalty", number, lambda x: -2.0 <= x <= 2.0, "a number in [-2, 2]")
         keep("seed", whole, lambda n: 0 <= n < 2**64, "0 to 2**64 - 1")
+
+    @property
+    def penalizes(self) -> bool:
+        """Whether what was written changes the logits."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
 
 def number(name: str, given: Any, fits: Callable[[float], bool], expected: str) -> float:
@@ -94,74 +99,14 @@ def probabilities(
     The penalties look at the ids of the prompt and those `written` after it. Of equal tokens top-k keeps the first.
     Raises NonFiniteError when no token can be drawn.
     """
-    values = logits.astype(np.float64)
-    if not np.isfinite(values.max()):  # the maximum of numbers with a NaN is NaN
-        raise NonFiniteError("sampling: the logits hold NaN or infinity, or no finite value")
-    _penalize(values, sampling, prompt, written)
-    if sampling.temperature == 0.0:
-        result = np.zeros_like(values)
-        result[int(values.argmax())] = 1.0
-        return result
-    # The largest is subtracted first, so that a tiny temperature can only overflow to probability 0.
-    with np.errstate(over="ignore"):
-        values = (values - values.max()) / sampling.temperature
-    if 0 < sampling.top_k < values.size:
-        kept = _largest(values, sampling.top_k)
-        masked = np.full_like(values, -np.inf)
-        masked[kept] = values[kept]
-        values = masked
-    p: Floats = np.exp(values)
-    p /= p.sum()
-    if sampling.top_p < 1.0:
-        kept = _nucleus(p, sampling.top_p)
-        filtered = np.zeros_like(p)
-        filtered[kept] = p[kept]
-        p = filtered / filtered.sum()
-    if sampling.min_p > 0.0:
-        p[p < sampling.min_p * p.max()] = 0.0
-        p /= p.sum()
-    return p
-
-
-def _penalize(values: Floats, sampling: Sampling, prompt: Sequence[int], written: Sequence[int]) -> None:
-    """Change `values` in place; what was finite stays finite."""
-    if sampling.repetition_penalty != 1.0 and (len(prompt) or len(written)):
-        seen = np.unique(np.concatenate([np.asarray(prompt, np.intp), np.asarray(written, np.intp)]))
-        old = values[seen]
-        with np.errstate(over="ignore"):
-            new = np.where(old < 0, old * sampling.repetition_penalty, old / sampling.repetition_penalty)
-        values[seen] = np.where(np.isfinite(old), np.clip(new, -_LARGEST, _LARGEST), old)
-    if len(written) and (sampling.presence_penalty or sampling.frequency_penalty):
-        ids, counts = np.unique(np.asarray(written, np.intp), return_counts=True)
-        values[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
-
-
-def _largest(values: Floats, count: int) -> Ids:
-    """Places of the `count` largest values from the largest down, of equal ones the first; sorts no others."""
-    if count >= values.size:
-        return np.argsort(-values, kind="stable")
-    least = np.partition(values, values.size - count)[values.size - count]
-    above = np.flatnonzero(values > least)
-    order = above[np.argsort(-values[above], kind="stable")]
-    return np.concatenate([order, np.flatnonzero(values == least)[: count - order.size]])
-
-
-def _nucleus(p: Floats, top_p: float) -> Ids:
-    """The smallest set of likeliest tokens that reaches `top_p`; never empty."""
-    size = _HEAD
-    while True:
-        head = _largest(p, size)
-        before = np.cumsum(p[head]) - p[head]
-        # The rest is no part of the set where the sum has passed top_p by more than what rounding could take back.
-        if head.size == p.size or before[-1] > top_p + 1e-9 or p[head[-1]] == 0.0:
-            return head[before < top_p]
-        size *= 8
+    found = k.empty(logits.shape, "float64")
+    _draw_one(logits, sampling, 0, 0, prompt, written, None, found)
+    return found.numpy()
 
 
 def uniform(seed: int, row: int, step: int) -> float:
     """A number in [0, 1) for token `step` of sequence `row`: the same alone or in a batch."""
-    bits = np.random.Philox(key=np.array([seed, 0x5A4D504C], np.uint64), counter=[0, row, step, 0]).random_raw()
-    return float(int(bits) >> 11) * 2.0**-53
+    return float(k.sample_uniform(seed, row, step))
 
 
 def draw(
@@ -172,10 +117,82 @@ def draw(
     prompt: Sequence[int] = (),
     written: Sequence[int] = (),
 ) -> int:
-    """One token id from logits (V): token `step` of sequence `row`."""
-    p = probabilities(logits, sampling, prompt, written)
-    if sampling.temperature == 0.0:
-        return int(p.argmax())
-    cumulative = np.cumsum(p)
-    token = int(np.searchsorted(cumulative, uniform(sampling.seed, row, step) * cumulative[-1], side="right"))
-    return min(token, int(np.flatnonzero(p)[-1]))
+    """One token id from logits (V): token `step` of sequence `row`. Raises as probabilities()."""
+    tokens = k.empty((1,), "int32")
+    _draw_one(logits, sampling, row, step, prompt, written, tokens, None)
+    return int(tokens.numpy()[0])
+
+
+def _draw_one(
+    logits: npt.NDArray[Any],
+    sampling: Sampling,
+    row: int,
+    step: int,
+    prompt: Sequence[int],
+    written: Sequence[int],
+    tokens: Array | None,
+    found: Array | None,
+) -> None:
+    given = logits if logits.dtype == np.float32 else logits.astype(np.float64)
+    draws = Draws(sampling, [prompt], len(prompt) + len(written), row)
+    for token in written:
+        draws.took(0, token)
+    draws.steps[0] = step
+    draws.feed([0])
+    draws.kernel(k.from_numpy(np.ascontiguousarray(given)), tokens, found)
+    if (tokens is not None and tokens.numpy()[0] < 0) or (found is not None and np.isnan(found.numpy()[0])):
+        raise NonFiniteError(NOTHING)
+
+
+class Draws:
+    """Draws the tokens of several sequences, alone or inside a recorded step, and keeps what penalties look at.
+
+    Sequence s draws its random numbers as number `first_row` + s. `capacity`: ids of the longest, prompt included.
+    """
+
+    def __init__(self, sampling: Sampling, prompts: Sequence[Sequence[int]], capacity: int, first_row: int = 0) -> None:
+        self.sampling = sampling
+        self.steps = [0] * len(prompts)
+        self._prompts = [len(prompt) for prompt in prompts]
+        self._lengths = list(self._prompts)
+        self._first = first_row
+        self._history: Array | None = None
+        if sampling.penalizes:
+            self._history = k.from_numpy(np.zeros((len(prompts), max(1, capacity)), np.int32))
+            for row, prompt in enumerate(prompts):
+                self._history.numpy()[row, : len(prompt)] = prompt
+        self.where: dict[int, Array] = {}  # by number of sequences: what a recorded step is fed with
+
+    def feed(self, rows: Sequence[int]) -> Array:
+        """Say whose logits the next draw is given; the buffer of so many sequences."""
+        where = self.where.get(len(rows))
+        if where is None:
+            where = self.where[len(rows)] = k.from_numpy(np.zeros((len(rows), k.SAMPLE_ROW), np.int64))
+        where.copy_from(
+            np.array([[self._first + s, self.steps[s], s, self._prompts[s], self._lengths[s]] for s in rows], np.int64)
+        )
+        return where
+
+    def kernel(self, logits: Array, tokens: Array | None, found: Array | None = None) -> None:
+        """Logits (n, V) of the sequences last fed -> tokens (n), -1 where none can be drawn; their probabilities."""
+        vocab = logits.shape[-1]
+        where, s = self.where[logits.size // vocab], self.sampling
+        k.sample(
+            logits, where, tokens, self._history, found, vocab, s.temperature, min(s.top_k, vocab), s.top_p, s.min_p,
+            s.repetition_penalty, s.presence_penalty, s.frequency_penalty, s.seed,
+        )  # fmt: skip
+
+    def took(self, row: int, token: int) -> None:
+        """Sequence `row` goes on with `token`."""
+        if self._history is not None:
+            self._history.numpy()[row, self._lengths[row]] = token
+        self._lengths[row] += 1
+        self.steps[row] += 1
+
+
+def check_drawn(tokens: npt.NDArray[np.int32]) -> list[int]:
+    """Tokens as ints. Raises NonFiniteError where one could not be drawn."""
+    drawn: list[int] = tokens.tolist()
+    if min(drawn, default=0) < 0:
+        raise NonFiniteError(NOTHING)
+    return drawn

@@ -14,6 +14,7 @@ from ..nn.context import Ctx, Layout
 from ..program import Program
 from ..state.contiguous import ContiguousStates
 from ..tensor import Tensor
+from .sampler import Draws
 
 Array = k.Array
 
@@ -21,25 +22,32 @@ Array = k.Array
 class _Step:
     """The recorded step of so many sequences, and the buffers that it reads."""
 
-    def __init__(self, model: Decoder, states: ContiguousStates, count: int) -> None:
+    def __init__(self, model: Decoder, states: ContiguousStates, count: int, draws: Draws | None) -> None:
         self.tokens = tokens = k.empty((count,), "int32")
         self.places = places = k.empty((count,), "int32")
         self.layout = layout = Layout(count, count, states.capacity)
         layout.q_start.copy_from(np.arange(count + 1, dtype=np.int32))
 
-        def run() -> Tensor:  # knows nothing of the step: a cycle would keep the states until they are collected
+        drawn = k.empty((count,), "int32")
+
+        def run() -> tuple[Tensor, Array]:  # knows nothing of the step: a cycle would keep the states until collected
             with no_grad(), states.placed(places):
-                return model.logits(model.hidden(tokens, Ctx(layout, states=states)))
+                logits = model.logits(model.hidden(tokens, Ctx(layout, states=states)))
+            if draws is not None:
+                draws.kernel(logits.data, drawn)
+            return logits, drawn
 
         self.program = Program(run)
 
 
 class Steps:
-    """Advances sequences of `states` by a token each; the same bits as forward_cached()."""
+    """Advances sequences of `states` by a token each; the same bits as forward_cached(). With `draws` the token that
+    follows is drawn inside the step."""
 
-    def __init__(self, model: Decoder, states: ContiguousStates) -> None:
+    def __init__(self, model: Decoder, states: ContiguousStates, draws: Draws | None = None) -> None:
         self.model = model
         self.states = states
+        self.draws = draws
         self._steps: dict[int, _Step] = {}
 
     def fits(self, rows: Sequence[int]) -> bool:
@@ -49,10 +57,19 @@ class Steps:
     def run(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Token i goes to sequence rows[i]; logits (n, V), valid until the next step. Raises ShapeError for a full
         cache."""
+        return self._run(rows, tokens)[0].numpy()
+
+    def draw(self, rows: Sequence[int], tokens: Sequence[int]) -> npt.NDArray[np.int32]:
+        """Token i goes to sequence rows[i]; the tokens that follow (n), -1 where none can be drawn."""
+        return self._run(rows, tokens)[1].numpy()
+
+    def _run(self, rows: Sequence[int], tokens: Sequence[int]) -> tuple[Tensor, Array]:
         count = len(rows)
+        if self.draws is not None:
+            self.draws.feed(rows)
         step = self._steps.get(count)
         if step is None:
-            step = self._steps[count] = _Step(self.model, self.states, count)
+            step = self._steps[count] = _Step(self.model, self.states, count, self.draws)
         new = [0] * len(self.states.lengths)
         for row in rows:
             new[row] = 1
@@ -64,6 +81,6 @@ class Steps:
         step.layout.k_start.copy_from(starts)
         step.layout.k_len.copy_from(past + 1)
         step.layout.positions.copy_from(past)
-        logits = step.program().numpy()
+        found = step.program()
         self.states.commit()
-        return logits
+        return found

@@ -104,6 +104,10 @@ class ModelConfig:
         """Numbers that a sequence keeps for each token: cached keys and values."""
         return sum(layer.state_numbers() for block in self.blocks for layer in block.layers)
 
+    def cache_bytes(self, stored: str = "bfloat16") -> int:
+        """Bytes of cached keys and values a token, held as float32, bfloat16 or int8 with its scales."""
+        return sum(layer.cache_bytes(stored) for block in self.blocks for layer in block.layers)
+
     def fixed_state_numbers(self) -> int:
         """Numbers that a sequence keeps whatever its length: recurrent states."""
         return sum(layer.fixed_state_numbers() for block in self.blocks for layer in block.layers)

@@ -15,7 +15,7 @@ from ..nn.module import Module, Parameter
 from ..nn.norm import Norm
 from ..nn.place import Place
 from ..qtensor import QTensor
-from ..state.spec import StateSpec
+from ..state.spec import KVSpec, StateSpec
 from ..tensor import Tensor
 from .config import ModelConfig
 
@@ -52,6 +52,7 @@ class Decoder(Module):
         self.head: Any = None if config.tie_embeddings else Parameter((config.vocab_size, width), dtype, std=std)
         self.pooler = Linear(width, width, True, std, dtype) if config.pooler else None
         self.head_bias = Parameter((config.vocab_size,), dtype) if config.head_bias else None
+        self.kv_dtype: str | None = None  # what caches of keys and values hold; None: the layers' own type
         self.remat = False  # recompute each block in the backward instead of keeping its activations
         for slot, (_, module) in enumerate(self._remembering()):
             module.slot = slot
@@ -69,10 +70,11 @@ class Decoder(Module):
 
     def state_specs(self) -> list[StateSpec]:
         """What a sequence must remember, slot by slot."""
-        return [module.state_spec() for _, module in self._remembering()]
+        specs = [module.state_spec() for _, module in self._remembering()]
+        return [spec.kept(self.kv_dtype) if isinstance(spec, KVSpec) else spec for spec in specs]
 
-    def hidden(self, tokens: Array, ctx: Ctx) -> Tensor:
-        """tokens (T) int32 -> (T, D) after the final norm."""
+    def enter(self, tokens: Array, ctx: Ctx) -> Tensor:
+        """tokens (T) int32 -> (T, D) that the first block is given."""
         ctx.check_tokens(tokens.size)
         x: Tensor = self.embed(tokens)
         if self.config.embed_scale != 1.0:
@@ -83,7 +85,11 @@ class Decoder(Module):
             x = x + self.token_types.weight[0]
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        x = drop(x, ctx, self.config.embed_dropout, stream=0)
+        return drop(x, ctx, self.config.embed_dropout, stream=0)
+
+    def hidden(self, tokens: Array, ctx: Ctx) -> Tensor:
+        """tokens (T) int32 -> (T, D) after the final norm."""
+        x = self.enter(tokens, ctx)
         for block in self.blocks:
             # What crosses from block to block besides the stream is out of a checkpoint's sight.
             remat = self.remat and not any(getattr(each, "crosses", False) for each in (block.mixer, block.ffn))

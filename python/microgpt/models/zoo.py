@@ -58,17 +58,17 @@ class Entry(NamedTuple):
     architecture: str
     parameters: int
     flops: int  # of a token, forward, at an empty context
-    state: int  # bytes of keys and values a token, float16 or bfloat16; an encoder keeps none
+    state: int  # bytes of cached keys and values a token; an encoder keeps none
     fixed: int  # bytes of recurrent states a sequence, float32
 
 
-def entries() -> list[Entry]:
-    """Every family but our own, by name."""
+def entries(stored: str = "bfloat16") -> list[Entry]:
+    """Every family but our own, by name; caches hold float32, bfloat16 or int8."""
     found = []
     for name, family in sorted(FAMILIES.items()):
         if family.keys:
             config = family.read({})
-            state = 2 * config.state_numbers() if config.causal else 0
+            state = config.cache_bytes(stored) if config.causal else 0
             found.append(Entry(name, family.architecture, config.num_parameters(), config.flops_per_token(1), state,
                                4 * config.fixed_state_numbers()))  # fmt: skip
     return found

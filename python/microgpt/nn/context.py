@@ -70,8 +70,9 @@ class Layout:
 class States(Protocol):
     """What sequences remember between calls, as the mixers see it."""
 
-    def update(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Remember new keys and values of a layer; returns all of them, in the rows that the layout names."""
+    def update(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Any, Any]:
+        """Remember new keys and values of a layer; returns all of them, in the rows that the layout names: tensors, or
+        what attention reads in their place (KVRows)."""
 
     def recurrent(self, slot: int) -> dict[str, Array]:
         """Arrays (sequences, ...) of a layer: taken up and changed in place."""

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeVar, cast, get_args, get_origin, get_type_
 
 from ..errors import ConfigError, nearest
 from ..registry import Registry
+from ..state.spec import ITEM
 from .checks import number, require
 from .rope import RopeScaling, RopeSpec
 
@@ -139,6 +140,10 @@ class LayerSpec:
     def state_numbers(self) -> int:
         """Numbers that a sequence keeps for each token."""
         return 0
+
+    def cache_bytes(self, stored: str) -> int:
+        """Bytes that a sequence keeps for each token where caches hold float32, bfloat16 or int8."""
+        return ITEM[stored] * self.state_numbers()
 
     def fixed_state_numbers(self) -> int:
         """Numbers that a sequence keeps whatever its length."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from .. import _kernels as k
+from ..errors import UsageError
+from ..qtensor import KVRows
 from ..tensor import Tensor, wide
 from . import basic
 from .layers import composed_softmax
@@ -20,8 +22,8 @@ Needs = list[bool] | None
 @op("q", "keys", "values")
 def attention(
     q: Array,
-    keys: Array,
-    values: Array,
+    keys: Any,
+    values: Any,
     q_start: Array,
     k_start: Array,
     k_len: Array,
@@ -38,8 +40,12 @@ def attention(
     q_start[s]..q_start[s+1]-1 and the keys k_start[s]..k_start[s]+k_len[s]-1; its last query stands at its last key.
     `scale` defaults to 1/sqrt(K). `window` keeps keys nearer than that many positions. `soft_cap` bounds scores by
     cap * tanh(score / cap) (Gemma 2). `alibi` (H) are slopes of the distance (Press et al. 2022, arXiv:2108.12409).
+    Keys and values may be KVRows, cached in a type of their own; then there is no gradient (UsageError).
     """
-    check_float("attention", q=q, k=keys, v=values)
+    cached = isinstance(keys, KVRows)
+    if cached is not isinstance(values, KVRows) or (cached and keys.dtype != values.dtype):
+        raise UsageError("attention: keys and values must be cached in one type, or neither")
+    check_float("attention", q=q, **({} if cached else {"k": keys, "v": values}))
     check_wide("attention", q, alibi=alibi)
     check_int32("attention", q_start=q_start, k_start=k_start, k_len=k_len)
     check(q.ndim == 3, "attention", "q", "three axes (tokens, heads, width)", q.shape)
@@ -71,13 +77,19 @@ def attention(
     }
     o = k.empty((q.shape[0], heads, values.shape[2]), q.dtype)
     lse = k.empty((heads, q.shape[0]), wide(q.dtype)) if needs else None
-    k.attention(q, keys, values, o, lse=lse, **settings)
+    if isinstance(keys, KVRows) and isinstance(values, KVRows):
+        scales: dict[str, Any] = {"k_scales": keys.scales, "v_scales": values.scales}
+        k.attention(q, keys.data, values.data, o, lse=lse, **scales, **settings)
+    else:
+        k.attention(q, keys, values, o, lse=lse, **settings)
     return o, (q, keys, values, o, lse, settings)
 
 
 @attention.backward
 def _(saved: Any, dy: Array, dq: Any, dk: Any, dv: Any) -> None:
     q, keys, values, o, lse, settings = saved
+    if isinstance(keys, KVRows):
+        raise UsageError("attention: no gradient goes through cached keys and values")
     # The kernel computes the three together; a gradient that nobody asked for goes to a scratch array.
     outputs: dict[str, Any] = {}
     slots = (("dq", dq, q), ("dk", dk, keys), ("dv", dv, values))

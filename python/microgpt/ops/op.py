@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, NoReturn
 from .. import _kernels as k
 from ..autograd import Entry, Slot, state
 from ..errors import ShapeError, UsageError
-from ..qtensor import QTensor
+from ..qtensor import KVRows, QTensor
 from ..registry import Registry
 from ..tensor import Tensor, as_array, result
 
@@ -123,7 +123,7 @@ class Op:
         if isinstance(value, (list, tuple)):
             slots = [each.slot if isinstance(each, Tensor) else None for each in value]
             return [as_array(each) for each in value], None if all(slot is None for slot in slots) else slots
-        if isinstance(value, QTensor):  # the op looks at it
+        if isinstance(value, (QTensor, KVRows)):  # the op looks at it
             return value, None
         return as_array(value), None
 
@@ -184,7 +184,8 @@ def check_state(
 
 def elements_bytes(*arrays: Any) -> int:
     """Bytes of the given arrays or tensors, None counting nothing."""
-    return sum(a.nbytes if isinstance(a, QTensor) else a.size * item_bytes(a.dtype) for a in arrays if a is not None)
+    kept = (QTensor, KVRows)
+    return sum(a.nbytes if isinstance(a, kept) else a.size * item_bytes(a.dtype) for a in arrays if a is not None)
 
 
 def item_bytes(dtype: str) -> int:

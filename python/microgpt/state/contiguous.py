@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from .. import _kernels as k
 from ..errors import ShapeError
+from ..qtensor import KVRows
 from ..tensor import Tensor
 from .spec import KVSpec, StateSpec
 
@@ -29,12 +32,18 @@ class ContiguousStates:
         self.lengths = [0] * sequences
         self._new = [0] * sequences
         self._places: Array | None = None
+        self._fresh: Array | None = None  # rows of the announced tokens, where caches have types of their own
         self._pairs: dict[int, tuple[Array, Array]] = {}
+        self._typed: dict[int, tuple[KVRows, KVRows]] = {}
         self._recurrent: dict[int, dict[str, Array]] = {}
         self._kept: list[dict[int, Snapshot]] = [{} for _ in range(sequences)]  # by length
         for slot, spec in enumerate(specs):
             if isinstance(spec, KVSpec):
                 sizes = (spec.k_dim, spec.v_dim)
+                if spec.stored is not None and spec.kv_heads:
+                    first, second = (KVRows((rows, spec.kv_heads, size), spec.stored) for size in sizes)
+                    self._typed[slot] = first, second
+                    continue
                 keys, values = (k.empty((rows, spec.kv_heads, size), spec.dtype) for size in sizes)
                 self._pairs[slot] = keys, values
             else:
@@ -53,7 +62,8 @@ class ContiguousStates:
         """Memory held, copies for going back included."""
         kept = [array for each in self._kept for snapshot in each.values() for array in snapshot]
         pairs = [array for pair in self._pairs.values() for array in pair]
-        return sum(array.nbytes for array in [*pairs, *self._arrays(), *kept])
+        typed = sum(rows.nbytes for pair in self._typed.values() for rows in pair)
+        return typed + sum(array.nbytes for array in [*pairs, *self._arrays(), *kept])
 
     def begin(self, new: Sequence[int]) -> None:
         """Announce new tokens of each sequence. Raises ShapeError when one would outgrow the capacity."""
@@ -61,9 +71,15 @@ class ContiguousStates:
             if length + count > self.capacity:
                 raise ShapeError(f"sequence {s} would have {length + count} tokens, the cache holds {self.capacity}")
         self._new = list(new)
+        self._fresh = None
 
-    def update(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor | KVRows, Tensor | KVRows]:
         """Store the packed new rows of a layer behind each sequence's past; returns the whole arrays."""
+        if slot in self._typed:
+            places = self._fresh_places() if self._places is None else self._places
+            for rows, fresh in zip(self._typed[slot], (keys.data, values.data), strict=True):
+                rows.put(fresh, places)
+            return self._typed[slot]
         pair = self._pairs[slot]
         if self._places is not None:
             for store, fresh in zip(pair, (keys.data, values.data), strict=True):
@@ -78,6 +94,14 @@ class ContiguousStates:
                     k.axpy(fresh.view((count * width,), source * width), place)
                 source += count
         return Tensor(pair[0]), Tensor(pair[1])
+
+    def _fresh_places(self) -> Array:
+        """Rows of the announced tokens, in their order."""
+        if self._fresh is None:
+            firsts = [s * self.capacity + length for s, length in enumerate(self.lengths)]
+            places = [np.arange(at, at + count, dtype=np.int32) for at, count in zip(firsts, self._new, strict=True)]
+            self._fresh = k.from_numpy(np.concatenate(places))
+        return self._fresh
 
     @contextlib.contextmanager
     def placed(self, places: Array) -> Iterator[None]:
@@ -143,6 +167,8 @@ class ContiguousStates:
             if length * width:
                 from_, to = (array.view((length * width,), s * self.capacity * width) for s in (source, target))
                 k.axpy(from_, to)
+        for rows in (rows for pair in self._typed.values() for rows in pair):
+            rows.copy_rows(source * self.capacity, target * self.capacity, length)
         for row, into in zip(self._row(source), self._row(target), strict=True):
             k.axpy(row, into)
         self._kept[target] = dict(self._kept[source])

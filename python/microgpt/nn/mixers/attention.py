@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ... import ops
-from ...state.spec import KVSpec
+from ...state.spec import ITEM, KVSpec
 from ...tensor import Tensor, full, wide
 from ..checks import number, require, whole
 from ..context import Ctx
@@ -113,6 +113,11 @@ class AttentionSpec(LayerSpec):
     def state_numbers(self) -> int:
         """Numbers of cached keys and values a token."""
         return 2 * self.kv_heads * self.head_dim if self.kv_from is None else 0
+
+    def cache_bytes(self, stored: str) -> int:
+        """Of cached keys and values a token; int8 has a float32 scale for each and head."""
+        scales = 2 * self.kv_heads * ITEM["float32"] if stored == "int8" and self.kv_from is None else 0
+        return super().cache_bytes(stored) + scales
 
     @property
     def mask(self) -> Mask:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ... import ops
+from ...state.spec import KVSpec
 from ...tensor import Tensor
 from ..checks import number, require
 from ..context import Ctx
@@ -40,6 +41,10 @@ class DifferentialSpec(AttentionSpec):
         """FLOPs of a token that sees `context` others, beyond its weights."""
         return 6 * self.heads * self.head_dim * min(context, self.window or context)
 
+    def cache_bytes(self, stored: str) -> int:
+        """As attention's, but never int8: what is stored is what values are joined of."""
+        return super().cache_bytes("bfloat16" if stored == "int8" else stored)
+
 
 @mixer(DifferentialSpec)
 class Differential(Attention):
@@ -56,6 +61,10 @@ class Differential(Attention):
             Parameter((spec.head_dim,), place.dtype, std=spec.lambda_std) for _ in range(4)
         )
         self.start = 0.8 - 0.6 * math.exp(-0.3 * place.index)  # section 2.1
+
+    def state_spec(self) -> KVSpec:
+        """As attention's, in the type that values are joined in."""
+        return replace(super().state_spec(), fixed=True)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: Ctx) -> Tensor:
         """q (T, H, K), all keys and values (rows, G, K) -> (T, H/2, 2K)."""

@@ -85,6 +85,10 @@ class ParallelSpec(LayerSpec):
         """Numbers that a sequence keeps for each token."""
         return self.left.state_numbers() + self.right.state_numbers()
 
+    def cache_bytes(self, stored: str) -> int:
+        """Bytes that a sequence keeps for each token."""
+        return self.left.cache_bytes(stored) + self.right.cache_bytes(stored)
+
     def fixed_state_numbers(self) -> int:
         """Numbers that a sequence keeps whatever its length."""
         return self.left.fixed_state_numbers() + self.right.fixed_state_numbers()
