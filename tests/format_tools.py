@@ -85,10 +85,8 @@ def mlx(model: Decoder, folder: Path, bits: int = 4, group: int = 32, float_type
         scale = rng.uniform(0.01, 0.02, (rows, columns // group)).astype(float_type)
         bias = rng.uniform(-0.1, 0.0, (rows, columns // group)).astype(float_type)
         stored[f"{base}.scales"], stored[f"{base}.biases"] = scale, bias
-        meaning = (
-            q.reshape(rows, -1, group) * scale.astype(np.float32)[:, :, None] + bias.astype(np.float32)[:, :, None]
-        )
-        arrays[own[name]][...] = meaning.reshape(rows, columns)
+        product = q.reshape(rows, -1, group).astype(scale.dtype) * scale[:, :, None]  # rounded, as MLX does
+        arrays[own[name]][...] = (product + bias[:, :, None]).astype(np.float32).reshape(rows, columns)
     safetensors.save(folder / "model.safetensors", stored)
     config = json.loads((folder / "config.json").read_text())
     config["quantization"] = {"group_size": group, "bits": bits}

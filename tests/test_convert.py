@@ -112,7 +112,7 @@ def test_a_name_that_is_not_utf8_and_a_number_beyond_float32(folder: Path, tmp_p
     assert microgpt.load(model.export(place, "f32")).decoder.config == model.decoder.config
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e308}))
-    with pytest.raises(ConfigError, match="cannot say what this model is: norm eps: expected a number"):
+    with pytest.raises(ConfigError, match=r"cannot say what this model is: .*norm eps .*: expected a number"):
         microgpt.load(folder).export(tmp_path / "m.gguf")
 
 
@@ -174,7 +174,7 @@ def test_gguf_in_capitals_and_weights_of_other_quantizers(folder: Path, tmp_path
     assert (tmp_path / "M.GGUF").read_bytes()[:4] == b"GGUF"
     assert microgpt.load(tmp_path / "M.GGUF").decoder.config.family == "llama"
     config = json.loads((folder / "config.json").read_text())
-    for method in ("gptq", "bitsandbytes", "fp8", 7):
+    for method in ("hqq", "eetq", "fp8", 7):
         (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
         with pytest.raises(ConfigError, match=f"weights quantized by .*{method}.*: plain ones, MLX's"):
             microgpt.load(folder)

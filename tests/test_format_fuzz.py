@@ -23,6 +23,7 @@ from microgpt.models.decoder import Decoder
 from microgpt.models.gguf import save_gguf
 from microgpt.models.pretrained import load_decoder, save_decoder
 from tests.format_tools import a_model, llama2c, mlx, sharded
+from tests.packed_tools import folder_of as packed_folder
 from tests.test_gguf_models import tiny
 
 EDGES = [0, 1, 2, 3, *(2**bits + off for bits in (7, 8, 15, 16, 24, 31, 32, 53, 62, 63) for off in (-1, 0)), 2**64 - 1]
@@ -135,6 +136,10 @@ FORMATS = {
     "config": folder_of("config.json", True, plain),
     "index": folder_of("model.safetensors.index.json", True, lambda folder: sharded(small(), folder)),
     "mlx_config": folder_of("config.json", True, lambda folder: mlx(small(), folder)),
+    "gptq": folder_of("model.safetensors", True, lambda folder: packed_folder("gptq", folder)),
+    "gptq_config": folder_of("config.json", True, lambda folder: packed_folder("gptq", folder)),
+    "bitsandbytes": folder_of("model.safetensors", True, lambda folder: packed_folder("bitsandbytes", folder)),
+    "compressed_config": folder_of("config.json", True, lambda folder: packed_folder("compressed", folder)),
     "llama2c": c_file,
 }
 

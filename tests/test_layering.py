@@ -16,7 +16,7 @@ LINES = [
     ["cli"],
     ["bench"],
     ["api"],
-    ["training", "engine"],
+    ["training", "engine", "quantization"],
     ["models", "optim", "data", "tokenizers", "io"],
     ["nn"],
     ["state"],

@@ -14,16 +14,29 @@ namespace {
 constexpr int64_t kQMostK = 1 << 17;         // a row's sum of codes, at most 127 each, is exact in float
 constexpr int64_t kQPieceNumbers = 1 << 18;  // of a weight that are numbers at a time: 1 MiB, which stays in L2
 
-// A weight (n, k) in `data`, checked: the type is known, the group fits it, and the data hold all blocks.
-QWeight weight_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op) {
+const QTraits& traits_of(int type, const char* op) {
   if (type < 0 || type >= kQTypes) throw usage_error(std::string(op) + ": no quantized type " + std::to_string(type));
-  const QTraits& traits = kQTraits[type];
+  return kQTraits[type];
+}
+// Blocks and tables; the order of K follows them where `data` has room for it.
+int64_t q_bytes(int type, int64_t n, int64_t k, int64_t group) {
+  traits_of(type, "q_bytes");
+  const int64_t blocks = checked_mul(checked_mul(q_panels(n), q_groups(k, group)), q_block_bytes((QType)type, group));
+  return blocks + 4 * q_table_floats((QType)type, n, k, group);
+}
+
+// A weight (n, k) in `data`, checked: the type is known, the group fits it, and the data hold all blocks and tables.
+QWeight weight_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op) {
+  const QTraits& traits = traits_of(type, op);
   if (n < 0 || k < 0 || k > kQMostK) throw shape_error(std::string(op) + ": a weight of " + std::to_string(n) + " x " + std::to_string(k));
-  const int64_t right = traits.channel ? std::max<int64_t>(traits.step, q_channel_group(k)) : group;
+  const int64_t right = traits.channel ? std::max<int64_t>(traits.step, q_channel_group(k)) : traits.group ? traits.group : group;
   if (group != right || group < 1 || group % traits.step || (!traits.channel && (group < kQLeastGroup || group > kQMostGroup)))
     throw shape_error(std::string(op) + ": groups of " + std::to_string(group) + " for " + traits.name);
-  const int64_t blocks = checked_mul(q_panels(n), q_groups(k, group));
-  return {in<uint8_t>(&data, checked_mul(blocks, q_block_bytes((QType)type, group)), op, "data"), n, k, group, (QType)type};
+  const int64_t bytes = q_bytes(type, n, k, group), tables = 4 * q_table_floats((QType)type, n, k, group);
+  const uint8_t* blocks = in<uint8_t>(&data, bytes, op, "data");
+  const bool ordered = k > 0 && data.size == bytes + 4 * k;
+  return {blocks, n, k, group, (QType)type, tables ? reinterpret_cast<const float*>(blocks + bytes - tables) : nullptr,
+          ordered ? reinterpret_cast<const int32_t*>(blocks + bytes) : nullptr};
 }
 
 uint8_t* writable_data(const Array& data, const char* op) {
@@ -39,14 +52,10 @@ void check_panels(const QWeight& w, int64_t first, int64_t rows, const char* op)
     throw shape_error(std::string(op) + ": pieces must be whole panels of " + std::to_string(kQCols) + " rows");
 }
 
-int64_t q_bytes(int type, int64_t n, int64_t k, int64_t group) {
-  if (type < 0 || type >= kQTypes) throw usage_error("q_bytes: no quantized type " + std::to_string(type));
-  return checked_mul(checked_mul(q_panels(n), q_groups(k, group)), q_block_bytes((QType)type, group));
-}
-
 void quantize(const Array& x, const Array& data, int type, int64_t n, int64_t k, int64_t group, int64_t first) {
   const char* op = "quantize";
   const QWeight w = weight_of(data, type, n, k, group, op);
+  if (!kQTraits[type].direct) throw usage_error(std::string("quantize: no rounding to ") + kQTraits[type].name);
   by_dtype(x, op, [&](auto t) {
     using T = decltype(t);
     const int64_t rows = k > 0 ? x.size / k : 0;
@@ -56,15 +65,36 @@ void quantize(const Array& x, const Array& data, int type, int64_t n, int64_t k,
   });
 }
 
-void q_pack(const Array& codes, const Array& scales, const Array& data, int type, int64_t n, int64_t k, int64_t group,
-            int64_t first) {
+void q_pack(const Array& codes, const Array& data, int type, int64_t n, int64_t k, int64_t group, const Array* scales,
+            const Array* leasts, const Array* bytes, int64_t first) {
   const char* op = "q_pack";
   const QWeight w = weight_of(data, type, n, k, group, op);
-  const int64_t rows = k > 0 ? codes.size / k : 0;
+  const QTraits& traits = kQTraits[type];
+  if (traits.part) throw usage_error(std::string("q_pack: ") + traits.name + " is made of blocks");
+  const int64_t rows = k > 0 ? codes.size / k : 0, numbers = checked_mul(rows, q_groups(k, group));
   check_panels(w, first, rows, op);
-  QPackArgs args{in<uint8_t>(&codes, checked_mul(rows, k), op, "codes"),
-                 in<float>(&scales, checked_mul(rows, q_groups(k, group)), op, "scales"), w, writable_data(data, op), rows, first};
-  run_kernel("qpack", &qpack, args, plan_qpack(args), {&codes, &scales, &data});
+  const bool small = traits.scale == QScale::exponent || traits.scale == QScale::nested;
+  QPackArgs args{in<uint8_t>(&codes, checked_mul(rows, k), op, "codes"), nullptr, nullptr, nullptr, w, writable_data(data, op), rows, first};
+  if (!small) args.scales = in<float>(scales, numbers, op, "scales");
+  if (traits.least == QLeast::minimum) args.leasts = in<float>(leasts, numbers, op, "leasts");
+  if (small || traits.least == QLeast::zero) args.bytes = in<uint8_t>(bytes, numbers, op, "bytes");
+  run_kernel("qpack", &qpack, args, plan_qpack(args), {&codes, scales, leasts, bytes, &data});
+}
+
+Array q_blocks(const Array& blocks, const Array& data, int type, int64_t n, int64_t k, int64_t group, int64_t first) {
+  const char* op = "q_blocks";
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  const int64_t bytes = q_gguf_bytes((QType)type), row_bytes = checked_mul(q_groups(k, group), bytes);
+  const bool right = kQTraits[type].group ? true : group == 32;
+  if (!bytes || !right || k % group) throw shape_error(std::string("q_blocks: GGUF has no such rows of ") + kQTraits[type].name);
+  const int64_t rows = row_bytes > 0 ? blocks.size / row_bytes : 0;
+  check_panels(w, first, rows, op);
+  const int64_t shape[] = {q_panels(rows)};
+  Array finite = make_array(DType::i32, shape, 1);
+  QBlocksArgs args{in<uint8_t>(&blocks, checked_mul(rows, row_bytes), op, "blocks"), finite.as<int32_t>(), w,
+                   writable_data(data, op), rows, first};
+  run_kernel("qblocks", &qblocks, args, plan_qblocks(args), {&blocks, &data, &finite});
+  return finite;
 }
 
 void q_dequantize(const Array& data, const Array& y, int type, int64_t n, int64_t k, int64_t group, const Array* ids,
@@ -81,18 +111,21 @@ void q_dequantize(const Array& data, const Array& y, int type, int64_t n, int64_
   });
 }
 
-void q_rows(const Array& x, const Array& codes, const Array& scales, const Array& starts, int type, int64_t m, int64_t k,
-            int64_t group) {
+void q_rows(const Array& x, const Array& codes, const Array& scales, const Array& starts, const Array& data, int type,
+            int64_t m, int64_t n, int64_t k, int64_t group) {
   const char* op = "q_rows";
-  if (type < 0 || type >= kQTypes || group < 1 || m < 0 || k < 0 || k > kQMostK) throw usage_error("q_rows: no such rows");
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  if (m < 0) throw shape_error("q_rows: negative size");
   const int64_t numbers = checked_mul(m, q_groups(k, group));
   by_dtype(x, op, [&](auto t) {
     using T = decltype(t);
     QRowsArgs<T> args{in<T>(&x, checked_mul(m, k), op, "x"),
                       reinterpret_cast<int8_t*>(out<uint8_t>(&codes, checked_mul(numbers, group), op, "codes")),
-                      out<float>(&scales, numbers, op, "scales"), out<int32_t>(&starts, numbers, op, "starts"),
-                      m, k, group, (QType)type};
-    MG_RUN(qrows, T, args, &x, &codes, &scales, &starts);
+                      out<float>(&scales, numbers, op, "scales"),
+                      out<int32_t>(&starts, numbers * q_starts(w.type), op, "starts"),
+                      w.order, m, k, group, w.type};
+    if (w.order) MG_RUN(qrows, T, args, &x, &codes, &scales, &starts, &data);
+    else MG_RUN(qrows, T, args, &x, &codes, &scales, &starts);
   });
 }
 
@@ -102,6 +135,7 @@ void q_gemm(const Array& codes, const Array& scales, const Array& starts, const 
   const char* op = "q_gemm";
   const QWeight w = weight_of(data, type, n, k, group, op);
   if (m < 0) throw shape_error("q_gemm: negative size");
+  if (kQTraits[type].book == QBook::floats) throw usage_error(std::string("q_gemm: ") + kQTraits[type].name + " has no codes that are integers");
   const Array& typed = bias ? *bias : residual ? *residual : pre ? *pre : c;  // c may be wider
   by_dtype(typed, op, [&](auto t) {
     using T = decltype(t);
@@ -110,7 +144,7 @@ void q_gemm(const Array& codes, const Array& scales, const Array& starts, const 
     args.w = w;
     args.codes = reinterpret_cast<const int8_t*>(in<uint8_t>(&codes, checked_mul(numbers, group), op, "codes"));
     args.scales = in<float>(&scales, numbers, op, "scales");
-    args.starts = in<int32_t>(&starts, numbers, op, "starts");
+    args.starts = in<int32_t>(&starts, numbers * q_starts(w.type), op, "starts");
     if (kNarrow<T> && c.dtype == dtype_of<Wide<T>>::value) args.wide_c = out<Wide<T>>(&c, mn, op, "out");
     else args.c = out<T>(&c, mn, op, "out");
     args.bias = in_opt<T>(bias, n, op, "bias");
@@ -175,25 +209,38 @@ void put_rows(const Array& x, const Array& ids, const Array& table) {
 }  // namespace
 
 void register_quantized(py::module_& m) {
-  using Row = std::tuple<std::string, int, int, int, bool, int>;
+  using Row = std::tuple<std::string, int, int, bool, int, int, int, bool, bool, int, int>;
   m.def("q_types", [] {
     std::vector<Row> rows;
-    for (const QTraits& t : kQTraits) rows.emplace_back(t.name, t.bits, t.offset, t.scale_bytes, t.channel, t.step);
+    for (const QTraits& t : kQTraits) {
+      const QType type = (QType)(&t - kQTraits);
+      rows.emplace_back(t.name, t.low + t.high, t.offset, t.channel, t.step, t.group, (int)t.least, t.direct,
+                        t.book != QBook::floats, (int)q_starts(type), (int)q_gguf_bytes(type));
+    }
     return rows;
-  }, "Name, bits, offset, bytes of a scale, whether that is a row's, and the step of groups: by number.");
+  }, "The table of types by number; QType of qtensor.py names the columns.");
   m.attr("Q_COLS") = kQCols;
   m.attr("Q_LEAST_GROUP") = kQLeastGroup;
   m.attr("Q_MOST_GROUP") = kQMostGroup;
   m.attr("Q_MOST_K") = kQMostK;
-  m.def("q_bytes", &q_bytes, py::arg("type"), py::arg("n"), py::arg("k"), py::arg("group"), "Bytes of a quantized weight (n, k).");
+  m.def("q_bytes", &q_bytes, py::arg("type"), py::arg("n"), py::arg("k"), py::arg("group"),
+        "Bytes of a quantized weight (n, k), tables at their end included; an order of its columns would follow.");
+  m.def("q_table_floats", [](int type, int64_t n, int64_t k, int64_t group) {
+    traits_of(type, "q_table_floats");
+    return q_table_floats((QType)type, n, k, group);
+  }, py::arg("type"), py::arg("n"), py::arg("k"), py::arg("group"), "float32 of the tables.");
   define<&quantize>(m, "quantize", py::arg("x"), py::arg("data"), py::arg("type"), py::arg("n"), py::arg("k"),
         py::arg("group"), py::arg("first") = 0, "Rows x of a weight, from row `first` on, to codes and scales in `data`.");
-  define<&q_pack>(m, "q_pack", py::arg("codes"), py::arg("scales"), py::arg("data"), py::arg("type"), py::arg("n"),
-        py::arg("k"), py::arg("group"), py::arg("first") = 0, "Codes (rows, k) and scales (rows, groups) of others into `data`.");
+  define<&q_pack>(m, "q_pack", py::arg("codes"), py::arg("data"), py::arg("type"), py::arg("n"), py::arg("k"),
+        py::arg("group"), py::arg("scales") = nullptr, py::arg("leasts") = nullptr, py::arg("bytes") = nullptr,
+        py::arg("first") = 0, "Codes (rows, k) and scales, minima, zeros (rows, groups) of others into `data`.");
+  define<&q_blocks>(m, "q_blocks", py::arg("blocks"), py::arg("data"), py::arg("type"), py::arg("n"), py::arg("k"),
+        py::arg("group"), py::arg("first") = 0, "Rows of GGUF blocks (rows, bytes) into `data`; by panel, 1 where all scales are finite.");
   define<&q_dequantize>(m, "q_dequantize", py::arg("data"), py::arg("y"), py::arg("type"), py::arg("n"), py::arg("k"),
         py::arg("group"), py::arg("ids") = nullptr, py::arg("first") = 0, "Rows `ids`, or those from `first` on, as numbers.");
-  define<&q_rows>(m, "q_rows", py::arg("x"), py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("type"),
-        py::arg("m"), py::arg("k"), py::arg("group"), "Activations x (m, k) to int8, for products with such a weight.");
+  define<&q_rows>(m, "q_rows", py::arg("x"), py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"),
+        py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"),
+        "Activations x (m, k) to int8, for products with such a weight.");
   define<&q_gemm>(m, "q_gemm", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"), py::arg("c"),
         py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr,
         py::arg("residual") = nullptr, py::arg("pre") = nullptr, py::arg("act") = 0);

@@ -42,20 +42,24 @@ template <class T> struct GemmArgs {
 };
 
 // Activations to int8 for a quantized product. scale = max |x| / 127 of each row and group, code = x * (127 / max) to
-// nearest even, start = -offset * (sum of the codes): what a product with unsigned weight codes starts from. A float's
+// nearest even, start = q_start_factor times the sum of a group's codes, what a product with unsigned weight codes starts from
+// (to be multiplied with the offset where the type is not direct), or of the codes of each 16 and each 32. A float's
 // arithmetic, also where x is double. Groups and K as in QWeight; codes beyond K are 0. Layout in core/qtensor.h.
 template <class T> struct QRowsArgs {
-  const T* x;       // (M, K)
-  int8_t* codes;    // (M, groups * group)
-  float* scales;    // (M, groups)
-  int32_t* starts;  // (M, groups)
+  const T* x;            // (M, K)
+  int8_t* codes;         // (M, groups * group)
+  float* scales;         // (M, groups)
+  int32_t* starts;       // (M, groups * q_starts)
+  const int32_t* order;  // (K) of the weight, or null
   int64_t m, k, group;
-  QType type;       // of the weight: says the offset and the height of tiles
+  QType type;            // of the weight: says the offset, the parts and the height of tiles
 };
 
 // C = residual + act(X W^T + bias) with X as QRowsArgs made it.
-// Promise: an element is s = fma(float(sum of the group's products), weight scale * activation scale, s) over the groups in
-// order, from 0; the sums of products are exact integers. So its bits depend on its row and column alone.
+// Promise: sums of products are exact integers, and an element depends on its row and column alone: s from 0 over the groups
+// in order, s = fma(float(sum of the group's products), weight scale * activation scale, s). Where the type has a minimum or
+// a group has several parts: t from 0 over the parts in order, t = fma(float(sum of the part's products), scale, t), then
+// t = fma(minimum, float(sum of the activation's codes), t), and s = fma(t, activation scale, s).
 template <class T> struct QGemmArgs {
   QWeight w;  // (N, K)
   const int8_t* codes;
@@ -70,7 +74,7 @@ template <class T> struct QGemmArgs {
   Act act;
 };
 
-// Rows of a quantized weight as numbers, scale * (code - offset) rounded once to T: y[i] = W[ids ? ids[i] : first + i].
+// Rows of a quantized weight as numbers (q_number), rounded once to T: y[i] = W[ids ? ids[i] : first + i].
 template <class T> struct QDequantizeArgs {
   QWeight w;
   const int32_t* ids;  // (rows) or null
@@ -83,15 +87,26 @@ template <class T> struct QDequantizeArgs {
 // One scale a column: max |x| / 127. A column with NaN or infinity, or a scale beyond float16, gets scales NaN.
 template <class T> struct QuantizeArgs {
   const T* x;     // (rows, K)
-  QWeight w;
+  QWeight w;      // of a direct type
   uint8_t* data;  // w.data, to be written; rows first .. first + rows, first a multiple of kQCols
   int64_t rows, first;
 };
 
-// Codes and scales of others into the layout of QWeight. Rows as above.
+// Codes and scales of others into the layout of QWeight. Rows as above; columns are in the order of the codes.
 struct QPackArgs {
   const uint8_t* codes;  // (rows, K), each below 2^bits
-  const float* scales;   // (rows, groups); exact in the type's own
+  const float* scales;   // (rows, groups), exact in the type's own; null where they are bytes
+  const float* leasts;   // (rows, groups) or null: minima
+  const uint8_t* bytes;  // (rows, groups) or null: integer zeros, exponents, or codes of nested scales
+  QWeight w;
+  uint8_t* data;
+  int64_t rows, first;
+};
+
+// Rows of blocks of a GGUF file (llama.cpp's q4_0 is int4, q8_0 int8) into the layout of QWeight.
+struct QBlocksArgs {
+  const uint8_t* blocks;  // (rows, bytes of a row)
+  int32_t* finite;        // a number for each panel of the rows: whether all scales and minima are
   QWeight w;
   uint8_t* data;
   int64_t rows, first;

@@ -25,5 +25,7 @@ MG_BF16_KERNELS(X)
 // The only kernel that is the same on every machine: it moves bytes.
 Plan plan_qpack(const QPackArgs& args);
 void qpack(const QPackArgs& args, const Share& share);
+Plan plan_qblocks(const QBlocksArgs& args);
+void qblocks(const QBlocksArgs& args, const Share& share);
 
 }  // namespace mg

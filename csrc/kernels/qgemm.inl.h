@@ -132,9 +132,13 @@ template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& 
   return gemm_epilogue(gemm, 0);
 }
 
+#include "kernels/qexpand.inl.h"
+#include "kernels/qstretch.inl.h"
+
 template <class T> static void qgemm(const QGemmArgs<T>& args, const Share& share) {
   const QWeight& w = args.w;
   if (args.m == 0 || w.n == 0) return;
+  if (!kQTraits[(int)w.type].direct) return qgemm_stretches(args, share);
   const QGrid grid = q_grid(args.m, w.n, w.k);
   const int64_t row_block = share.index % grid.row_blocks, col_block = share.index / grid.row_blocks;
   const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), panels = q_panels(w.n);

@@ -1,6 +1,7 @@
 // How a quantized product is cut into shares: from the shape alone.
 #pragma once
 #include "core/args.h"
+#include "core/qblock.h"
 
 namespace mg {
 

@@ -33,27 +33,37 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
 template <class T> static void qrows(const QRowsArgs<T>& args, const Share& share) {
   const int64_t most = q_tile_rows(args.type), tiles = q_tiles(args.m, most), groups = q_groups(args.k, args.group);
   const int64_t step = q_row_tiles(args.k), tile_end = (share.index + 1) * step < tiles ? (share.index + 1) * step : tiles;
+  const int64_t parts = q_starts(args.type), length = parts > 1 ? args.group / kQSixteens : args.group;
+  const int32_t factor = q_start_factor(args.type);
   int8_t codes[kQChunk];
+  T ordered[kQMostGroup];
   for (int64_t tile = share.index * step; tile < tile_end; ++tile) {
     const int64_t first = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - first;
     int8_t* words = args.codes + first * groups * args.group;
     for (int64_t r = 0; r < height; ++r) {
       for (int64_t g = 0; g < groups; ++g) {
         const int64_t begin = g * args.group, n = args.k - begin < args.group ? args.k - begin : args.group;
-        const T* x = args.x + (first + r) * args.k + begin;
+        const T *row = args.x + (first + r) * args.k, *x = args.order ? ordered : row + begin;
+        for (int64_t i = 0; args.order && i < n; ++i) ordered[i] = row[args.order[begin + i]];
         const float seen = q_largest(x, n), largest = seen < kQTiny ? 0.0f : seen, inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        float sum = 0.0f;
-        for (int64_t at = 0; at < args.group; at += kQChunk) {
-          const int64_t now = args.group - at < kQChunk ? args.group - at : kQChunk;
-          const int64_t there = n - at < now ? (n - at > 0 ? n - at : 0) : now;
-          sum += q_round(x + at, there, inverse, codes);
-          memset(codes + there, 0, (size_t)(now - there));
-          int8_t* to = words + ((begin + at) / 4 * height + r) * 4;
-          for (int64_t i = 0; i < now; i += 4) memcpy(to + i * height, codes + i, 4);
+        int32_t* starts = args.starts + first * groups * parts + g * parts * height + r;
+        bool number = true;
+        for (int64_t from = 0; from < args.group; from += length) {
+          float sum = 0.0f;
+          for (int64_t at = from; at < from + length; at += kQChunk) {
+            const int64_t left = from + length - at, now = left < kQChunk ? left : kQChunk;
+            const int64_t there = n - at < now ? (n - at > 0 ? n - at : 0) : now;
+            sum += q_round(x + at, there, inverse, codes);
+            memset(codes + there, 0, (size_t)(now - there));
+            int8_t* to = words + ((begin + at) / 4 * height + r) * 4;
+            for (int64_t i = 0; i < now; i += 4) memcpy(to + i * height, codes + i, 4);
+          }
+          number = number && sum == sum;
+          starts[from / length * height] = sum == sum ? factor * (int32_t)sum : 0;
         }
-        const int64_t place = first * groups + g * height + r;
-        args.scales[place] = sum == sum ? largest / 127.0f : NAN;
-        args.starts[place] = sum == sum ? -kQTraits[(int)args.type].offset * (int32_t)sum : 0;
+        for (int64_t p = kQSixteens; p < parts; ++p)
+          starts[p * height] = starts[2 * (p - kQSixteens) * height] + starts[(2 * (p - kQSixteens) + 1) * height];
+        args.scales[first * groups + g * height + r] = number ? largest / 127.0f : NAN;
       }
     }
   }
@@ -76,13 +86,38 @@ template <class T> static inline QFit q_fit(const T* x, int64_t n, float inverse
   return {hsum(xq), hsum(qq)};
 }
 
+// The same for 8 bits, where what integers explain differs by less than float32 resolves: the error itself is compared, of
+// the scale as it is stored.
+constexpr int kQFineCandidates = 12;
+template <class T> static inline float q_choose_fine(const T* x, int64_t n, float largest, float low, float high) {
+  const float plain = half_value(half_of(largest / high));
+  float best = INFINITY, scale = plain;
+  for (int i = -1; i < kQFineCandidates; ++i) {
+    float tried = plain;
+    if (i >= 0) {
+      const QFit fit = q_fit(x, n, (high - 4.0f + 0.5f * (float)i) / largest, low, high);
+      tried = half_value(half_of(fit.numerator / fit.denominator));
+    }
+    if (!(tried > 0.0f && tried < INFINITY)) continue;
+    const Vec factor = set1(1.0f / tried), back = set1(-tried), least = set1(low), most = set1(high);
+    Vec error = zero();
+    each_vec(0, n, [&](int64_t j, auto part) {
+      const Vec v = get(x + j, part), off = fma(back, min(max(round_even(mul(v, factor)), least), most), v);
+      error = fma(off, off, error);
+    });
+    const float sum = hsum(error);
+    if (sum < best) best = sum, scale = tried;
+  }
+  return scale;
+}
+
 // The scale of one group: NaN where a number is not finite.
 template <class T> static inline float q_choose(const T* x, int64_t n, const QTraits& traits) {
   const float largest = row_max(n, [&](int64_t i, auto part) { return abs(get(x + i, part)); });
-  const float high = (float)((1 << traits.bits) - 1 - traits.offset);
+  const float high = (float)((1 << traits.low) - 1 - traits.offset);
   if (!(largest < INFINITY)) return NAN;
   if (largest < kQTiny) return 0.0f;
-  if (traits.bits == 8) return traits.channel ? largest / high : half_value(half_of(largest / high));
+  if (traits.low == 8) return traits.channel ? largest / high : q_choose_fine(x, n, largest, (float)-traits.offset, high);
   float best = -1.0f, scale = 0.0f;
   for (int side = -1; side <= 1; side += 2) {
     for (int i = 0; i < kQCandidates; ++i) {
@@ -99,7 +134,7 @@ template <class T> static inline float q_choose(const T* x, int64_t n, const QTr
 template <class T> static void quantize(const QuantizeArgs<T>& args, const Share& share) {
   const QWeight& w = args.w;
   const QTraits& traits = kQTraits[(int)w.type];
-  const float low = (float)-traits.offset, high = (float)((1 << traits.bits) - 1 - traits.offset);
+  const float low = (float)-traits.offset, high = (float)((1 << traits.low) - 1 - traits.offset);
   const int64_t end = (share.index + 1) * kQCols, groups = q_groups(w.k, w.group);
   uint8_t codes[kQChunk];
   for (int64_t r = share.index * kQCols; r < end; ++r) {
@@ -127,25 +162,46 @@ template <class T> static void quantize(const QuantizeArgs<T>& args, const Share
   }
 }
 
+// Products and sums as q_number has them; float16 arithmetic goes number by number.
+template <class T> static inline void q_scaled(const QTraits& traits, const float* values, int64_t n, float scale, float least, T* y) {
+  const Vec factor = set1(scale), more = set1(least);
+  if (!traits.narrow) {
+    each_vec(0, n, [&](int64_t j, auto part) {
+      const Vec product = mul(get(values + j, part), factor);
+      put(y + j, traits.least == QLeast::none ? product : add(product, more), part);
+    });
+    return;
+  }
+  float numbers[kQChunk];
+  for (int64_t j = 0; j < n; ++j) numbers[j] = q_number(traits, values[j], scale, least);
+  each_vec(0, n, [&](int64_t j, auto part) { put(y + j, get(numbers + j, part), part); });
+}
+
 template <class T> static void qdequantize(const QDequantizeArgs<T>& args, const Share& share) {
   const QWeight& w = args.w;
-  const int64_t groups = q_groups(w.k, w.group);
+  const QTraits& traits = kQTraits[(int)w.type];
+  const int64_t groups = q_groups(w.k, w.group), part = q_part(w.type, w.group);
   const Range rows = range_of(share.index, args.rows, rows_per_share(w.k));
   uint8_t codes[kQChunk];
-  float values[kQChunk];
+  float values[kQChunk], meaning[256], scales[kQMostParts], leasts[kQMostParts];
+  T ordered[kQChunk];
+  q_values(w, meaning);
   for (int64_t i = rows.begin; i < rows.end; ++i) {
     const int64_t row = args.ids ? args.ids[i] : args.first + i;
     for (int64_t g = 0; g < groups; ++g) {
       const QColumn from = q_column(w, (uint8_t*)w.data, row, g);
-      const float scale = q_get_scale(w.type, from);
+      q_parts(w, from, scales, leasts);
       const int64_t begin = g * w.group, n = w.k - begin < w.group ? w.k - begin : w.group;
       for (int64_t at = 0; at < n; at += kQChunk) {
         const int64_t now = w.group - at < kQChunk ? w.group - at : kQChunk, count = n - at < now ? n - at : now;
         q_get_codes(w.type, from, codes, at, now);
-        for (int64_t j = 0; j < count; ++j) values[j] = (float)((int32_t)codes[j] - kQTraits[(int)w.type].offset);
-        each_vec(0, count, [&](int64_t j, auto part) {
-          put(args.y + i * w.k + begin + at + j, mul(get(values + j, part), set1(scale)), part);
-        });
+        for (int64_t j = 0; j < count; ++j) values[j] = meaning[codes[j]];
+        T* y = w.order ? ordered : args.y + i * w.k + begin + at;
+        for (int64_t j = 0; j < count; j += part) {
+          const int64_t p = (at + j) / part, length = count - j < part ? count - j : part;
+          q_scaled(traits, values + j, length, scales[p], leasts[p], y + j);
+        }
+        for (int64_t j = 0; w.order && j < count; ++j) args.y[i * w.k + w.order[begin + at + j]] = ordered[j];
       }
     }
   }

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/qblock.h"
 #include "ref/ref.h"
 
 namespace mg::ref {
@@ -18,13 +19,22 @@ Place place_of(int64_t m, int64_t most, int64_t row) {
   return {first, q_tile_row(m, most, tile + 1) - first, row - first};
 }
 
-std::vector<uint8_t> codes_of(const QWeight& w, int64_t row, int64_t group) {
-  std::vector<uint8_t> codes((size_t)w.group);
-  q_get_codes(w.type, q_column(w, const_cast<uint8_t*>(w.data), row, group), codes.data(), 0, w.group);
-  return codes;
+// A column's group: its codes, and what they stand for, the scales of the parts, and what is added.
+struct Group {
+  std::vector<uint8_t> codes;
+  float scales[kQMostParts], leasts[kQMostParts];
+};
+Group group_of(const QWeight& w, int64_t row, int64_t group) {
+  Group made = {std::vector<uint8_t>((size_t)w.group), {}, {}};
+  const QColumn at = q_column(w, const_cast<uint8_t*>(w.data), row, group);
+  q_get_codes(w.type, at, made.codes.data(), 0, w.group);
+  q_parts(w, at, made.scales, made.leasts);
+  return made;
 }
-double scale_of(const QWeight& w, int64_t row, int64_t group) {
-  return q_get_scale(w.type, q_column(w, const_cast<uint8_t*>(w.data), row, group));
+std::vector<float> values_of(const QWeight& w) {
+  std::vector<float> values(256);
+  q_values(w, values.data());
+  return values;
 }
 }  // namespace
 
@@ -52,13 +62,16 @@ void kv_put(const KvPutArgs<double>& args, const Share&) {
 
 // In float, as the kernels: a product of rounded activations is compared with one of the same.
 void qrows(const QRowsArgs<double>& args, const Share&) {
-  const int64_t groups = q_groups(args.k, args.group);
+  const int64_t groups = q_groups(args.k, args.group), parts = q_starts(args.type);
   for (int64_t i = 0; i < args.m; ++i) {
     const Place at = place_of(args.m, q_tile_rows(args.type), i);
     for (int64_t g = 0; g < groups; ++g) {
       float largest = 0.0f;
       bool nan = false;
-      const auto value = [&](int64_t j) { return g * args.group + j < args.k ? (float)args.x[i * args.k + g * args.group + j] : 0.0f; };
+      const auto value = [&](int64_t j) {
+        const int64_t place = g * args.group + j;
+        return place < args.k ? (float)args.x[i * args.k + (args.order ? args.order[place] : place)] : 0.0f;
+      };
       for (int64_t j = 0; j < args.group; ++j) {
         largest = std::fmax(largest, std::fabs(value(j)));
         nan = nan || std::isnan(value(j));
@@ -66,36 +79,47 @@ void qrows(const QRowsArgs<double>& args, const Share&) {
       if (nan || std::isinf(largest)) largest = NAN;  // what infinity times 127 / infinity is
       if (largest < kQTiny) largest = 0.0f;
       const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-      int32_t sum = 0;
-      for (int64_t j = 0; j < args.group; ++j) {
-        const float q = std::nearbyint(value(j) * inverse);
-        const int32_t code = std::isnan(q) ? 0 : (int32_t)q;
-        const int64_t quad = (g * args.group + j) / 4;
-        args.codes[at.first * groups * args.group + (quad * at.height + at.row) * 4 + j % 4] = (int8_t)code;
-        sum += code;
+      for (int64_t p = 0; p < parts; ++p) {  // all of it, or each 16, then each 32
+        const int64_t length = parts == 1 ? args.group : p < kQSixteens ? 16 : 32, from = p < kQSixteens ? p * length : (p - kQSixteens) * 32;
+        int32_t sum = 0;
+        for (int64_t j = from; j < from + length; ++j) {
+          const float q = std::nearbyint(value(j) * inverse);
+          const int32_t code = std::isnan(q) ? 0 : (int32_t)q;
+          const int64_t quad = (g * args.group + j) / 4;
+          args.codes[at.first * groups * args.group + (quad * at.height + at.row) * 4 + j % 4] = (int8_t)code;
+          sum += code;
+        }
+        args.starts[(at.first * groups + g * at.height) * parts + p * at.height + at.row] =
+            std::isfinite(largest) ? q_start_factor(args.type) * sum : 0;
       }
       args.scales[at.first * groups + g * at.height + at.row] = largest / 127.0f;
-      args.starts[at.first * groups + g * at.height + at.row] =
-          std::isfinite(largest) ? -kQTraits[(int)args.type].offset * sum : 0;
     }
   }
 }
 
 void qgemm(const QGemmArgs<double>& args, const Share&) {
   const QWeight& w = args.w;
-  const int64_t groups = q_groups(w.k, w.group);
+  const QTraits& traits = kQTraits[(int)w.type];
+  const int64_t groups = q_groups(w.k, w.group), part = q_part(w.type, w.group);
+  const std::vector<float> values = values_of(w);
   for (int64_t i = 0; i < args.m; ++i) {
     const Place at = place_of(args.m, q_tile_rows(w.type), i);
     for (int64_t n = 0; n < w.n; ++n) {
       double y = 0.0;
       for (int64_t g = 0; g < groups; ++g) {
-        const std::vector<uint8_t> codes = codes_of(w, n, g);
-        int64_t sum = args.starts[at.first * groups + g * at.height + at.row];
-        for (int64_t j = 0; j < w.group; ++j) {
-          const int64_t quad = (g * w.group + j) / 4;
-          sum += codes[(size_t)j] * args.codes[at.first * groups * w.group + (quad * at.height + at.row) * 4 + j % 4];
+        const Group group = group_of(w, n, g);
+        for (int64_t begin = 0; begin < w.group; begin += part) {
+          double product = 0.0, sum = 0.0;
+          for (int64_t j = begin; j < begin + part; ++j) {
+            const int64_t quad = (g * w.group + j) / 4;
+            const double x = args.codes[at.first * groups * w.group + (quad * at.height + at.row) * 4 + j % 4];
+            product += x * (double)values[group.codes[(size_t)j]];
+            sum += x;
+          }
+          if (traits.least == QLeast::none) sum = 0.0;
+          y += (product * group.scales[begin / part] + sum * group.leasts[begin / part]) *
+               args.scales[at.first * groups + g * at.height + at.row];
         }
-        y += (double)sum * scale_of(w, n, g) * args.scales[at.first * groups + g * at.height + at.row];
       }
       const int64_t to = i * w.n + n;
       if (args.bias) y += args.bias[n];
@@ -109,11 +133,17 @@ void qgemm(const QGemmArgs<double>& args, const Share&) {
 
 void qdequantize(const QDequantizeArgs<double>& args, const Share&) {
   const QWeight& w = args.w;
+  const int64_t part = q_part(w.type, w.group);
+  const std::vector<float> values = values_of(w);
   for (int64_t i = 0; i < args.rows; ++i) {
     const int64_t row = args.ids ? args.ids[i] : args.first + i;
-    for (int64_t k = 0; k < w.k; ++k) {
-      const int32_t code = codes_of(w, row, k / w.group)[(size_t)(k % w.group)];
-      args.y[i * w.k + k] = scale_of(w, row, k / w.group) * (code - kQTraits[(int)w.type].offset);
+    for (int64_t g = 0; g < q_groups(w.k, w.group); ++g) {
+      const Group group = group_of(w, row, g);
+      for (int64_t j = 0; j < w.group && g * w.group + j < w.k; ++j) {
+        const int64_t k = g * w.group + j, p = j / part;
+        args.y[i * w.k + (w.order ? w.order[k] : k)] =
+            q_number(kQTraits[(int)w.type], values[group.codes[(size_t)j]], group.scales[p], group.leasts[p]);
+      }
     }
   }
 }
@@ -135,11 +165,11 @@ void quantize(const QuantizeArgs<double>& args, const Share&) {
         if (std::fabs(value(j)) > std::fabs(largest)) largest = value(j);
       }
       const QColumn to = q_column(w, args.data, args.first + r, g);
-      q_put_scale(w.type, to, finite ? (float)(traits.bits == 8 ? std::fabs(largest) / 127.0 : largest / -8.0) : NAN);
+      q_put_scale(w.type, to, finite ? (float)(traits.low == 8 ? std::fabs(largest) / 127.0 : largest / -8.0) : NAN);
       const double scale = q_get_scale(w.type, to);
       std::vector<uint8_t> codes((size_t)w.group, (uint8_t)traits.offset);
       for (int64_t j = 0; finite && scale != 0.0 && j < w.group; ++j) {
-        const double most = (1 << traits.bits) - 1 - traits.offset;
+        const double most = (1 << traits.low) - 1 - traits.offset;
         const double q = std::fmin(std::fmax(std::nearbyint(value(j) / scale), -traits.offset), most);
         codes[(size_t)j] = (uint8_t)((int)q + traits.offset);
       }

@@ -1,4 +1,5 @@
 // Quantized weights: every target against the reference, integers exact at their extremes, rows alone and in a batch.
+#include "core/qblock.h"
 #include "kernel_case.h"
 
 namespace {
@@ -17,13 +18,14 @@ std::vector<uint8_t> packed(QType type, int64_t n, int64_t k, int64_t group, boo
   std::vector<uint8_t> data = empty_weight(type, n, k, group), codes((size_t)(n * k));
   std::vector<float> scales((size_t)(n * q_groups(k, group)));
   Random random(7);
-  const uint64_t most = (1u << kQTraits[(int)type].bits) - 1;
+  const uint64_t most = (1u << kQTraits[(int)type].low) - 1;
   for (uint8_t& code : codes) {
     const uint64_t kind = random.next() >> 20 & 3;
     code = (uint8_t)(kind == 0 ? 0 : kind == 1 ? most : (random.next() >> 20) % (most + 1));
   }
   for (float& scale : scales) scale = unit_scales ? 1.0f : half_value(half_of((float)random.uniform(-0.02, 0.02)));
-  const QPackArgs args{codes.data(), scales.data(), {data.data(), n, k, group, type}, data.data(), n, 0};
+  const QPackArgs args{codes.data(), scales.data(), nullptr, nullptr, {data.data(), n, k, group, type, nullptr, nullptr},
+                       data.data(), n, 0};
   run_shares(&qpack, args, plan_qpack(args), true);
   return data;
 }
@@ -52,7 +54,7 @@ TEST_CASE("qrows and qgemm") {
     std::vector<int8_t> codes((size_t)(s.m * groups * group)), right = codes;
     std::vector<float> scales((size_t)(s.m * groups)), right_scales = scales;
     std::vector<int32_t> starts((size_t)(s.m * groups)), right_starts = starts;
-    ref::qrows(QRowsArgs<double>{x.as<double>(), right.data(), right_scales.data(), right_starts.data(), s.m, s.k, group, s.type},
+    ref::qrows(QRowsArgs<double>{x.as<double>(), right.data(), right_scales.data(), right_starts.data(), nullptr, s.m, s.k, group, s.type},
                Share{0, 1, nullptr});
     for (const bool unit : {true, false}) {
       const std::vector<uint8_t> data = packed(s.type, s.n, s.k, group, unit);
@@ -61,7 +63,7 @@ TEST_CASE("qrows and qgemm") {
       const auto make = [&](auto t) {
         using T = decltype(t);
         QGemmArgs<T> args{};
-        args.w = {data.data(), s.n, s.k, group, s.type};
+        args.w = {data.data(), s.n, s.k, group, s.type, nullptr, nullptr};
         args.codes = right.data(), args.scales = unit ? ones.data() : right_scales.data(), args.starts = right_starts.data();
         args.c = c.as<T>(), args.m = s.m, args.act = unit ? Act::none : Act::silu;
         if (!unit) args.bias = bias.as<T>(), args.residual = residual.as<T>(), args.pre = pre.as<T>();
@@ -77,7 +79,7 @@ TEST_CASE("qrows and qgemm") {
     for (const Target& target : targets()) {
       if (!target.supported) continue;
       INFO(std::string(target.name));
-      const QRowsArgs<float> args{x.as<float>(), codes.data(), scales.data(), starts.data(), s.m, s.k, group, s.type};
+      const QRowsArgs<float> args{x.as<float>(), codes.data(), scales.data(), starts.data(), nullptr, s.m, s.k, group, s.type};
       std::fill(codes.begin(), codes.end(), (int8_t)77);
       run_shares(target.table()->qrows, args, plan_qrows(args), true);
       CHECK(codes == right);
@@ -99,10 +101,10 @@ TEST_CASE("a row of a quantized product has the same bits alone") {
         std::vector<int8_t> codes((size_t)(count * groups * group));
         std::vector<float> scales((size_t)(count * groups)), c((size_t)(count * n));
         std::vector<int32_t> starts((size_t)(count * groups));
-        const QRowsArgs<float> rounded{rows, codes.data(), scales.data(), starts.data(), count, k, group, type};
+        const QRowsArgs<float> rounded{rows, codes.data(), scales.data(), starts.data(), nullptr, count, k, group, type};
         run_shares(target.table()->qrows, rounded, plan_qrows(rounded), false);
         QGemmArgs<float> args{};
-        args.w = {data.data(), n, k, group, type};
+        args.w = {data.data(), n, k, group, type, nullptr, nullptr};
         args.codes = codes.data(), args.scales = scales.data(), args.starts = starts.data(), args.c = c.data(), args.m = count;
         args.act = Act::none;
         run_shares(target.table()->qgemm, args, plan_qgemm(args), false);
@@ -133,10 +135,10 @@ TEST_CASE("activations that are not finite") {
           std::vector<int8_t> codes((size_t)(m * groups * group));
           std::vector<float> scales((size_t)(m * groups)), c((size_t)(m * n));
           std::vector<int32_t> starts((size_t)(m * groups));
-          const QRowsArgs<float> rounded{x.as<float>(), codes.data(), scales.data(), starts.data(), m, k, group, type};
+          const QRowsArgs<float> rounded{x.as<float>(), codes.data(), scales.data(), starts.data(), nullptr, m, k, group, type};
           run_shares(target.table()->qrows, rounded, plan_qrows(rounded), false);
           QGemmArgs<float> args{};
-          args.w = {data.data(), n, k, group, type};
+          args.w = {data.data(), n, k, group, type, nullptr, nullptr};
           args.codes = codes.data(), args.scales = scales.data(), args.starts = starts.data(), args.c = c.data(), args.m = m;
           args.act = Act::none;
           run_shares(target.table()->qgemm, args, plan_qgemm(args), false);
@@ -161,7 +163,7 @@ TEST_CASE("qdequantize") {
       Buffer y = Buffer::output(rows * k);
       const auto make = [&](auto t) {
         using T = decltype(t);
-        return QDequantizeArgs<T>{{data.data(), n, k, group, type}, gather ? ids.data() : nullptr, y.as<T>(), rows, 13};
+        return QDequantizeArgs<T>{{data.data(), n, k, group, type, nullptr, nullptr}, gather ? ids.data() : nullptr, y.as<T>(), rows, 13};
       };
       CHECK_KERNEL(qdequantize, make, (Tolerance{0.0, 0.0}), &y);  // one product of 11 by 8 bits
     }
@@ -181,7 +183,7 @@ TEST_CASE("quantize") {
       for (int64_t i = 0; i < k; ++i) x.set(i, 0.0f), x.set(2 * k + i, 1e-42f);
       x.set(k, NAN);
       std::vector<uint8_t> right = empty_weight(type, n, k, group);
-      const QWeight w = {right.data(), n, k, group, type};
+      const QWeight w = {right.data(), n, k, group, type, nullptr, nullptr};
       ref::quantize(QuantizeArgs<double>{x.as<double>(), w, right.data(), n, 0}, Share{0, 1, nullptr});
       const auto error = [&](std::vector<uint8_t>& data, int64_t r, int64_t g) {
         const QColumn at = q_column(w, data.data(), r, g);
@@ -199,7 +201,7 @@ TEST_CASE("quantize") {
         if (!target.supported) continue;
         INFO(std::string(target.name));
         std::vector<uint8_t> data = empty_weight(type, n, k, group);
-        const QuantizeArgs<float> args{x.as<float>(), {data.data(), n, k, group, type}, data.data(), n, 0};
+        const QuantizeArgs<float> args{x.as<float>(), {data.data(), n, k, group, type, nullptr, nullptr}, data.data(), n, 0};
         run_shares(target.table()->quantize, args, plan_quantize(args), true);
         for (int64_t r = 0; r < q_panels(n) * kQCols; ++r) {
           for (int64_t g = 0; g < groups; ++g) {

@@ -80,12 +80,14 @@ __all__: list[str] = [
     "peak_fma",
     "pool_stats",
     "put_rows",
+    "q_blocks",
     "q_bytes",
     "q_dequantize",
     "q_gemm",
     "q_matmul",
     "q_pack",
     "q_rows",
+    "q_table_floats",
     "q_types",
     "quantize",
     "read",
@@ -585,6 +587,11 @@ def put_rows(x: Array, ids: Array, table: Array) -> None:
     table[ids[t]] = x[t]
     """
 
+def q_blocks(blocks: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> Array:
+    """
+    Rows of GGUF blocks (rows, bytes) into `data`; by panel, 1 where all scales are finite.
+    """
+
 def q_bytes(
     type: typing.SupportsInt | typing.SupportsIndex,
     n: typing.SupportsInt | typing.SupportsIndex,
@@ -592,7 +599,7 @@ def q_bytes(
     group: typing.SupportsInt | typing.SupportsIndex,
 ) -> int:
     """
-    Bytes of a quantized weight (n, k).
+    Bytes of a quantized weight (n, k), tables at their end included; an order of its columns would follow.
     """
 
 def q_dequantize(
@@ -638,19 +645,42 @@ def q_matmul(
     y = residual + act(x W^T + bias) with the numbers of W; to_inputs: y (+)= x W.
     """
 
-def q_pack(codes: Array, scales: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:
+def q_pack(
+    codes: Array,
+    data: Array,
+    type: int,
+    n: int,
+    k: int,
+    group: int,
+    scales: Array | None = None,
+    leasts: Array | None = None,
+    bytes: Array | None = None,
+    first: int = 0,
+) -> None:
     """
-    Codes (rows, k) and scales (rows, groups) of others into `data`.
+    Codes (rows, k) and scales, minima, zeros (rows, groups) of others into `data`.
     """
 
-def q_rows(x: Array, codes: Array, scales: Array, starts: Array, type: int, m: int, k: int, group: int) -> None:
+def q_rows(
+    x: Array, codes: Array, scales: Array, starts: Array, data: Array, type: int, m: int, n: int, k: int, group: int
+) -> None:
     """
     Activations x (m, k) to int8, for products with such a weight.
     """
 
-def q_types() -> list[tuple[str, int, int, int, bool, int]]:
+def q_table_floats(
+    type: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    group: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
     """
-    Name, bits, offset, bytes of a scale, whether that is a row's, and the step of groups: by number.
+    float32 of the tables.
+    """
+
+def q_types() -> list[tuple[str, int, int, bool, int, int, int, bool, bool, int, int]]:
+    """
+    The table of types by number; QType of qtensor.py names the columns.
     """
 
 def quantize(x: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:

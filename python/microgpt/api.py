@@ -32,8 +32,9 @@ from .models.gguf import save_gguf
 from .models.gguf_config import facts_of
 from .models.pooling import Pooling, pooling_of, read_pooling
 from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
-from .models.quantized import KEPT, Report, Scheme, quantize_decoder, weights_of
+from .models.quantized import KEPT, Filters, Report, Scheme, weights_of
 from .nn.context import Ctx, Layout
+from .quantization import quantize_model
 from .state.spec import kv_type
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
@@ -384,17 +385,22 @@ def quantize(
     group_size: int = 32,
     method: str = "rtn",
     say: Callable[[str], None] | None = None,
+    *,
+    filters: Filters = (),
+    **options: Any,
 ) -> Report:
     """Round a model's matrices to 4 or 8 bits in place, a scale for every `group_size` numbers.
 
-    Embeddings and head have 8; norms and biases stay. `method` rtn rounds to nearest with a search for the scales.
-    `say` is told of each matrix. Raises ConfigError, NonFiniteError naming the weight.
+    Embeddings and head have 8; norms and biases stay. `filters` give what they select another type, or float:
+    {"blocks.0.*": "int8"}; the first that fits. `method` rtn rounds to nearest with a search for the scales; imatrix,
+    gptq and awq look at what the model does with a `calibration` text; for this and other `options` see
+    quantization.quantize_model(). Raises ConfigError, NonFiniteError naming the weight, DataError.
 
-        microgpt.quantize(model, bits=4).relative_error
+        microgpt.quantize(model, bits=4, method="gptq", calibration="text.txt").relative_error
     """
-    scheme = Scheme.of_bits(bits, group_size, method)
+    scheme = Scheme.of_bits(bits, group_size, filters)
     with model._lock:
-        return quantize_decoder(model.decoder, scheme, say)
+        return quantize_model(model.decoder, model.tokenizer, scheme, method, say=say, **options)
 
 
 def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:

@@ -1,7 +1,8 @@
 """QTensor: a weight (N, K) of a few bits a number, as the products read it.
 
-The types are rows of a table in csrc/core/qtensor.h: codes of 4 or 8 bits, value = scale * (code - offset), a float16
-scale for each group of K or a float32 one for each row. The matmul looks at a weight's type; there is no layer for it.
+The types are rows of a table in csrc/core/qtensor.h: a code's value (itself less an offset, or an entry of a table)
+times a scale, plus a minimum where a type has one; a scale for each group of K, or for each row. Codes and scales are
+the source's, at its own bits a weight. The matmul looks at a weight's type; there is no layer for it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _kernels as k
-from .errors import ConfigError, NonFiniteError, ShapeError, UsageError, nearest
+from .errors import ConfigError, FormatError, NonFiniteError, ShapeError, UsageError, nearest
 from .tensor import Room, Tensor, numpy_dtype
 
 Array = k.Array
@@ -22,20 +23,27 @@ PIECE = 1 << 20  # numbers quantized at a time: what is between a file and the c
 
 
 class QType(NamedTuple):
-    """`bits` of a code; value = scale * (code - `offset`); scales of `scale_bytes`, one a row where `channel`."""
+    """`bits` of a code; value = scale * (code - `offset`) (+ minimum), a scale a row where `channel`."""
 
     number: int
     name: str
     bits: int
     offset: int
-    scale_bytes: int
     channel: bool
     step: int  # groups are multiples of it
+    fixed: int  # the only group, or 0
+    least: int  # what is added to a group: 0 nothing, 1 a minimum, 2 -scale times an integer zero
+    rounds: bool  # we round numbers to it
+    product: bool  # its codes are integers, which products with int8 activations take; else they take its numbers
+    starts: int  # sums of codes that activations keep of a group
+    block: int  # bytes of a GGUF block of 32 or 256 numbers, or 0
 
     def group(self, inner: int, group: int) -> int:
         """Numbers that share a scale, in rows of `inner`. Raises ConfigError for a group that kernels do not have."""
         if self.channel:
             return max(self.step, -(-inner // self.step) * self.step)
+        if self.fixed:
+            return self.fixed
         least, most = k.Q_LEAST_GROUP, k.Q_MOST_GROUP
         if not (isinstance(group, int) and least <= group <= most and group % self.step == 0):
             raise ConfigError(f"group_size: expected a multiple of {self.step} from {least} to {most}, got {group!r}")
@@ -43,6 +51,10 @@ class QType(NamedTuple):
 
 
 Q_TYPES = {row[0]: QType(number, *row) for number, row in enumerate(k.q_types())}
+# Types by GGUF's names, where a file's blocks are kept as they are; Q4_0 and Q8_0 are types of ours in groups of 32.
+GGUF_TYPES = {"Q4_0": "int4", "Q8_0": "int8"}
+GGUF_TYPES |= {name.upper(): name for name, row in Q_TYPES.items() if row.block and row.fixed}
+NESTED = 256  # scales of nf4_double that share a float32, counted row after row
 
 
 def q_type(name: str) -> QType:
@@ -52,6 +64,21 @@ def q_type(name: str) -> QType:
     return Q_TYPES[name]
 
 
+def _exact(values: Any, type: QType, what: str) -> Array:
+    """Scales or minima as float32, finite and such as the type holds. Raises NonFiniteError, ConfigError."""
+    wide = np.ascontiguousarray(values, np.float32)
+    if not np.isfinite(wide).all():
+        raise NonFiniteError(f"{what}: expected finite numbers, got NaN or infinity")
+    held: np.dtype[Any] = np.dtype(np.float32)
+    if not type.channel and type.product:
+        held = numpy_dtype("bfloat16") if type.name.endswith("_bf16") else np.dtype(np.float16)
+    with np.errstate(over="ignore"):
+        kept = wide.astype(held).astype(np.float32)
+    if held.itemsize == 2 and not np.array_equal(kept, wide):
+        raise ConfigError(f"{what}: expected numbers of {held.name} for {type.name}, got others")
+    return k.from_numpy(wide)
+
+
 class QTensor:
     """A quantized weight of `shape` (N, K); `dtype` is that of the numbers it stands for.
 
@@ -59,7 +86,7 @@ class QTensor:
     or its numbers with the activations as they are ("float"). It takes no gradient; gradients go through it.
     """
 
-    __slots__ = ("activations", "data", "dtype", "group", "shape", "type")
+    __slots__ = ("activations", "data", "dtype", "group", "ordered", "shape", "type")
 
     slot = None
     ndim = 2
@@ -71,17 +98,23 @@ class QTensor:
         group: int = 32,
         dtype: str = "float32",
         room: Room | None = None,
+        ordered: bool = False,
     ) -> None:
-        """Memory for codes and scales, in `room` if given. Raises ConfigError, ShapeError."""
+        """Memory for codes and scales, in `room` if given; `ordered`: also for an order of K. Raises ConfigError,
+        ShapeError.
+        """
         n, inner = shape
         self.type = q_type(type)
         if not 0 < inner <= k.Q_MOST_K or n < 1:
             raise ShapeError(f"a quantized weight expected two axes of 1 to {k.Q_MOST_K} columns, got {tuple(shape)}")
+        if ordered and self.type.channel:
+            raise ConfigError(f"{type} has one scale a row: an order of its columns says nothing")
         self.shape = (n, inner)
         self.group = self.type.group(inner, group)
         self.dtype = dtype
         self.activations = "int8"
-        size = k.q_bytes(self.type.number, n, inner, self.group)
+        self.ordered = ordered
+        size = k.q_bytes(self.type.number, n, inner, self.group) + 4 * inner * ordered
         self.data: Array = k.empty((size,), "uint8") if room is None else room.take((size,))
 
     @classmethod
@@ -96,17 +129,92 @@ class QTensor:
         if numbers.ndim != 2:
             raise ShapeError(f"{what}: expected two axes (out, in), got {numbers.shape}")
         kept = dtype or (values.dtype if isinstance(values, (Tensor, Array)) else "float32")
+        if not q_type(type).rounds:
+            known = ", ".join(name for name, row in Q_TYPES.items() if row.rounds)
+            raise ConfigError(f"{what}: numbers are not rounded to {type}, which is read from files; known: {known}")
         made = cls(numbers.shape, type, group, kept)
         made.fill(lambda start, stop: numbers[start:stop], what)
+        return made
+
+    @classmethod
+    def pack(
+        cls,
+        type: str,
+        codes: npt.NDArray[Any],
+        scales: npt.NDArray[Any],
+        minimums: npt.NDArray[Any] | None = None,
+        zeros: npt.NDArray[Any] | None = None,
+        codebook: npt.NDArray[Any] | None = None,
+        permutation: npt.NDArray[Any] | None = None,
+        *,
+        nested: tuple[npt.NDArray[Any], float, npt.NDArray[Any]] | None = None,
+        group: int = 32,
+        dtype: str = "float32",
+        room: Room | None = None,
+    ) -> QTensor:
+        """Codes and scales of others, kept as they are.
+
+        `codes` (N, K) uint8 below 2^bits, `scales` (N, groups of K) in numbers that the type's scales hold exactly.
+        - int8, int4 (float16 scales), int8_bf16, int4_bf16, int8_channel (float32, (N, 1)): scale * (code - 128 or 8).
+        - affine8, affine4, affine8_bf16, affine4_bf16 (MLX): scale * code + minimum, either rounded to the scales'
+          type; `minimums` (N, groups). q4_1, q5_1 are the same in float32.
+        - zero8, zero4, zero8_bf16, zero4_bf16 (AWQ, GPTQ): scale * (code - zero); `zeros` (N, groups) below 2^bits.
+        - mxfp4: `scales` uint8, E8M0; codes E2M1.
+        - nf4: codebook[code] * scale, float32; `codebook` (16), any values. nf4_double: scales are uint8 into
+          `nested`, a table (256), an offset and a float32 scale for each 256 of them, counted row after row:
+          table[s] * scale + offset.
+        `permutation` (K): place j of the codes is column permutation[j] of the weight (GPTQ's act-order: a stable
+        argsort of g_idx); groups are of the codes' order.
+        Raises ShapeError, ConfigError, NonFiniteError.
+        """
+        made = cls(codes.shape, type, group, dtype, room, permutation is not None)
+        made.set_tables(codebook, nested)
+        if permutation is not None:
+            made.set_order(permutation)
+        made.put(0, codes, scales, minimums, zeros)
         return made
 
     @classmethod
     def from_codes(
         cls, codes: npt.NDArray[Any], scales: npt.NDArray[Any], type: str, group: int = 32, dtype: str = "float32"
     ) -> QTensor:
-        """Codes (N, K) and scales (N, groups of K) of others, kept as they are."""
-        made = cls(codes.shape, type, group, dtype)
-        made.put(0, codes, scales)
+        """pack() for codes with nothing but scales."""
+        return cls.pack(type, codes, scales, group=group, dtype=dtype)
+
+    @classmethod
+    def from_ggml(
+        cls,
+        kind: str,
+        rows: npt.NDArray[np.uint8] | Callable[[int, int], npt.NDArray[np.uint8]],
+        shape: tuple[int, ...],
+        dtype: str = "float32",
+        room: Room | None = None,
+        what: str = "weight",
+    ) -> QTensor:
+        """A weight out of blocks of GGUF's type `kind` (a key of GGUF_TYPES), kept as they are.
+
+        `rows`: all bytes, or a function of start and stop that gives those of these rows. Raises ConfigError,
+        ShapeError, and NonFiniteError naming `what` where a scale is not finite.
+        """
+        if kind not in GGUF_TYPES:
+            raise ConfigError(f"{what}: blocks of {kind!r} are not kept{nearest(kind, GGUF_TYPES)}")
+        if len(shape) != 2:
+            raise ShapeError(f"{what}: expected two axes, got {tuple(shape)}")
+        n, inner = shape
+        made = cls((n, inner), GGUF_TYPES[kind], 32, dtype, room)
+        if inner % made.group:
+            raise ShapeError(f"{what}: rows of {kind} expected a multiple of {made.group} numbers, got {inner}")
+        each = inner // made.group * made.type.block
+        whole = None if callable(rows) else np.asarray(rows, np.uint8).reshape(-1)
+        for start, stop in made.pieces():
+            piece = rows(start, stop) if callable(rows) else whole[start * each : stop * each]  # type: ignore[index]
+            if piece.size != (stop - start) * each:
+                raise ShapeError(
+                    f"{what}: {stop - start} rows of {kind} take {(stop - start) * each} bytes, got {piece.size}"
+                )
+            given = k.from_numpy(np.ascontiguousarray(piece).reshape(-1))
+            if not k.q_blocks(given, made.data, *made._sizes(), first=start).numpy().all():
+                raise NonFiniteError(f"{what}: scales of {kind} in rows {start} to {stop - 1} are not finite")
         return made
 
     def fill(self, rows: Callable[[int, int], npt.NDArray[Any]], what: str = "weight") -> None:
@@ -120,17 +228,90 @@ class QTensor:
                 raise NonFiniteError(f"{what}: expected finite numbers that fit {self.type.name}, got {wide}")
             k.quantize(k.from_numpy(np.ascontiguousarray(values)), self.data, *self._sizes(), first=start)
 
-    def put(self, first: int, codes: npt.NDArray[Any], scales: npt.NDArray[Any]) -> None:
-        """Codes and scales of rows from `first` on, a multiple of 32, as others made them."""
+    def put(
+        self,
+        first: int,
+        codes: npt.NDArray[Any],
+        scales: npt.NDArray[Any],
+        minimums: npt.NDArray[Any] | None = None,
+        zeros: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Codes and scales of rows from `first` on, a multiple of 32, as others made them; see pack()."""
         n, inner = codes.shape
         groups = -(-inner // self.group)
-        if inner != self.shape[1] or scales.shape != (n, groups):
-            raise ShapeError(f"scales: expected ({n}, {groups}) for codes {codes.shape}, got {scales.shape}")
-        if codes.size and int(codes.max()) >> self.type.bits:
-            raise ShapeError(f"codes: expected numbers below {1 << self.type.bits}, got {int(codes.max())}")
-        given = k.from_numpy(np.ascontiguousarray(codes, np.uint8))
-        scale = k.from_numpy(np.ascontiguousarray(scales, np.float32))
-        k.q_pack(given, scale, self.data, *self._sizes(), first=first)
+        least = self.type.least
+        small = zeros if least == 2 else scales if scales.dtype == np.uint8 else None
+        given: dict[str, npt.NDArray[Any] | None] = {"scales": scales}
+        if least == 1 or minimums is not None:
+            given["minimums"] = minimums
+        if least == 2 or zeros is not None:
+            given["zeros"] = zeros
+        for name, each in given.items():
+            if each is None or (name == "minimums" and least != 1) or (name == "zeros" and least != 2):
+                raise ConfigError(f"{name}: {self.type.name} {'needs' if each is None else 'has no'} {name}")
+            if inner != self.shape[1] or each.shape != (n, groups):
+                raise ShapeError(f"{name}: expected ({n}, {groups}) for codes {codes.shape}, got {each.shape}")
+        for name, each in (("codes", codes), ("zeros", zeros)):
+            if each is not None and each.size and not 0 <= int(each.min()) <= int(each.max()) < 1 << self.type.bits:
+                bad = max(int(each.max()), -int(each.min()))
+                raise ShapeError(f"{name}: expected numbers below {1 << self.type.bits}, got {bad}")
+        bytes_only = self.type.name in ("mxfp4", "nf4_double")
+        if bytes_only != (scales.dtype == np.uint8):
+            raise ConfigError(
+                f"scales: {self.type.name} expected {'uint8' if bytes_only else 'numbers'}, got {scales.dtype}"
+            )
+        k.q_pack(
+            k.from_numpy(np.ascontiguousarray(codes, np.uint8)),
+            self.data,
+            *self._sizes(),
+            scales=None if bytes_only else _exact(scales, self.type, "scales"),
+            leasts=None if minimums is None else _exact(minimums, self.type, "minimums"),
+            bytes=None if small is None else k.from_numpy(np.ascontiguousarray(small, np.uint8)),
+            first=first,
+        )
+
+    def set_tables(
+        self,
+        codebook: npt.NDArray[Any] | None,
+        nested: tuple[npt.NDArray[Any], float, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        """What codes of NF4 stand for, and the scales of its scales; see pack(). Nothing for other types."""
+        floats = k.q_table_floats(*self._sizes())
+        wanted = floats > 0, floats > 16
+        for name, has, want in (
+            ("codebook", codebook is not None, wanted[0]),
+            ("nested", nested is not None, wanted[1]),
+        ):
+            if has != want:
+                raise ConfigError(f"{name}: {self.type.name} {'needs' if want else 'has no'} {name}")
+        if codebook is None:
+            return
+        parts = [np.asarray(codebook, np.float32).reshape(-1)]
+        if nested is not None:
+            parts += [np.asarray(each, np.float32).reshape(-1) for each in nested]
+        sizes = [16, 256, 1, floats - 273][: len(parts)]
+        for name, part, size in zip(("codebook", "table", "offset", "nested scales"), parts, sizes, strict=False):
+            if part.size != size:
+                raise ShapeError(f"{name}: expected {size} numbers, got {part.size}")
+            if not np.isfinite(part).all():
+                raise NonFiniteError(f"{name}: expected finite numbers, got NaN or infinity")
+        end = k.q_bytes(*self._sizes())
+        self.data.numpy()[end - 4 * floats : end] = np.concatenate(parts).view(np.uint8)
+
+    def set_order(self, permutation: npt.NDArray[Any]) -> None:
+        """The column of the weight at each place of the codes. Raises ShapeError unless it is a permutation of K."""
+        inner, order = self.shape[1], np.asarray(permutation)
+        if not self.ordered or order.shape != (inner,) or not np.array_equal(np.sort(order), np.arange(inner)):
+            raise ShapeError(f"permutation: expected each of 0 to {inner - 1} once, got {order.shape}")
+        self.data.numpy()[-4 * inner :] = order.astype(np.int32).view(np.uint8)
+
+    def check(self, what: str = "weight") -> None:
+        """Raises FormatError naming `what` where bytes from a file hold an order that is none."""
+        if self.ordered:
+            try:
+                self.set_order(self.data.numpy()[-4 * self.shape[1] :].copy().view(np.int32))
+            except ShapeError as error:
+                raise FormatError(f"{what}: {error}") from None
 
     def pieces(self) -> list[tuple[int, int]]:
         """Rows that are worked on at a time: start and stop."""

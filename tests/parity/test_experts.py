@@ -9,7 +9,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from microgpt import _kernels as k
 from microgpt.io.names import from_file
-from microgpt.io.shards import dequantized
+from microgpt.io.packed import opened
 from microgpt.io.stored import Stored
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
@@ -52,5 +52,5 @@ def test_mxfp4():
     want = convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales), dtype=torch.float32).numpy()
     stored = {name: Stored(each.shape, "uint8", lambda each=each: each)
               for name, each in (("w_blocks", blocks), ("w_scales", scales))}  # fmt: skip
-    got = dequantized(stored, {}, "here")["w"]
+    got = opened(stored, {}, "here")["w"]
     assert got.shape == want.shape and np.array_equal(got.array(), want)

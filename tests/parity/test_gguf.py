@@ -15,9 +15,11 @@ from microgpt.io.gguf import GgufFile
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.gguf import FILE_TYPES
+from microgpt.qtensor import GGUF_TYPES, QTensor
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.parity import gguf_files as files
 from tests.test_golden import SETTINGS
+from tests.test_qtypes import blocks
 
 
 @pytest.mark.parametrize("name", files.known())
@@ -65,3 +67,11 @@ def test_we_read_what_it_writes(tmp_path: Path):
     for tensor in theirs.tensors:
         want = gguf.dequantize(tensor.data, tensor.tensor_type)
         assert np.array_equal(ours.array(tensor.name).astype(np.float32).reshape(want.shape), want)
+
+
+@pytest.mark.parametrize("kind", sorted(GGUF_TYPES))
+def test_blocks_that_stay_quantized_have_the_numbers_of_gguf_py(kind: str) -> None:
+    raw = blocks(kind, 40, 512)
+    want = gguf.dequantize(raw, files.reference(kind)).reshape(40, 512)
+    got = QTensor.from_ggml(kind, raw, (40, 512)).dequantize()
+    assert np.array_equal(got.view(np.uint32), want.view(np.uint32))

@@ -72,8 +72,18 @@ def examine() -> dict[str, Any]:
         os.environ.update(removed)
     if found:
         found["environment"] = {**found["environment"], **removed}
+        found["quantized"] = quantized(found["isa"])
     warnings = _warnings(found) if found else []
     return {**found, "libraries": libraries(), "warnings": warnings, "problems": problems}
+
+
+def quantized(isa: str) -> dict[str, str]:
+    """Each quantized type with "fast", or why it is slow here."""
+    from ..qtensor import Q_TYPES
+
+    scalar = "slow: no vector instructions"
+    slow = "slow: its codes are no integers, so products take its numbers"
+    return {name: scalar if isa == "scalar" else "fast" if row.product else slow for name, row in Q_TYPES.items()}
 
 
 def libraries() -> dict[str, str | None]:
@@ -122,6 +132,13 @@ def _isa_why(found: dict[str, Any]) -> str:
     return "the best that this processor and this build have"
 
 
+def _quantized_text(found: dict[str, str]) -> str:
+    kinds: dict[str, list[str]] = {}
+    for name, speed in found.items():
+        kinds.setdefault(speed, []).append(name)
+    return "; ".join(f"{speed}: {', '.join(names)}" for speed, names in kinds.items())
+
+
 def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     isas = ", ".join(f"{name} ({'ok' if ok else 'not on this processor'})" for name, ok in found["isas"].items())
     threads = f"{found['threads']} ({found['threads_why']})"
@@ -135,6 +152,7 @@ def _rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("features", found["features"]),
         ("instruction set", f"{found['isa']} ({_isa_why(found)})"),
         ("in this build", isas),
+        ("quantized types", _quantized_text(found["quantized"])),
         ("threads", threads),
         ("OpenMP", found["openmp"]),
         ("memory", f"{_size(found['memory_total'])}, {_size(found['memory_available'])} available"),

@@ -94,7 +94,7 @@ class Stored:
     where the file holds plain numbers, fills a target of the same type with as many rows.
 
     `blocks`: the GGUF type of a quantized matrix, and a function of start and stop that gives the bytes of these rows
-    (rows, bytes) as they are.
+    (rows, bytes) as they are. `packed`: codes and scales of other layouts (packed.Packed).
     """
 
     shape: tuple[int, ...]
@@ -103,6 +103,7 @@ class Stored:
     rows: Callable[[int, int], npt.NDArray[Any]] | None = None
     into: Callable[[int, npt.NDArray[Any]], None] | None = None
     blocks: tuple[str, Callable[[int, int], npt.NDArray[Any]]] | None = None
+    packed: Any = None
 
     def derived(self, array: Callable[[], npt.NDArray[Any]], shape: tuple[int, ...] | None = None) -> Stored:
         """Another tensor, that `array` makes of this one."""

@@ -73,8 +73,8 @@ class Decoder(Module):
         specs = [module.state_spec() for _, module in self._remembering()]
         return [spec.kept(self.kv_dtype) if isinstance(spec, KVSpec) else spec for spec in specs]
 
-    def hidden(self, tokens: Array, ctx: Ctx) -> Tensor:
-        """tokens (T) int32 -> (T, D) after the final norm."""
+    def enter(self, tokens: Array, ctx: Ctx) -> Tensor:
+        """tokens (T) int32 -> (T, D) that the first block is given."""
         ctx.check_tokens(tokens.size)
         x: Tensor = self.embed(tokens)
         if self.config.embed_scale != 1.0:
@@ -85,7 +85,11 @@ class Decoder(Module):
             x = x + self.token_types.weight[0]
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        x = drop(x, ctx, self.config.embed_dropout, stream=0)
+        return drop(x, ctx, self.config.embed_dropout, stream=0)
+
+    def hidden(self, tokens: Array, ctx: Ctx) -> Tensor:
+        """tokens (T) int32 -> (T, D) after the final norm."""
+        x = self.enter(tokens, ctx)
         for block in self.blocks:
             # What crosses from block to block besides the stream is out of a checkpoint's sight.
             remat = self.remat and not any(getattr(each, "crosses", False) for each in (block.mixer, block.ffn))

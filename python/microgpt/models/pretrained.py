@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from .. import _kernels as k
 from .. import system
-from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
-from ..io import files, llama2c, safetensors, shards
+from ..errors import CheckpointError, ConfigError, FormatError, NonFiniteError, StorageError, nearest
+from ..io import files, llama2c, packed, safetensors, shards
 from ..io.names import Rule, matched, to_file
 from ..io.stored import Stored
 from ..nn.checks import whole
 from ..nn.module import unfilled
-from ..qtensor import QTensor
+from ..qtensor import GGUF_TYPES, QTensor
 from ..tensor import Room
 from . import gguf, quantized
 from .config import ModelConfig
@@ -124,16 +124,11 @@ def read_config(values: dict[str, Any], folder: Path) -> ModelConfig:
     for key in ("num_hidden_layers", "n_layer"):  # before as many blocks are made
         if isinstance(values.get(key), int):
             whole(f"{folder / 'config.json'}: {key}", values[key], 1, 1024)
-    config = values.get("quantization_config")
-    method = config.get("quant_method") if isinstance(config, dict) else None
-    if method not in (None, "mxfp4"):
-        raise ConfigError(
-            f"{folder / 'config.json'}: weights quantized by {str(method)[:40]!r}: plain ones, MLX's and MXFP4 are "
-            "read; transformers' `dequantize()` and `save_pretrained()` make plain ones; many models have a GGUF file"
-        )
-    quantization = values.get("quantization")  # MLX's, under both names; shards.dequantized reads it
-    ours = {key: value for key, value in values.items() if not (key in ("quantization", "quantized") or (
-        key == "quantization_config" and value == quantization))}  # fmt: skip
+    packed.method_of(values, str(folder / "config.json"))
+    # How the weights are stored: read by io.packed and models.quantized.
+    ours = {
+        key: value for key, value in values.items() if key not in ("quantization", "quantized", "quantization_config")
+    }
     try:
         return FAMILIES.get(kind).read(ours)
     except ConfigError as error:
@@ -224,7 +219,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     values = read_json(folder / "config.json")
     config = read_config(values, folder)
     family = FAMILIES.get(config.family)
-    weights = shards.dequantized(shards.open_folder(folder), values, str(folder))
+    weights = packed.opened(shards.open_folder(folder), values, str(folder))
     rules = family.rules(config) if family.rules is not None else None
     codes = values.get("quantized")
     if codes is None:
@@ -270,6 +265,8 @@ def take(
         model = Decoder(config, dtype=chosen, seed=None)
     own = dict(model.named_parameters())
     spots = quantized.places(model) if rounds else {}
+    if scheme is not None:
+        scheme.check(spots)
     wrong: list[str] = []
     left = set(own)
     for name, row in found.codes.items():
@@ -313,11 +310,18 @@ def _codes(
     """A matrix as codes and scales: as the file has it, or rounded; None where it stays numbers."""
     if row is not None:
         return quantized.restored(row, stored, dtype, where + name, room)
-    if keep and stored.blocks is not None and stored.blocks[0] in quantized.BLOCKS:
-        return quantized.from_blocks(*stored.blocks, stored.shape, dtype, room)
+    if keep and stored.blocks is not None and stored.blocks[0] in GGUF_TYPES:
+        return QTensor.from_ggml(*stored.blocks, stored.shape, dtype, room, where + name)
+    if keep and stored.packed is not None:
+        try:
+            return quantized.from_packed(stored.packed, dtype, room)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{where}{name}: {error}") from None
     if scheme is None:
         return None
-    kind = scheme.tables if table else scheme.layers
+    kind = scheme.of(name, table)
+    if kind is None:
+        return None
     return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, name, report, where, room)
 
 

@@ -7,41 +7,69 @@ model.safetensors holds their codes and scales as bytes, as the kernels read the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels as k
-from ..errors import ConfigError, FormatError, nearest
+from ..errors import ConfigError, FormatError, NonFiniteError, nearest
+from ..filters import Filter, matches
+from ..io import ggml, ggml_quantize
+from ..io.packed import Packed
 from ..io.stored import Stored
 from ..nn.linear import Linear
 from ..nn.module import Module
-from ..qtensor import QTensor, q_type
+from ..qtensor import Q_TYPES, QTensor, q_type
 from ..tensor import Room, numpy_dtype
 from .decoder import Decoder
 
 Row = tuple[str, int, int, int]  # type, group, rows, columns
+Filters = Mapping[str, str] | Iterable[tuple[Filter, str]]  # what they select -> its type, or float for none
+Progress = Callable[[int, int, str], None]  # told matrices done, all, and the name of the next
 LAYOUT = 1  # of codes and scales in files
 # By name: the type of matrices in layers, and that of embeddings and head. 8 bits there are what Q6_K is to llama.cpp.
 SCHEMES = {"int4": ("int4", "int8"), "int8": ("int8", "int8"), "int8_channel": ("int8_channel", "int8")}
 SCHEMES |= {"q4_0": SCHEMES["int4"], "q8_0": SCHEMES["int8"]}  # llama.cpp's names of such blocks
+FLOAT = "float"  # what a rule calls a weight that stays numbers
+# Types of GGUF's blocks that numbers are rounded to, by GGUF's own rules or our search, whatever the method.
+BLOCKS = {name.lower(): name for name in ggml_quantize.ENCODERS if name.lower() in Q_TYPES}
 KEPT = "keep"  # a file's own blocks where they are among the types
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Types of the matrices in layers and of tables (embeddings, head), and the numbers that share a scale."""
+    """Types of the matrices in layers and of tables (embeddings, head), and the numbers that share a scale.
+
+    `rules`: pairs of a filter over weights' names and the type of what it selects, float for none; the first that fits.
+    """
 
     layers: str
     tables: str
     group: int = 32
+    rules: tuple[tuple[Filter, str], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (self.layers, self.tables):
+        for name in (self.layers, self.tables, *(type for _, type in self.rules if type != FLOAT)):
+            if not q_type(name).rounds and name not in BLOCKS:
+                known = [other for other, row in Q_TYPES.items() if row.rounds]
+                raise ConfigError(f"numbers are not rounded to {name}; known: {', '.join((*known, *BLOCKS))}")
             q_type(name).group(256, self.group)
+
+    def of(self, name: str, table: bool) -> str | None:
+        """The type of a weight, None where it stays numbers."""
+        for where, type in self.rules:
+            if matches(where, name):
+                return None if type == FLOAT else type
+        return self.tables if table else self.layers
+
+    def check(self, names: Collection[str]) -> None:
+        """Raises ConfigError for a rule that selects none of these weights: it would be a mistake."""
+        for where, _ in self.rules:
+            if not any(matches(where, name) for name in names):
+                raise ConfigError(f"filter {where!r} matches no weight; names look like {', '.join(list(names)[:6])}")
 
     @classmethod
     def named(cls, name: str, group: int = 32) -> Scheme:
@@ -51,13 +79,12 @@ class Scheme:
         return cls(*SCHEMES[name], group)
 
     @classmethod
-    def of_bits(cls, bits: int, group: int = 32, method: str = "rtn") -> Scheme:
-        """4 or 8 bits, rounded to nearest. Raises ConfigError for others."""
-        if method != "rtn":
-            raise ConfigError(f"method: expected rtn (round to nearest), got {method!r}")
+    def of_bits(cls, bits: int, group: int = 32, filters: Filters = ()) -> Scheme:
+        """4 or 8 bits in layers, and what `filters` say. Raises ConfigError for others."""
         if bits not in (4, 8):
             raise ConfigError(f"bits: expected 4 or 8, got {bits!r}")
-        return cls.named(f"int{bits}", group)
+        rules = filters.items() if isinstance(filters, Mapping) else filters
+        return replace(cls.named(f"int{bits}", group), rules=tuple(rules))
 
 
 @dataclass
@@ -65,13 +92,25 @@ class Report:
     """What quantizing did: numbers, bytes and squared error of the weights that were rounded, by name."""
 
     weights: dict[str, tuple[int, int, float, float]] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
     say: Callable[[int, int], None] | None = None  # told how many weights and matrices are done
 
     def add(self, name: str, weight: QTensor, error: float, square: float) -> None:
         """A weight whose squares sum up to `square`, and those of what rounding took to `error`."""
         self.weights[name] = weight.size, weight.nbytes, error, square
+        self.types[name] = weight.type.name
         if self.say is not None:
             self.say(sum(row[0] for row in self.weights.values()), len(self.weights))
+
+    def measure(self, name: str, weight: QTensor, rows: Callable[[int, int], npt.NDArray[Any]]) -> None:
+        """Add a weight that was made of rows(start, stop)."""
+        error = square = 0.0
+        for start, stop in weight.pieces():
+            values = rows(start, stop).astype(np.float32)
+            square += float(np.vdot(values, values))
+            values -= weight.dequantize(start, stop)
+            error += float(np.vdot(values, values))
+        self.add(name, weight, error, square)
 
     @property
     def bits_per_weight(self) -> float:
@@ -81,8 +120,29 @@ class Report:
     @property
     def relative_error(self) -> float:
         """Root of the squared error over that of the squares."""
-        square = sum(w[3] for w in self.weights.values())
-        return math.sqrt(sum(w[2] for w in self.weights.values()) / square) if square else 0.0
+        return _relative(self.weights.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Bits a weight and relative error: of all, of each type, and of each matrix by name."""
+        kinds: dict[str, list[tuple[int, int, float, float]]] = {}
+        for name, row in self.weights.items():
+            kinds.setdefault(self.types[name], []).append(row)
+        return {
+            **_summary(self.weights.values()),
+            "types": {kind: {"matrices": len(rows), **_summary(rows)} for kind, rows in kinds.items()},
+            "matrices": {name: {"type": self.types[name], **_summary([row])} for name, row in self.weights.items()},
+        }
+
+
+def _relative(rows: Collection[tuple[int, int, float, float]]) -> float:
+    square = sum(row[3] for row in rows)
+    return math.sqrt(sum(row[2] for row in rows) / square) if square else 0.0
+
+
+def _summary(rows: Collection[tuple[int, int, float, float]]) -> dict[str, Any]:
+    count = sum(row[0] for row in rows)
+    bits = 8.0 * sum(row[1] for row in rows) / max(1, count)
+    return {"weights": count, "bits_per_weight": bits, "relative_error": _relative(rows)}
 
 
 def places(model: Decoder) -> dict[str, tuple[Module, str, bool]]:
@@ -116,32 +176,46 @@ def rounded(
     """A weight made of rows(start, stop), piece by piece. Raises NonFiniteError naming it and `where` it is."""
     if len(shape) != 2:
         raise ConfigError(f"{where}{name}: expected two axes, got {shape}")
-    made = QTensor((shape[0], shape[1]), type, group, dtype, room=room)
-    made.fill(rows, where + name)
+    if type in BLOCKS:
+        encoded = _encoded(rows, BLOCKS[type], where + name)
+        made = QTensor.from_ggml(BLOCKS[type], encoded, shape, dtype, room, where + name)
+    else:
+        made = QTensor((shape[0], shape[1]), type, group, dtype, room=room)
+        made.fill(rows, where + name)
     if report is not None:
-        error = square = 0.0
-        for start, stop in made.pieces():
-            values = rows(start, stop).astype(np.float32)
-            square += float(np.vdot(values, values))
-            values -= made.dequantize(start, stop)
-            error += float(np.vdot(values, values))
-        report.add(name, made, error, square)
+        report.measure(name, made, rows)
     return made
+
+
+def _encoded(
+    rows: Callable[[int, int], npt.NDArray[Any]], kind: str, what: str
+) -> Callable[[int, int], npt.NDArray[np.uint8]]:
+    def blocks(start: int, stop: int) -> npt.NDArray[np.uint8]:
+        try:
+            return ggml_quantize.quantize(rows(start, stop), ggml.NAMED[kind])
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{what}: {error}") from None
+
+    return blocks
 
 
 def _rows_of(values: npt.NDArray[Any]) -> Callable[[int, int], npt.NDArray[Any]]:
     return lambda start, stop: values[start:stop]
 
 
-def quantize_decoder(model: Decoder, scheme: Scheme, say: Callable[[str], None] | None = None) -> Report:
+def quantize_decoder(
+    model: Decoder, scheme: Scheme, say: Callable[[str], None] | None = None, progress: Progress | None = None
+) -> Report:
     """Round a model's matrices in place, each let go before the next one is made; what is rounded already stays."""
     report, room = Report(), Room("uint8")
     found = places(model)
+    scheme.check(found)
     for number, (name, (module, attribute, table)) in enumerate(found.items(), 1):
-        weight = getattr(module, attribute)
-        if isinstance(weight, QTensor):
+        weight, type = getattr(module, attribute), scheme.of(name, table)
+        if isinstance(weight, QTensor) or type is None:
             continue
-        type = scheme.tables if table else scheme.layers
+        if progress is not None:
+            progress(number - 1, len(found), name)
         made = rounded(_rows_of(weight.numpy()), weight.shape, type, scheme.group, weight.dtype, name, report, "", room)
         setattr(module, attribute, made)
         if say is not None:
@@ -185,14 +259,16 @@ def restored(row: Row, stored: Stored, dtype: str, what: str, room: Room | None 
     """A weight of a file of our own layout. Raises FormatError where its bytes are not as many as its shape needs."""
     type, group, n, inner = row
     size = q_bytes(type, group, n, inner)
-    if stored.dtype != "uint8" or stored.shape != (size,):
+    ordered = stored.shape == (size + 4 * inner,) and not q_type(type).channel  # by a permutation of the columns
+    if stored.dtype != "uint8" or not (ordered or stored.shape == (size,)):
         raise FormatError(f"{what}: expected {size} bytes, got {stored.dtype} of shape {stored.shape}")
-    made = QTensor((n, inner), type, group, dtype, room=room)
+    made = QTensor((n, inner), type, group, dtype, room, ordered)
     data = made.data.numpy()
     if stored.into is None:
         data[...] = stored.array()
     else:
         stored.into(0, data)
+    made.check(what)
     return made
 
 
@@ -208,28 +284,6 @@ def arrays(model: Decoder) -> Iterator[tuple[str, npt.NDArray[Any]]]:
         yield name, weight.data.numpy()
 
 
-# -- blocks of GGUF ----------------------------------------------------------------------------------------------------
-BLOCKS = {"Q4_0": "int4", "Q8_0": "int8"}  # the same numbers: code - offset times a float16 scale, in groups of 32
-
-
-def from_blocks(
-    kind: str,
-    rows: Callable[[int, int], npt.NDArray[Any]],
-    shape: tuple[int, ...],
-    dtype: str,
-    room: Room | None = None,
-) -> QTensor:
-    """A weight out of Q4_0 or Q8_0 blocks: rows(start, stop) gives their bytes (rows, bytes). Exact."""
-    made = QTensor((shape[0], shape[1]), BLOCKS[kind], 32, dtype, room=room)
-    layout = np.dtype([("d", "<f2"), ("qs", "u1", 16 if kind == "Q4_0" else 32)])
-    for start, stop in made.pieces():
-        blocks = np.ascontiguousarray(rows(start, stop)).view(layout)  # (rows, groups)
-        quants = blocks["qs"]
-        codes = np.concatenate([quants & 15, quants >> 4], axis=-1) if kind == "Q4_0" else quants ^ np.uint8(128)
-        made.put(start, codes.reshape(stop - start, -1), blocks["d"].astype(np.float32))
-    return made
-
-
 def bytes_needed(
     shapes: Mapping[str, tuple[int, ...]], dtype: str, scheme: Scheme | None, given: Mapping[str, Row]
 ) -> int:
@@ -239,8 +293,63 @@ def bytes_needed(
         if name in given:
             total += q_bytes(*given[name])
         elif scheme is not None and len(shape) == 2 and name not in ("positions.weight", "token_types.weight"):
-            table = name in ("embed.weight", "head")
-            total += q_bytes(scheme.tables if table else scheme.layers, scheme.group, *shape)
+            type = scheme.of(name, name in ("embed.weight", "head"))
+            total += item * math.prod(shape) if type is None else q_bytes(type, scheme.group, *shape)
         else:
             total += item * math.prod(shape)
     return total
+
+
+# -- matrices of others' folders ---------------------------------------------------------------------------------------
+def from_packed(packed: Packed, dtype: str, room: Room | None = None) -> QTensor | None:
+    """A matrix as a QTensor of the same numbers, None where no type holds them."""
+    n, inner = packed.shape
+    order = None
+    if packed.order is not None:
+        order = np.argsort(packed.order, kind="stable")
+        if not np.array_equal(packed.order[order], np.arange(inner) // packed.group):
+            return None  # groups of other sizes than the one
+    scales = packed.scales(0, n)
+    zeros = None if packed.zeros is None else packed.zeros(0, n)
+    if zeros is not None and (zeros == 1 << (packed.bits - 1)).all():
+        zeros = None
+    type = _type_of(packed, zeros, scales.shape[1])
+    if type is None:
+        return None
+    try:
+        made = QTensor((n, inner), type, packed.group, dtype, room, order is not None)
+    except ConfigError:  # such a group
+        return None
+    if order is not None:
+        made.set_order(order)
+    nested = packed.nested if type == "nf4_double" else None
+    made.set_tables(packed.table, None if nested is None else nested[1:])
+    bytes_of = None if nested is None else nested[0](0, n)
+    minimums = None if packed.minimums is None else packed.minimums(0, n)
+    whole = packed.codes(0, n) if packed.whole else None
+    for start, stop in made.pieces():
+        codes = packed.codes(start, stop) if whole is None else whole[start:stop]
+        made.put(
+            start,
+            codes if order is None else codes[:, order],
+            scales[start:stop] if bytes_of is None else bytes_of[start:stop],
+            None if minimums is None else minimums[start:stop],
+            None if zeros is None else zeros[start:stop].astype(np.uint8),
+        )
+    return made
+
+
+def _type_of(packed: Packed, zeros: npt.NDArray[Any] | None, groups: int) -> str | None:
+    if packed.table is not None:
+        return "nf4" if packed.nested is None else "nf4_double"
+    if packed.bits not in (4, 8):
+        return None
+    symmetric = zeros is None and packed.minimums is None
+    if symmetric and (packed.zeros is None and packed.offset != 1 << (packed.bits - 1)):
+        return None
+    if symmetric and packed.bits == 8 and groups == 1 and packed.order is None:
+        return "int8_channel"
+    if packed.floats == "float32" or (zeros is not None and zeros.max() >= 1 << packed.bits):
+        return None
+    kind = "int" if symmetric else "affine" if packed.minimums is not None else "zero"
+    return f"{kind}{packed.bits}{'_bf16' if packed.floats == 'bfloat16' else ''}"

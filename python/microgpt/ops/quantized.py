@@ -15,26 +15,28 @@ Array = k.Array
 
 
 class Rows(NamedTuple):
-    """Activations (M, K) as int8 codes, scales, and what sums start from; `key`: the weights they are made for."""
+    """Activations (M, K) as int8 codes, scales, and sums of codes; `key`: the weights they are made for."""
 
     codes: Array
     scales: Array
     starts: Array
-    key: tuple[int, int]
+    key: tuple[int, int, int]
 
 
-def key_of(weight: QTensor) -> tuple[int, int]:
-    """Weights of one key take the same activations."""
-    return weight.type.number, weight.group
+def key_of(weight: QTensor) -> tuple[int, int, int]:
+    """Weights of one key take the same activations; so do types without tiles of their own whose groups are alike."""
+    type = weight.type
+    number = type.number if type.rounds else -type.starts
+    return number, weight.group, id(weight.data) if weight.ordered else 0
 
 
 def rows_of(x: Array, weight: QTensor) -> Rows:
     """x (..., K) rounded to int8 for a weight (N, K)."""
-    inner = weight.shape[1]
-    m, groups = x.size // inner, -(-inner // weight.group)
-    codes = k.empty((m * groups * weight.group,), "uint8")
-    scales, starts = k.empty((m * groups,), "float32"), k.empty((m * groups,), "int32")
-    k.q_rows(x, codes, scales, starts, weight.type.number, m, inner, weight.group)
+    number, n, inner, group = weight.sizes
+    m, groups = x.size // inner, -(-inner // group)
+    codes = k.empty((m * groups * group,), "uint8")
+    scales, starts = k.empty((m * groups,), "float32"), k.empty((m * groups * weight.type.starts,), "int32")
+    k.q_rows(x, codes, scales, starts, weight.data, number, m, n, inner, group)
     return Rows(codes, scales, starts, key_of(weight))
 
 
@@ -44,14 +46,14 @@ def shared_rows(x: Tensor, weights: Sequence[Any]) -> Rows | None:
     if len(weights) < 2 or not isinstance(first, QTensor) or not rounds(x.data, first, x.slot is not None):
         return None
     for weight in weights[1:]:
-        if not isinstance(weight, QTensor) or key_of(weight) != key_of(first) or weight.activations != "int8":
+        if not isinstance(weight, QTensor) or key_of(weight) != key_of(first) or not rounds(x.data, weight, False):
             return None
     return rows_of(x.data, first)
 
 
 def rounds(x: Array, weight: QTensor, taped: bool) -> bool:
-    """Whether activations are rounded: not where a gradient will be asked for, and never from float64."""
-    return weight.activations == "int8" and not taped and x.dtype != "float64"
+    """Whether activations are rounded: not where a gradient will be asked for, never from float64, nor for NF4."""
+    return weight.activations == "int8" and weight.type.product and not taped and x.dtype != "float64"
 
 
 def linear(

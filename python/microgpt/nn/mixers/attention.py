@@ -205,7 +205,7 @@ class Attention(Module):
 
     def _normed(self, x: Tensor, norm: Norm | HeadNorm) -> Tensor:
         if self.spec.qk_norm_over == "width":
-            return norm(x.reshape(x.shape[0], -1)).reshape(*x.shape)
+            return norm(x.reshape(-1, x.shape[1] * x.shape[2])).reshape(*x.shape)
         return norm(x)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: Ctx) -> Tensor:

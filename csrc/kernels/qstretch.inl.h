@@ -1,0 +1,181 @@
+// Products with the types that have no tiles of their own: blocks are expanded once for all the tiles of a share.
+
+struct QStretchTile {
+  const int8_t* a;  // [quad][row] words
+  const uint8_t *b, *high, *table;
+  int64_t parts, part, b_step;   // of k; bytes of codes from part to part, or of a block from group to group
+  const uint8_t* next;           // the next stretch, of which each part fetches its share, so that memory is read in order
+  int64_t next_step;
+  const float *scales, *leasts;  // [part][column]
+  int shift;                     // of starts: codes' offset is 2^shift
+  const int32_t* starts;         // [part][row]
+  const float* x_scales;         // [part][row], or [row] where a scale serves all parts
+  float* out;                    // [row][kQCols], added to
+};
+
+// Codes of a part as bytes, in a stretch or in blocks of 8 bits.
+struct QWhole {
+  template <int R, int V>
+  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
+    q_dots<Q8, R, V>(sum, t.b + p * t.b_step + 4 * col, a, t.part / 4);
+  }
+};
+// Codes of a part taken out of the planes of blocks: what one tile alone does.
+template <class Planes, bool Super> struct QSplit {
+  template <int R, int V>
+  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
+    const int64_t skip = Super ? 0 : p * t.b_step, begin = Super ? p * t.part / 4 : 0, end = begin + t.part / 4;
+    for (int64_t quad = begin; quad < end; quad += Planes::kStep, a += 4 * R * Planes::kStep) {
+      Ints parts[V][Planes::kStep];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) Planes::split(t.b + skip, t.high + skip, t.table, quad, 4 * (col + v * kWidth), parts[v]);
+#pragma GCC unroll 8
+      for (int q = 0; q < Planes::kStep; ++q) {
+#pragma GCC unroll 12
+        for (int r = 0; r < R; ++r) {
+          const Quads x = quads(a + 4 * (q * R + r));
+#pragma GCC unroll 2
+          for (int v = 0; v < V; ++v) sum[r][v] = dot(sum[r][v], parts[v][q], x);
+        }
+      }
+    }
+  }
+};
+
+// Super: the activations have one scale for all parts.
+template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch(const QStretchTile& t) {
+  constexpr int V = kQVectors;
+  for (int64_t col = 0; col < kQCols; col += V * kWidth) {
+    const int8_t* a = t.a;
+    Vec total[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) total[r][v] = Super ? zero() : load(t.out + r * kQCols + col + v * kWidth);
+    }
+    for (int64_t p = 0; p < t.parts; ++p) {
+      if (col == 0)
+        for (int64_t i = 0; i < t.next_step; i += 64) __builtin_prefetch(t.next + p * t.next_step + i);
+      Ints sum[R][V];
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const Ints start = Least ? ints(0) : raised(ints(t.starts[p * R + r]), t.shift);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) sum[r][v] = start;
+      }
+      Codes::template dots<R, V>(t, sum, p, col, a);
+      Vec scale[V], least[V];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        scale[v] = load(t.scales + p * kQCols + col + v * kWidth);
+        if (Least) least[v] = load(t.leasts + p * kQCols + col + v * kWidth);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+                const Vec x_sum = Least ? to_floats(ints(t.starts[p * R + r])) : zero();  // negative
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+          if (Super) {
+            total[r][v] = fma(to_floats(sum[r][v]), scale[v], total[r][v]);
+            if (Least) total[r][v] = fnma(least[v], x_sum, total[r][v]);
+          } else if (Least) {
+            const Vec part = fnma(least[v], x_sum, mul(to_floats(sum[r][v]), scale[v]));
+            total[r][v] = fma(part, set1(t.x_scales[p * R + r]), total[r][v]);
+          } else {
+            total[r][v] = fma(to_floats(sum[r][v]), mul(scale[v], set1(t.x_scales[p * R + r])), total[r][v]);
+          }
+        }
+      }
+      a += R * t.part;
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        float* out = t.out + r * kQCols + col + v * kWidth;
+        store(out, Super ? fma(total[r][v], set1(t.x_scales[r]), load(out)) : total[r][v]);
+      }
+    }
+  }
+}
+
+// Of so few tiles each takes codes apart for itself, and no bytes are stored; not where a lane's work is a loop.
+constexpr int64_t kQSplitTiles = kWidth >= 8 ? 2 : 0;
+
+using QStretchFn = void (*)(const QStretchTile&);
+template <class Codes, bool Super, bool Least> static inline QStretchFn q_stretch_of(int64_t rows) {
+  static constexpr QStretchFn tiles[kQGroupRows] = {
+      &q_tile_stretch<Codes, 1, Super, Least>, &q_tile_stretch<Codes, 2, Super, Least>, &q_tile_stretch<Codes, 3, Super, Least>,
+      &q_tile_stretch<Codes, 4, Super, Least>, &q_tile_stretch<Codes, 5, Super, Least>, &q_tile_stretch<Codes, 6, Super, Least>};
+  return tiles[rows - 1];
+}
+static inline QStretchFn q_stretch_of(const QTraits& t, bool split, int64_t rows) {
+  const bool least = t.least != QLeast::none;
+  if constexpr (kQSplitTiles > 0) {
+    if (split) {
+      return q_planes_of(t, [&](auto planes) {
+        using P = decltype(planes);
+        if (t.part) return least ? q_stretch_of<QSplit<P, true>, true, true>(rows) : q_stretch_of<QSplit<P, true>, true, false>(rows);
+        return least ? q_stretch_of<QSplit<P, false>, false, true>(rows) : q_stretch_of<QSplit<P, false>, false, false>(rows);
+      });
+    }
+  }
+  if (t.part) return least ? q_stretch_of<QWhole, true, true>(rows) : q_stretch_of<QWhole, true, false>(rows);
+  return least ? q_stretch_of<QWhole, false, true>(rows) : q_stretch_of<QWhole, false, false>(rows);
+}
+
+constexpr int64_t kQTogether = 16;  // tiles that meet a stretch one after the other: their sums stay in L1
+
+template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Share& share) {
+  const QWeight& w = args.w;
+  const QTraits& traits = kQTraits[(int)w.type];
+  const QGrid grid = q_grid(args.m, w.n, w.k);
+  const int64_t row_block = share.index % grid.row_blocks, col_block = share.index / grid.row_blocks;
+  const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), panels = q_panels(w.n);
+  const int64_t tile_begin = row_block * tiles / grid.row_blocks, tile_end = (row_block + 1) * tiles / grid.row_blocks;
+  const int64_t panel_end = (col_block + 1) * panels / grid.col_blocks;
+  const int64_t groups = q_groups(w.k, w.group), block_bytes = q_block_bytes(w.type, w.group);
+  const int64_t low_bytes = q_low_bytes(w.type, w.group);
+  const int64_t part = q_part(w.type, w.group), parts = w.group / part;  // of a group
+  const int64_t starts = q_starts(w.type), together = kQStretch / w.group;
+  const int64_t skipped = traits.part > kQMostGroup / kQSixteens ? kQSixteens : 0;  // starts of parts of 16
+  const GemmEpilogue<T> epilogue = q_epilogue(args);
+  QStretch stretch;
+  alignas(64) float totals[kQTogether * kQGroupRows * kQCols];
+  QStretchTile t;
+  t.part = part, t.scales = stretch.scales, t.leasts = stretch.leasts, t.shift = __builtin_ctz((unsigned)traits.offset | 1u << 30);
+  t.table = q_table(traits.book);
+  for (int64_t panel = col_block * panels / grid.col_blocks; panel < panel_end; ++panel) {
+    const uint8_t* blocks = w.data + panel * groups * block_bytes;
+    const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
+    for (int64_t batch = tile_begin; batch < tile_end; batch += kQTogether) {
+      const int64_t batch_end = batch + kQTogether < tile_end ? batch + kQTogether : tile_end;
+      const int64_t first = q_tile_row(args.m, most, batch), rows = q_tile_row(args.m, most, batch_end) - first;
+      const bool split = traits.low != 8 && batch_end - batch <= kQSplitTiles;
+      t.b_step = split || traits.low == 8 ? block_bytes : part * kQCols;
+      for (int64_t i = 0; i < rows * kQCols; i += kWidth) store(totals + i, zero());
+      for (int64_t g = 0; g < groups; g += together) {
+        const int64_t count = groups - g < together ? groups - g : together;
+        q_expand_scales(w.type, blocks + g * block_bytes, count, w.group, stretch);
+        if (!split && traits.low != 8) q_expand_codes(w.type, blocks + g * block_bytes, count, w.group, stretch);
+        t.b = split || traits.low == 8 ? blocks + g * block_bytes : stretch.codes;
+        t.high = t.b + low_bytes;
+        t.parts = count * parts, t.next = blocks + (g + count) * block_bytes;
+        const int64_t step = (count * block_bytes / t.parts + 63) / 64 * 64;
+        for (int64_t tile = batch; tile < batch_end; ++tile) {
+          const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
+          t.a = args.codes + row * groups * w.group + g * w.group * height;
+          t.x_scales = args.scales + row * groups + g * height;
+          t.starts = args.starts + (row * groups + g * height) * starts + skipped * height;
+          t.out = totals + (row - first) * kQCols;
+          t.next_step = tile == batch ? step : 0;
+          q_stretch_of(traits, split, height)(t);
+        }
+      }
+      for (int64_t tile = batch; tile < batch_end; ++tile) {
+        const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
+        gemm_finish(epilogue, totals + (row - first) * kQCols, kQCols, row, height, col, cols);
+      }
+    }
+  }
+}

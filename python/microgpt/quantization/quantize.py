@@ -1,0 +1,174 @@
+"""Quantize a model with what a calibration text shows: block by block, each given what the rounded ones before make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..autograd import no_grad
+from ..errors import ConfigError, NonFiniteError, nearest
+from ..models.decoder import Decoder
+from ..models.quantized import BLOCKS, Progress, Report, Scheme, places, quantize_decoder, rounded
+from ..qtensor import QTensor
+from ..tensor import Room
+from .awq import fold_block
+from .calibrate import LEAST, Observer, Streams, Tokenizer, pieces_of, read_calibration
+from .gptq import gptq
+from .rounding import weighted_round
+
+METHODS = ("rtn", "imatrix", "gptq", "awq")
+TOKENS = 32768  # of a calibration
+
+
+def check_method(method: str) -> str:
+    """One of METHODS. Raises ConfigError naming the nearest."""
+    if method not in METHODS:
+        raise ConfigError(f"method: unknown {method!r}{nearest(method, METHODS)}; known: {', '.join(METHODS)}")
+    return method
+
+
+def quantize_model(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    scheme: Scheme,
+    method: str = "rtn",
+    calibration: str | os.PathLike[str] | Sequence[str] | None = None,
+    tokens: int = TOKENS,
+    act_order: bool = True,
+    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Round a model's matrices in place, by any of METHODS.
+
+    All but rtn look at what the model does with `calibration`, a text file or a list of texts, of which they take
+    `tokens`, spread evenly. `act_order`: gptq takes the columns with the largest inputs first. `say` is told what is
+    done, `progress` matrices done, all, and the name of the next.
+    Raises ConfigError, DataError for a calibration text that is too short, NonFiniteError naming the weight.
+    """
+    if check_method(method) == "rtn":
+        return quantize_decoder(model, scheme, say, progress)
+    if calibration is None:
+        raise ConfigError(f"method {method}: expected a calibration text, got none")
+    if type(tokens) is not int or tokens < LEAST:
+        raise ConfigError(f"tokens: expected at least {LEAST}, got {tokens!r}")
+    pieces = pieces_of(read_calibration(calibration), tokenizer, model.config.max_positions, tokens)
+    if say is not None:
+        say(f"calibration: {sum(map(len, pieces)):,} tokens in {len(pieces)} pieces")
+    return quantize_calibrated(model, scheme, method, pieces, act_order, progress)
+
+
+def quantize_calibrated(
+    model: Decoder,
+    scheme: Scheme,
+    method: str,
+    pieces: list[npt.NDArray[np.int32]],
+    act_order: bool = True,
+    progress: Progress | None = None,
+) -> Report:
+    """Round a model's matrices in place; what is rounded already stays, and so does what `scheme` leaves as it is.
+
+    `method` imatrix, gptq or awq; `pieces` of ids, see calibrate.pieces_of(). `progress` is told matrices done, all,
+    and the name of the next. Matrices that the text never reaches are rounded to nearest.
+    Raises NonFiniteError naming the weight or the layer.
+    """
+    work = Work(model, scheme, check_method(method), act_order, progress)
+    streams = Streams.of(model, pieces)
+    for i, block in enumerate(model.blocks):
+        names = [name for name in work.places if name.startswith(f"blocks.{i}.")]
+        linears: dict[str, Any] = {name: work.places[name][0] for name in names}
+        floats = {n: linear for n, linear in linears.items() if not isinstance(linear.weight, QTensor)}
+        for name, linear in floats.items():
+            check_finite(name, linear.weight.numpy())
+        observers = streams.observe(block, floats, method == "gptq")
+        if method == "awq":
+            types = {n: work.types[n] for n in observers if n in work.types}
+
+            def run(block: Any = block) -> npt.NDArray[Any]:
+                with no_grad():
+                    y = block(streams.x[0], streams.contexts[0]).numpy().copy()
+                streams.contexts[0].aux.clear()
+                return y
+
+            fold_block(block, observers, run, types)
+        for name in floats:
+            work.round(name, observers.get(name))
+        streams.advance(block)
+    head = "embed.weight" if model.head is None else "head"
+    if head in work.types:
+        observer = Observer(model.config.width, method == "gptq")
+        for x in streams.x:
+            with no_grad():
+                observer.add(x if model.norm is None else model.norm(x))
+        observer.check(head)
+        work.round(head, observer)
+    for name in list(work.types):  # tables, and what stands beside the blocks
+        work.round(name, None)
+    return work.report
+
+
+class Work:
+    """What is left to be rounded, and how."""
+
+    def __init__(self, model: Decoder, scheme: Scheme, method: str, act_order: bool, progress: Progress | None) -> None:
+        self.places = places(model)
+        scheme.check(self.places)
+        self.types: dict[str, tuple[str, int]] = {}  # of what is not rounded yet
+        for name, (module, attribute, table) in self.places.items():
+            type = scheme.of(name, table)
+            if type is not None and not isinstance(getattr(module, attribute), QTensor):
+                self.types[name] = type, scheme.group
+        self.method, self.act_order, self.progress = method, act_order, progress
+        self.all = len(self.types)
+        self.report, self.room = Report(), Room("uint8")
+
+    def round(self, name: str, observer: Observer | None) -> None:
+        """Round one matrix, where it is among those to be rounded and has not been yet."""
+        if name not in self.types:
+            return
+        type, size = self.types.pop(name)
+        if self.progress is not None:
+            self.progress(self.all - len(self.types) - 1, self.all, name)
+        module, attribute, _ = self.places[name]
+        weight = getattr(module, attribute)
+        values = weight.numpy()
+        check_finite(name, values)
+        made = self._made(name, values, type, size, weight.dtype, None if type in BLOCKS else observer)
+        setattr(module, attribute, made)
+        self.report.measure(name, made, lambda start, stop: values[start:stop])
+        if self.progress is not None and not self.types:
+            self.progress(self.all, self.all, "")
+
+    def _made(
+        self, name: str, values: npt.NDArray[Any], type: str, size: int, dtype: str, observer: Observer | None
+    ) -> QTensor:
+        if observer is None:
+            return rounded(
+                lambda start, stop: values[start:stop], values.shape, type, size, dtype, name, room=self.room
+            )
+        made = QTensor((values.shape[0], values.shape[1]), type, size, dtype, room=self.room)
+        kind, group = made.type, made.group
+        if self.method == "gptq":
+            assert observer.products is not None
+            made.put(0, *finite(name, *gptq(values, observer.products, kind, group, self.act_order)))
+            return made
+        for start, stop in made.pieces():
+            piece = values[start:stop].astype(np.float32)
+            made.put(start, *finite(name, *weighted_round(piece, observer.squares, kind, group)))
+        return made
+
+
+def check_finite(name: str, values: npt.NDArray[Any]) -> None:
+    """Raises NonFiniteError naming a weight with NaN or infinity."""
+    if not np.isfinite(values.astype(np.float32, copy=False)).all():
+        raise NonFiniteError(f"{name}: expected finite numbers, got NaN or infinity")
+
+
+def finite(name: str, codes: npt.NDArray[np.uint8], scales: npt.NDArray[Any]) -> tuple[Any, Any]:
+    """Codes and scales. Raises NonFiniteError where a scale is beyond float16."""
+    if not np.isfinite(scales).all():
+        raise NonFiniteError(f"{name}: numbers too large: their scale is beyond float16")
+    return codes, scales
