@@ -46,7 +46,7 @@ def test_every_option_of_the_library_is_one_of_the_command_line() -> None:
     library = inspect.signature(LanguageModel.generate).parameters
     ours = {parameter.name for parameter in command.params}
     assert set(library) - {"self"} <= ours
-    assert ours - set(library) == {"model", "prompt_file", "num_samples", "stream"}
+    assert ours - set(library) == {"model", "prompt_file", "num_samples", "stream", "kv_dtype"}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from .models.decoder import Decoder
 from .models.gguf import save_gguf
 from .models.gguf_config import facts_of
 from .models.pooling import Pooling, pooling_of, read_pooling
-from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
+from .models.pretrained import open_checkpoint, save_decoder, stale, take
 from .models.quantized import KEPT, Filters, Report, Scheme, weights_of
 from .nn.context import Ctx, Layout
 from .quantization import quantize_model
@@ -372,7 +372,9 @@ def load(
         kind = scheme.layers if scheme is not None else "quantized" if found.codes else kind
         megabytes = found.bytes_needed(dtype, scheme) / 1e6
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
-    tokenizer = _tokenizer_in(found, place) if place.is_file() else Tokenizer.load(place)
+    tokenizer = (
+        embedded.of_file(found.gguf, found.config.vocab_size, place) if place.is_file() else Tokenizer.load(place)
+    )
     decoder = take(found, dtype, scheme, keep, report)
     decoder.kv_dtype = stored
     pooling = pooling_of(found.gguf or {}, str(place)) if place.is_file() else read_pooling(place)
@@ -401,14 +403,6 @@ def quantize(
     scheme = Scheme.of_bits(bits, group_size, filters)
     with model._lock:
         return quantize_model(model.decoder, model.tokenizer, scheme, method, say=say, **options)
-
-
-def _tokenizer_in(found: Checkpoint, place: Path) -> Tokenizer:
-    """The tokenizer of a model that is one file: what its metadata holds, else one of ids; llama2.c keeps it beside."""
-    beside = place.with_name("tokenizer.bin")
-    if found.gguf is None and beside.is_file():
-        return Tokenizer.load(beside)
-    return embedded.read(found.gguf or {}, found.config.vocab_size, str(place))
 
 
 def train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,14 @@ def write(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
         made["tokenizer.chat_templates"] = sorted(templates)
         made |= {f"tokenizer.chat_template.{name}": text for name, text in templates.items()}
     return made
+
+
+def of_file(metadata: Mapping[str, Any] | None, vocab_size: int, place: Path) -> Tokenizer:
+    """The tokenizer of a model that is one file: what its metadata holds, else one of ids; llama2.c keeps it beside."""
+    beside = place.with_name("tokenizer.bin")
+    if metadata is None and beside.is_file():
+        return Tokenizer.load(beside)
+    return read(metadata or {}, vocab_size, str(place))
 
 
 def read(metadata: Mapping[str, Any], vocab_size: int, where: str) -> Tokenizer:
