@@ -255,7 +255,7 @@ BAD: list[tuple[str, int, str]] = [
     ("train --heads 3", 2, "heads: expected a divisor of the width 64, got 3"),
     ("train --heads 0", 2, "heads"),
     ("train --layers 0", 2, "layers"),
-    ("train --layers 2000", 2, "1 to 1024 blocks"),
+    ("train --layers 2000", 2, "from 1 to 1024"),
     ("train --width -8", 2, "width"),
     ("train --block-size 0", 2, "block_size"),
     ("train --dropout 1", 2, "dropout"),

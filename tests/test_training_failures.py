@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         ({"heads": 32}, "heads: expected a divisor of the width 16, got 32"),
         ({"heads": 0}, "heads: expected a whole number from 1"),
         ({"layers": 0}, "layers"),
-        ({"layers": 1025}, "1 to 1024 blocks"),
+        ({"layers": 1025}, "from 1 to 1024"),
         ({"width": -4}, "width"),
         ({"width": 16.0}, "width"),
         ({"width": True}, "width"),

@@ -18,16 +18,16 @@ EXAMPLES = """\
 microgpt bench
 microgpt bench --seconds 30
 microgpt bench --json > figures.json
-microgpt bench my-model --quantize int4 --compare
+microgpt bench my-model
 microgpt bench model --help
 microgpt bench kernels --help
 microgpt bench train --help"""
 
 MODEL_EXAMPLES = """\
-microgpt bench my-model
-microgpt bench my-model --quantize int4 --kv-dtype int8 --prompts 128,2048
-microgpt bench model.gguf --quantize keep --compare llama.cpp --llama-bench ~/llama.cpp/build/bin
-microgpt bench my-model --compare --gguf my-model-q4_0.gguf --plot rates.png --json > rates.json"""
+microgpt bench model my-model
+microgpt bench model my-model --quantize int4 --kv-dtype int8 --prompts 128,2048
+microgpt bench model model.gguf --quantize keep --compare llama.cpp --llama-bench ~/llama.cpp/build/bin
+microgpt bench model my-model --compare --gguf my-model-q4_0.gguf --plot rates.png --json > rates.json"""
 
 KERNEL_EXAMPLES = """\
 microgpt bench kernels
