@@ -139,7 +139,8 @@ static inline int32_t q_get_zero(QType type, const QColumn& from) {
 }
 
 // Scale and what is added, of each part of a column's group, by the operations of the formats' own readers; their number.
-static inline int q_parts(const QWeight& w, const QColumn& at, float* scale, float* least) {
+// Always inlined, as it is called in targets: a copy of its own would be wide code outside their namespaces.
+static inline __attribute__((always_inline)) int q_parts(const QWeight& w, const QColumn& at, float* scale, float* least) {
   const QTraits& t = kQTraits[(int)w.type];
   const int words = (int)q_field_words(t.scale);
   const uint8_t* halves = at.scales + 4 * words * kQCols;
