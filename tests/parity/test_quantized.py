@@ -26,7 +26,8 @@ def test_rounded_activations_cost_no_more_than_llamacpps(kind: str, tmp_path: Pa
     path = tmp_path / "m.gguf"
     LanguageModel(Decoder(config, seed=3), tokenizer).export(path, type=kind)
     np.save(tmp_path / "ids.npy", np.array(IDS))
-    subprocess.run([sys.executable, "-c", CHILD, str(tmp_path / "ids.npy"), str(path)], check=True, capture_output=True)
+    child = [sys.executable, "-c", CHILD, "decoder", str(tmp_path / "ids.npy"), str(path)]
+    subprocess.run(child, check=True, capture_output=True)
     theirs = np.load(str(path) + ".npy").astype(np.float64)
     found = open_checkpoint(path)
     truth = LanguageModel(take(found, "float64"), tokenizer).logits(IDS).astype(np.float64)
