@@ -95,12 +95,11 @@ sanitize:  ## the same under ASan + UBSan with guard bytes, and under TSan (need
 
 $(PARITY)/.made:
 	$(PYTHON) -m venv $(PARITY)
-	$(PARITY)/bin/pip install -q --disable-pip-version-check $(TORCH) transformers==5.23.0 gguf==0.19.0 \
-	  sentencepiece==0.2.3 tiktoken==0.14.0 cyllama==0.2.18 rwkv==0.8.32
+	$(PARITY)/bin/pip install -q --disable-pip-version-check $(TORCH)
 	touch $@
 
 $(PARITY)/.installed: $(PARITY)/.made build/wheel/.made
-	$(PARITY)/bin/pip install -q --disable-pip-version-check "$$(echo build/wheel/*.whl)[test]"
+	$(PARITY)/bin/pip install -q --disable-pip-version-check "$$(echo build/wheel/*.whl)[test,parity]"
 	$(PARITY)/bin/pip install -q --disable-pip-version-check --force-reinstall --no-deps build/wheel/*.whl
 	touch $@
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from microgpt import _kernels as k
 from microgpt.autograd import no_grad
-from microgpt.io.names import from_file, to_file
+from microgpt.io.names import Rule, from_file, to_file
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.pretrained import load_decoder, save_decoder
@@ -30,16 +30,23 @@ class Errors(NamedTuple):
     pieces: float  # what `incremental` may be, by the layers' own specs: 0 where all keep their bits
 
 
-def errors(name: str) -> Errors:
-    """Packed unequal sequences, their mean loss' gradients, and the same tokens in pieces of 1, 3 and 7."""
-    model = tiny.make(name)
-    want, wanted = tiny.logits(model), tiny.gradients(model)
+def _ours(model: Any) -> tuple[Decoder, tuple[Rule, ...]]:
+    """The reference's weights in our model, and the rules of their names."""
     family = FAMILIES.get(model.config.model_type)
     config = family.read(model.config.to_dict())
     assert family.rules is not None
     rules = family.rules(config)
     ours = Decoder(config)
     ours.load_arrays(from_file(rules, tiny.weights(model), "reference", family.optional(config)))
+    return ours, rules
+
+
+def errors(name: str) -> Errors:
+    """Packed unequal sequences, their mean loss' gradients, and the same tokens in pieces of 1, 3 and 7."""
+    model = tiny.make(name)
+    want, wanted = tiny.logits(model), tiny.gradients(model)
+    ours, rules = _ours(model)
+    config = ours.config
     tokens, layout = k.from_numpy(np.concatenate(rows())), Layout.packed(LENGTHS)
     got = ours.logits(ours.hidden(tokens, Ctx(layout))).numpy().copy()
     assert np.abs(got).max() > 0.1
@@ -78,13 +85,8 @@ def encoder_errors(name: str) -> Errors:
     from microgpt.tensor import Tensor
 
     model = tiny.make(name)
-    family = FAMILIES.get(model.config.model_type)
-    config = family.read(model.config.to_dict())
-    assert family.rules is not None
-    rules = family.rules(config)
-    ours = Decoder(config)
-    ours.load_arrays(from_file(rules, tiny.weights(model), "reference", family.optional(config)))
-    ctx = Ctx(Layout.packed(LENGTHS))
+    ours, rules = _ours(model)
+    config, ctx = ours.config, Ctx(Layout.packed(LENGTHS))
     got, want = ours.hidden(k.from_numpy(np.concatenate(rows())), ctx), tiny.hidden(model)
     far = float(np.abs(got.numpy() - want.detach().numpy()).max())
     direction = np.random.default_rng(3).standard_normal(want.shape).astype(np.float32)
