@@ -13,8 +13,9 @@ import microgpt
 from microgpt.errors import CheckpointError, ConfigError, FormatError
 from microgpt.io.packed import opened
 from microgpt.io.stored import Stored
+from microgpt.models.kept import from_packed
 from microgpt.models.pretrained import open_checkpoint, take
-from microgpt.models.quantized import Scheme, from_packed, places, weights_of
+from microgpt.models.quantized import Scheme, places, weights_of
 from microgpt.qtensor import QTensor
 from microgpt.tensor import numpy_dtype
 from tests import packed_tools as made

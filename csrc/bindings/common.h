@@ -10,6 +10,7 @@
 #include "core/array.h"
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/qtensor.h"
 #include "runtime/program.h"
 #include "targets/dispatch.h"
 
@@ -98,6 +99,9 @@ void run_kernel(const char* name, void (*kernel)(const A&, const Share&), const 
 
 // Throws unless `array`, if there is one, is of a floating-point type, and of that of `first`, the first argument.
 void check_like(const Array* array, const char* op, const char* name, const Array& first, const char* first_name);
+
+// A weight (n, k) of a quantized type in `data`, or the first of so many that follow each other there, checked.
+QWeight weight_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op, int64_t experts = 1);
 
 // Throws unless every id is in [low, high).
 void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name);

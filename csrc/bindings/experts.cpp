@@ -1,5 +1,8 @@
 // Kernels of experts: routing, the rows of tokens in the order of experts, products over groups of rows.
+#include <algorithm>
+
 #include "bindings/common.h"
+#include "kernels/grouped_quantized.h"
 
 namespace mg::bindings {
 namespace {
@@ -154,6 +157,95 @@ void grouped_weight(const Array& a, const Array* b, const Array& c, const Array&
   });
 }
 
+// Offsets (E + 1) of `rows` rows, and how far apart weights lie in `data`.
+QExperts experts_of(const Array& offsets, const Array* data, int64_t rows, const char* op) {
+  if (offsets.size < 2) throw shape_error(std::string(op) + ": no offsets");
+  const int64_t experts = offsets.size - 1;
+  return {check_offsets(offsets, rows, op), experts, data ? data->size / experts : 0};
+}
+
+void q_gather(const Array& codes, const Array& scales, const Array& starts, const Array& order, const Array& offsets,
+              const Array& to_codes, const Array& to_scales, const Array& to_starts, int type, int64_t rows, int64_t sources,
+              int64_t chosen, int64_t k, int64_t group) {
+  const char* op = "q_gather";
+  if (type < 0 || type >= kQTypes || group < 1 || k < 0 || chosen < 1) throw shape_error("q_gather: no such activations");
+  const int64_t groups = q_groups(k, group), parts = q_starts((QType)type), numbers = checked_mul(rows, groups);
+  const int64_t given = checked_mul(sources, groups);
+  check_ids(order, 0, checked_mul(sources, chosen), op, "order");
+  QGatherArgs args{};
+  args.codes = reinterpret_cast<const int8_t*>(in<uint8_t>(&codes, checked_mul(given, group), op, "codes"));
+  args.scales = in<float>(&scales, given, op, "scales"), args.starts = in<int32_t>(&starts, given * parts, op, "starts");
+  args.order = in<int32_t>(&order, rows, op, "order");
+  args.to_codes = reinterpret_cast<int8_t*>(out<uint8_t>(&to_codes, checked_mul(numbers, group), op, "to_codes"));
+  args.to_scales = out<float>(&to_scales, numbers, op, "to_scales");
+  args.to_starts = out<int32_t>(&to_starts, numbers * parts, op, "to_starts");
+  args.experts = experts_of(offsets, nullptr, rows, op);
+  args.rows = rows, args.sources = sources, args.chosen = chosen, args.groups = groups, args.group = group, args.type = (QType)type;
+  run_kernel("qgather", &qgather, args, plan_qgather(args),
+             {&codes, &scales, &starts, &order, &offsets, &to_codes, &to_scales, &to_starts});
+}
+
+void grouped_q_rows(const Array& x, const Array& codes, const Array& scales, const Array& starts, const Array& data,
+                    const Array& offsets, int type, int64_t n, int64_t k, int64_t group) {
+  const char* op = "grouped_q_rows";
+  const int64_t experts = std::max<int64_t>(offsets.size - 1, 1), rows = k > 0 ? x.size / k : 0;
+  const QWeight w = weight_of(data, type, n, k, group, op, experts);
+  const int64_t numbers = checked_mul(rows, q_groups(k, group));
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    GroupedQRowsArgs<T> args{};
+    args.rows = {in<T>(&x, checked_mul(rows, k), op, "x"),
+                 reinterpret_cast<int8_t*>(out<uint8_t>(&codes, checked_mul(numbers, group), op, "codes")),
+                 out<float>(&scales, numbers, op, "scales"), out<int32_t>(&starts, numbers * q_starts(w.type), op, "starts"),
+                 w.order, rows, k, group, w.type};
+    args.experts = experts_of(offsets, &data, rows, op);
+    args.kernel = kernels<T>().qrows;
+    run_kernel("grouped_qrows", &grouped_qrows<T>, args, plan_grouped_qrows(args), {&x, &codes, &scales, &starts, &data, &offsets});
+  });
+}
+
+void grouped_q_gemm(const Array& codes, const Array& scales, const Array& starts, const Array& data, const Array& c,
+                    const Array& offsets, int type, int64_t n, int64_t k, int64_t group, const Array* bias) {
+  const char* op = "grouped_q_gemm";
+  const int64_t experts = std::max<int64_t>(offsets.size - 1, 1), rows = n > 0 ? c.size / n : 0;
+  const QWeight w = weight_of(data, type, n, k, group, op, experts);
+  if (kQTraits[type].book == QBook::floats) throw usage_error(std::string(op) + ": " + kQTraits[type].name + " has no codes that are integers");
+  by_dtype(c, op, [&](auto t) {
+    using T = decltype(t);
+    const int64_t numbers = checked_mul(rows, q_groups(k, group));
+    GroupedQGemmArgs<T> args{};
+    args.product.w = w, args.product.m = rows;
+    args.product.codes = reinterpret_cast<const int8_t*>(in<uint8_t>(&codes, checked_mul(numbers, group), op, "codes"));
+    args.product.scales = in<float>(&scales, numbers, op, "scales");
+    args.product.starts = in<int32_t>(&starts, numbers * q_starts(w.type), op, "starts");
+    args.product.c = out<T>(&c, checked_mul(rows, n), op, "out");
+    args.product.bias = in_opt<T>(bias, checked_mul(experts, n), op, "bias");
+    args.experts = experts_of(offsets, &data, rows, op);
+    args.kernel = kernels<T>().qgemm;
+    run_kernel("grouped_qgemm", &grouped_qgemm<T>, args, plan_grouped_qgemm(args), {&codes, &scales, &starts, &data, bias, &offsets, &c});
+  });
+}
+
+void grouped_q_matmul(const Array& x, const Array& data, const Array& y, const Array& offsets, int type, int64_t n, int64_t k,
+                      int64_t group, const Array* bias, bool to_inputs, bool accumulate) {
+  const char* op = "grouped_q_matmul";
+  const int64_t experts = std::max<int64_t>(offsets.size - 1, 1), width = to_inputs ? n : k;
+  const int64_t rows = width > 0 ? x.size / width : 0;
+  const QWeight w = weight_of(data, type, n, k, group, op, experts);
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    GroupedQNumbersArgs<T> args{};
+    args.w = w, args.a = in<T>(&x, checked_mul(rows, width), op, "x");
+    give_output<T>(y, checked_mul(rows, to_inputs ? k : n), op, &args.c, &args.wide_c);
+    if (kNarrow<T> && to_inputs && !args.wide_c) throw dtype_error("grouped_q_matmul: `out` must be float32, where sums wait");
+    args.bias = to_inputs ? nullptr : in_opt<T>(bias, checked_mul(experts, n), op, "bias");
+    args.experts = experts_of(offsets, &data, rows, op);
+    args.rows = rows, args.to_inputs = to_inputs, args.accumulate = accumulate;
+    args.numbers = kernels<T>().qdequantize, args.product = kernels<T>().gemm;
+    run_kernel("grouped_qnumbers", &grouped_qnumbers<T>, args, plan_grouped_qnumbers(args), {&x, &data, bias, &offsets, &y});
+  });
+}
+
 }  // namespace
 
 void register_experts(py::module_& m) {
@@ -175,6 +267,19 @@ void register_experts(py::module_& m) {
         py::arg("k"), py::arg("trans_b") = false, py::arg("accumulate") = false, py::arg("bias") = nullptr);
   define<&grouped_weight>(m, "grouped_weight", py::arg("a"), py::arg("b"), py::arg("c"), py::arg("offsets"), py::arg("m"),
         py::arg("n"), py::arg("accumulate") = false, "A sum of rows where `b` is None.");
+  define<&q_gather>(m, "q_gather", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("order"), py::arg("offsets"),
+        py::arg("to_codes"), py::arg("to_scales"), py::arg("to_starts"), py::arg("type"), py::arg("rows"), py::arg("sources"),
+        py::arg("chosen"), py::arg("k"), py::arg("group"),
+        "Activations of q_rows, of `sources` rows, to the tiles of each expert's own rows.");
+  define<&grouped_q_rows>(m, "grouped_q_rows", py::arg("x"), py::arg("codes"), py::arg("scales"), py::arg("starts"),
+        py::arg("data"), py::arg("offsets"), py::arg("type"), py::arg("n"), py::arg("k"), py::arg("group"),
+        "q_rows of each expert's rows, for products with its weight.");
+  define<&grouped_q_gemm>(m, "grouped_q_gemm", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"),
+        py::arg("c"), py::arg("offsets"), py::arg("type"), py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr,
+        "q_gemm of each expert's rows with its weight.");
+  define<&grouped_q_matmul>(m, "grouped_q_matmul", py::arg("x"), py::arg("data"), py::arg("y"), py::arg("offsets"),
+        py::arg("type"), py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr, py::arg("to_inputs") = false,
+        py::arg("accumulate") = false, "q_matmul of each expert's rows with its weight.");
 }
 
 }  // namespace mg::bindings

@@ -25,19 +25,25 @@ int64_t q_bytes(int type, int64_t n, int64_t k, int64_t group) {
   return blocks + 4 * q_table_floats((QType)type, n, k, group);
 }
 
-// A weight (n, k) in `data`, checked: the type is known, the group fits it, and the data hold all blocks and tables.
-QWeight weight_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op) {
+}  // namespace
+
+// The type is known, the group fits it, and the data hold all blocks and tables.
+QWeight weight_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op, int64_t experts) {
   const QTraits& traits = traits_of(type, op);
   if (n < 0 || k < 0 || k > kQMostK) throw shape_error(std::string(op) + ": a weight of " + std::to_string(n) + " x " + std::to_string(k));
   const int64_t right = traits.channel ? std::max<int64_t>(traits.step, q_channel_group(k)) : traits.group ? traits.group : group;
   if (group != right || group < 1 || group % traits.step || (!traits.channel && (group < kQLeastGroup || group > kQMostGroup)))
     throw shape_error(std::string(op) + ": groups of " + std::to_string(group) + " for " + traits.name);
   const int64_t bytes = q_bytes(type, n, k, group), tables = 4 * q_table_floats((QType)type, n, k, group);
-  const uint8_t* blocks = in<uint8_t>(&data, bytes, op, "data");
-  const bool ordered = k > 0 && data.size == bytes + 4 * k;
+  const uint8_t* blocks = in<uint8_t>(&data, checked_mul(experts, bytes), op, "data");
+  const bool ordered = k > 0 && data.size == checked_mul(experts, bytes + 4 * k);
+  if (experts > 1 && !ordered && data.size != experts * bytes)
+    throw shape_error(std::string(op) + ": `data` of " + std::to_string(data.size) + " bytes for " + std::to_string(experts) + " experts");
   return {blocks, n, k, group, (QType)type, tables ? reinterpret_cast<const float*>(blocks + bytes - tables) : nullptr,
           ordered ? reinterpret_cast<const int32_t*>(blocks + bytes) : nullptr};
 }
+
+namespace {
 
 uint8_t* writable_data(const Array& data, const char* op) {
   return out<uint8_t>(&data, 0, op, "data");

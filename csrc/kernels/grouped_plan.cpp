@@ -1,4 +1,5 @@
 // Plans of products over groups of rows. The float64 reference is never cut.
+#include "kernels/grouped_quantized.h"
 #include "kernels/grouped_tiles.h"
 #include "kernels/plan.h"
 #include "kernels/tiles.h"
@@ -18,6 +19,17 @@ template <class T> size_t scratch_bytes(const GemmGrid& grid, int64_t k, bool as
   return bytes;
 }
 
+}  // namespace
+
+// Of any product of so many rows and columns at most: its blocks may be rounded up to whole tiles.
+template <class T> size_t grouped_scratch(int64_t rows, int64_t cols, int64_t depth, bool aside) {
+  return scratch_bytes<T>(grouped_unit(rows + kGemmRowStep, cols + kGemmColStep), depth, aside);
+}
+template size_t grouped_scratch<float>(int64_t, int64_t, int64_t, bool);
+template size_t grouped_scratch<double>(int64_t, int64_t, int64_t, bool);
+template size_t grouped_scratch<bf16>(int64_t, int64_t, int64_t, bool);
+
+namespace {
 template <class T> Plan linear_plan(const GroupedArgs<T>& args) {
   const GroupedGrid grid = grouped_grid(args.rows, args.n, args.k, args.experts);
   if (grid.shares == 0) return {0, 0};

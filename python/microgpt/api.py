@@ -370,7 +370,7 @@ def load(
     if say is not None:
         kind, count = dtype or found.dtype, found.config.num_parameters()
         kind = scheme.layers if scheme is not None else "quantized" if found.codes else kind
-        megabytes = found.bytes_needed(dtype, scheme) / 1e6
+        megabytes = found.bytes_needed(dtype, scheme, keep) / 1e6
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = (
         embedded.of_file(found.gguf, found.config.vocab_size, place) if place.is_file() else Tokenizer.load(place)

@@ -1,4 +1,4 @@
-"""QTensor: a weight (N, K) of a few bits a number, as the products read it.
+"""QTensor: a weight (N, K), or one for each of E experts (E, N, K), of a few bits a number, as the products read it.
 
 The types are rows of a table in csrc/core/qtensor.h: a code's value (itself less an offset, or an entry of a table)
 times a scale, plus a minimum where a type has one; a scale for each group of K, or for each row. Codes and scales are
@@ -7,7 +7,8 @@ the source's, at its own bits a weight. The matmul looks at a weight's type; the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,8 +80,21 @@ def _exact(values: Any, type: QType, what: str) -> Array:
     return k.from_numpy(wide)
 
 
+class Place(Room):
+    """Memory that is there already, for the one array that will be taken."""
+
+    def __init__(self, data: Array) -> None:
+        self._data = data
+
+    def take(self, shape: Sequence[int]) -> Array:
+        """The memory. Raises ShapeError where it is not as large as the shape."""
+        if tuple(shape) != self._data.shape:
+            raise ShapeError(f"a place of {self._data.shape} for {tuple(shape)}")
+        return self._data
+
+
 class QTensor:
-    """A quantized weight of `shape` (N, K); `dtype` is that of the numbers it stands for.
+    """A quantized weight of `shape` (N, K), or (E, N, K); `dtype` is that of the numbers it stands for.
 
     Products multiply its codes with activations rounded to int8 (`activations` "int8", a scale for each row and group),
     or its numbers with the activations as they are ("float"). It takes no gradient; gradients go through it.
@@ -89,11 +103,10 @@ class QTensor:
     __slots__ = ("activations", "data", "dtype", "group", "ordered", "shape", "type")
 
     slot = None
-    ndim = 2
 
     def __init__(
         self,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         type: str = "int4",
         group: int = 32,
         dtype: str = "float32",
@@ -103,37 +116,61 @@ class QTensor:
         """Memory for codes and scales, in `room` if given; `ordered`: also for an order of K. Raises ConfigError,
         ShapeError.
         """
-        n, inner = shape
         self.type = q_type(type)
-        if not 0 < inner <= k.Q_MOST_K or n < 1:
-            raise ShapeError(f"a quantized weight expected two axes of 1 to {k.Q_MOST_K} columns, got {tuple(shape)}")
+        if len(shape) not in (2, 3) or min(shape) < 1 or shape[-1] > k.Q_MOST_K:
+            raise ShapeError(
+                f"a quantized weight expected two axes, or three, of 1 to {k.Q_MOST_K} columns, got {tuple(shape)}"
+            )
         if ordered and self.type.channel:
             raise ConfigError(f"{type} has one scale a row: an order of its columns says nothing")
-        self.shape = (n, inner)
+        self.shape = tuple(shape)
+        n, inner = self.shape[-2:]
         self.group = self.type.group(inner, group)
         self.dtype = dtype
         self.activations = "int8"
         self.ordered = ordered
         size = k.q_bytes(self.type.number, n, inner, self.group) + 4 * inner * ordered
+        size *= math.prod(self.shape[:-2])
         self.data: Array = k.empty((size,), "uint8") if room is None else room.take((size,))
+
+    def place(self, expert: int) -> Place:
+        """The memory of one expert's weight: as `room`, another QTensor is made in it."""
+        each = self.data.size // self.shape[0]
+        return Place(self.data.view((each,), expert * each))
+
+    def matrices(self) -> list[QTensor]:
+        """The weights (N, K) of the experts, in this one's memory; itself where it has two axes."""
+        if self.ndim == 2:
+            return [self]
+        made = [QTensor(self.shape[1:], self.type.name, self.group, self.dtype, self.place(e), self.ordered)
+                for e in range(self.shape[0])]  # fmt: skip
+        for each in made:
+            each.activations = self.activations
+        return made
+
+    @property
+    def ndim(self) -> int:
+        """Two, or three for experts."""
+        return len(self.shape)
 
     @classmethod
     def from_float(
         cls, values: Any, type: str = "int4", group: int = 32, dtype: str | None = None, what: str = "weight"
     ) -> QTensor:
-        """Round numbers (N, K), an array or a tensor, to the nearest codes; a scale of 4 bits is searched for.
+        """Round numbers (N, K) or (E, N, K), an array or a tensor, to the nearest codes; scales are searched for.
 
         Raises NonFiniteError naming `what` for NaN, infinity or numbers beyond the scales, ShapeError, ConfigError.
         """
         numbers = values.numpy() if isinstance(values, (Tensor, Array)) else np.asarray(values)
-        if numbers.ndim != 2:
-            raise ShapeError(f"{what}: expected two axes (out, in), got {numbers.shape}")
+        if numbers.ndim not in (2, 3):
+            raise ShapeError(f"{what}: expected two axes (out, in), or three (experts, out, in), got {numbers.shape}")
         kept = dtype or (values.dtype if isinstance(values, (Tensor, Array)) else "float32")
         if not q_type(type).rounds:
             known = ", ".join(name for name, row in Q_TYPES.items() if row.rounds)
             raise ConfigError(f"{what}: numbers are not rounded to {type}, which is read from files; known: {known}")
         made = cls(numbers.shape, type, group, kept)
-        made.fill(lambda start, stop: numbers[start:stop], what)
+        for part, values in zip(made.matrices(), numbers if numbers.ndim == 3 else [numbers], strict=True):
+            part.fill(lambda start, stop, values=values: values[start:stop], what)  # type: ignore[misc]
         return made
 
     @classmethod
@@ -307,20 +344,22 @@ class QTensor:
 
     def check(self, what: str = "weight") -> None:
         """Raises FormatError naming `what` where bytes from a file hold an order that is none."""
-        if self.ordered:
+        for each in self.matrices() if self.ordered else ():
             try:
-                self.set_order(self.data.numpy()[-4 * self.shape[1] :].copy().view(np.int32))
+                each.set_order(each.data.numpy()[-4 * each.shape[1] :].copy().view(np.int32))
             except ShapeError as error:
                 raise FormatError(f"{what}: {error}") from None
 
     def pieces(self) -> list[tuple[int, int]]:
-        """Rows that are worked on at a time: start and stop."""
+        """Rows of a matrix that are worked on at a time: start and stop."""
         step = max(1, PIECE // self.shape[1] // k.Q_COLS) * k.Q_COLS
         return [(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step)]
 
     def dequantize(self, start: int = 0, stop: int | None = None, dtype: str = "float32") -> npt.NDArray[Any]:
-        """The numbers of rows start..stop - 1, or of all."""
+        """The numbers of rows (of experts, where there are three axes) start..stop - 1, or of all."""
         end = self.shape[0] if stop is None else stop
+        if self.ndim == 3:
+            return np.stack([each.dequantize(dtype=dtype) for each in self.matrices()[start:end]])
         y = k.empty((end - start, self.shape[1]), dtype)
         k.q_dequantize(self.data, y, *self._sizes(), first=start)
         return y.numpy()
@@ -332,17 +371,17 @@ class QTensor:
         return y
 
     def _sizes(self) -> tuple[int, int, int, int]:
-        return self.type.number, *self.shape, self.group
+        return self.type.number, self.shape[-2], self.shape[-1], self.group
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:
-        """Type, N, K and group, in the kernels' order."""
+        """Type, N, K and group of a matrix, in the kernels' order."""
         return self._sizes()
 
     @property
     def size(self) -> int:
         """Number of weights."""
-        return self.shape[0] * self.shape[1]
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:

@@ -107,6 +107,9 @@ def _table(found: dict[str, Any]) -> list[str]:
     for name, row in rows:
         lines.append(f"{name:12s} {row['matrices']:8,d} {row['weights']:15,d} {row['bits_per_weight']:6.2f} "
                      f"{100 * row['relative_error']:6.2f} %")  # fmt: skip
+    unseen = sum(row.get("unseen_experts", 0) for row in found["matrices"].values())
+    if unseen:
+        lines.append(f"{unseen:,d} matrices of experts were rounded to nearest: the calibration hardly reached them")
     return lines
 
 

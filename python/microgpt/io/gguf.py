@@ -150,28 +150,37 @@ class GgufFile:
 
     def rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
         """The rows (along the first axis) from `start` up to `stop` of a tensor, as array() has them."""
-        info = self.tensors[name]
-        each = info.bytes // info.shape[0]
-        data = self.file.read(info.start + start * each, (stop - start) * each)
+        return self._rows(self._info(name), start, stop)
+
+    def _rows(self, info: TensorInfo, start: int, stop: int) -> npt.NDArray[Any]:
+        data = self._bytes(info, start, stop).reshape(-1)
         return ggml.dequantize(data, info.kind, (stop - start, *info.shape[1:]))
 
-    def raw_rows(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+    def _bytes(self, info: TensorInfo, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """The bytes of these rows of a tensor, (rows, bytes)."""
-        info = self.tensors[name]
         each = info.bytes // info.shape[0]
         return self.file.read(info.start + start * each, (stop - start) * each).reshape(stop - start, each)
 
     def weights(self) -> dict[str, Stored]:
         """Every tensor, to be read when its turn comes."""
+        return {name: self._stored(info) for name, info in self.tensors.items()}
 
-        def stored(name: str, info: TensorInfo) -> Stored:
-            if info.kind.plain:
-                return self.file.stored(info.start, _plain_dtype(info.kind), info.shape)
-            rows = (lambda start, stop: self.rows(name, start, stop)) if len(info.shape) > 1 else None
-            blocks = (info.kind.name, lambda start, stop: self.raw_rows(name, start, stop)) if rows else None
-            return Stored(info.shape, "float32", lambda: self.array(name), rows, blocks=blocks)
+    def _stored(self, info: TensorInfo) -> Stored:
+        if info.kind.plain:
+            return self.file.stored(info.start, _plain_dtype(info.kind), info.shape)
 
-        return {name: stored(name, info) for name, info in self.tensors.items()}
+        def array() -> npt.NDArray[Any]:
+            return ggml.dequantize(self.file.read(info.start, info.bytes), info.kind, info.shape)
+
+        def part(expert: int) -> Stored:
+            each = info.bytes // info.shape[0]
+            return self._stored(TensorInfo(info.shape[1:], info.kind, info.start + expert * each, each))
+
+        if len(info.shape) < 2:
+            return Stored(info.shape, "float32", array)
+        blocks = info.kind.name, lambda start, stop: self._bytes(info, start, stop)
+        return Stored(info.shape, "float32", array, lambda start, stop: self._rows(info, start, stop), blocks=blocks,
+                      part=part if len(info.shape) == 3 else None)  # fmt: skip
 
 
 def _plain_dtype(kind: GgmlType) -> np.dtype[Any]:

@@ -32,11 +32,14 @@ S = TypeVar("S", bound=Shaped)
 @dataclass(frozen=True)
 class Packing:
     """How several arrays of ours lie in one of the file, where rows are not just joined: the two directions, and the
-    shape of what `join` gives, from the shapes of what it takes."""
+    shape of what `join` gives, from the shapes of what it takes.
+
+    `picks`: which rows of each expert's matrix (out, in) are each of ours, where the file's have (experts, in, out)."""
 
     join: Callable[[Sequence[npt.NDArray[Any]]], npt.NDArray[Any]]
     split: Callable[[npt.NDArray[Any]], list[npt.NDArray[Any]]]
     shape: Callable[[Sequence[tuple[int, ...]]], tuple[int, ...]]
+    picks: Sequence[slice] | None = None
 
 
 @dataclass(frozen=True)

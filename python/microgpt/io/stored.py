@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -83,7 +83,11 @@ class WeightFile:
         def into(first: int, target: npt.NDArray[Any]) -> None:
             self.read_into(start + first * each, target)
 
-        return Stored(shape, dtype.name, array, rows if shape else None, into if shape else None)
+        def part(expert: int) -> Stored:
+            return self.stored(start + expert * each, dtype, shape[1:])
+
+        made = Stored(shape, dtype.name, array, rows if shape else None, into if shape else None)
+        return replace(made, part=part) if len(shape) > 2 else made
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,9 @@ class Stored:
 
     `blocks`: the GGUF type of a quantized matrix, and a function of start and stop that gives the bytes of these rows
     (rows, bytes) as they are. `packed`: codes and scales of other layouts (packed.Packed).
+
+    `part(e)`, where there is one, is one of the tensors along the first of three axes or more: an expert's matrix.
+    `turned(e)` is that (out, in) of a tensor that stands for (experts, in, out).
     """
 
     shape: tuple[int, ...]
@@ -104,6 +111,39 @@ class Stored:
     into: Callable[[int, npt.NDArray[Any]], None] | None = None
     blocks: tuple[str, Callable[[int, int], npt.NDArray[Any]]] | None = None
     packed: Any = None
+    part: Callable[[int], Stored] | None = None
+    turned: Callable[[int], Stored] | None = None
+
+    @classmethod
+    def experts(cls, parts: Sequence[Stored]) -> Stored:
+        """Matrices of one shape as one tensor with an axis more: each is read when its turn comes."""
+
+        def rows(start: int, stop: int) -> npt.NDArray[Any]:
+            return np.stack([each.array() for each in parts[start:stop]])
+
+        shape = len(parts), *parts[0].shape
+        return cls(shape, parts[0].dtype, lambda: rows(0, len(parts)), rows, part=lambda e: parts[e])
+
+    def picked(self, rows: slice) -> Stored:
+        """A matrix of some of its rows: of a block of them, or of every second."""
+        first, _, step = rows.indices(self.shape[0])
+        count = len(range(*rows.indices(self.shape[0])))
+
+        def of(read: Callable[[int, int], npt.NDArray[Any]]) -> Callable[[int, int], npt.NDArray[Any]]:
+            return lambda start, stop: read(first + start * step, min(self.shape[0], first + stop * step))[::step]
+
+        read = of(self.rows or (lambda start, stop: self.array()[start:stop]))
+        blocks = None if self.blocks is None else (self.blocks[0], of(self.blocks[1]))
+        return Stored((count, *self.shape[1:]), self.dtype, lambda: read(0, count), read, blocks=blocks)
+
+    def parts(self) -> list[Stored]:
+        """The matrices of three axes; itself of two."""
+        if len(self.shape) != 3:
+            return [self]
+        if self.part is not None:
+            return [self.part(e) for e in range(self.shape[0])]
+        whole = self.array()
+        return [Stored(self.shape[1:], self.dtype, lambda e=e: whole[e]) for e in range(self.shape[0])]  # type: ignore[misc]
 
     def derived(self, array: Callable[[], npt.NDArray[Any]], shape: tuple[int, ...] | None = None) -> Stored:
         """Another tensor, that `array` makes of this one."""

@@ -4,7 +4,7 @@ llama2.c files. A checkpoint is opened first, which reads names and shapes only,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,18 @@ import numpy.typing as npt
 
 from .. import _kernels as k
 from .. import system
-from ..errors import CheckpointError, ConfigError, FormatError, NonFiniteError, StorageError, nearest
+from ..errors import CheckpointError, ConfigError, FormatError, StorageError, nearest
 from ..io import files, llama2c, packed, safetensors, shards
 from ..io.names import Rule, matched, to_file
 from ..io.stored import Stored
 from ..nn.checks import whole
 from ..nn.module import unfilled
-from ..qtensor import GGUF_TYPES, QTensor
 from ..tensor import Room
 from . import gguf, quantized
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
+from .kept import kept_bytes, taken
 
 DTYPES = ("float32", "bfloat16", "float64")  # that a model computes in
 MAX_CONFIG = 16 << 20  # bytes; config.json is small, and parsing is not free
@@ -159,10 +159,15 @@ class Checkpoint:
         kept = kinds.pop() if len(kinds) == 1 else ""
         return kept if kept in ("float64", "bfloat16") else "float32"
 
-    def bytes_needed(self, dtype: str | None = None, scheme: quantized.Scheme | None = None) -> int:
-        """Memory that the weights take in a model of `dtype`. Raises ConfigError for a type that models do not have."""
+    def bytes_needed(self, dtype: str | None = None, scheme: quantized.Scheme | None = None, keep: bool = False) -> int:
+        """Memory that the weights take in a model of `dtype`; with `keep`, codes of the file count as they are.
+
+        Raises ConfigError for a type that models do not have.
+        """
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}{nearest(dtype, DTYPES)}")
+        if keep:
+            return kept_bytes(self.weights, dtype or self.dtype)
         return quantized.bytes_needed(self.config.shapes(), dtype or self.dtype, scheme, self.codes)
 
 
@@ -248,7 +253,7 @@ def take(
     `scheme` rounds matrices on the way; `keep` leaves those quantized that a GGUF file has in blocks of a known layout.
     """
     chosen = dtype or found.dtype
-    need, config = found.bytes_needed(chosen, scheme), found.config
+    need, config = found.bytes_needed(chosen, scheme, keep), found.config
     there = sum(stored.size for stored in found.weights.values())
     if config.num_parameters() > 4 * there + (1 << 20):  # nothing is allocated for what the file cannot fill
         raise CheckpointError(
@@ -280,8 +285,8 @@ def take(
         elif name not in found.codes and parameter.shape != stored.shape:
             wrong.append(f"{name} expected {parameter.shape}, got {stored.shape}")
         elif not wrong:
-            made = None if name not in spots else _codes(stored, found.codes.get(name), keep, scheme, spots[name][2],
-                                                         chosen, name, report, f"{found.where}: ", room)  # fmt: skip
+            made = None if name not in spots else taken(stored, found.codes.get(name), keep, scheme, spots[name][2],
+                                                        chosen, name, report, f"{found.where}: ", room)  # fmt: skip
             if made is None:
                 copy(stored, parameter.numpy())
             else:
@@ -293,44 +298,6 @@ def take(
     if wrong:
         raise CheckpointError(f"{found.where}: weights do not fit the model: {'; '.join(wrong)}")
     return model
-
-
-def _codes(
-    stored: Stored,
-    row: quantized.Row | None,
-    keep: bool,
-    scheme: quantized.Scheme | None,
-    table: bool,
-    dtype: str,
-    name: str,
-    report: quantized.Report | None,
-    where: str,
-    room: Room,
-) -> QTensor | None:
-    """A matrix as codes and scales: as the file has it, or rounded; None where it stays numbers."""
-    if row is not None:
-        return quantized.restored(row, stored, dtype, where + name, room)
-    if keep and stored.blocks is not None and stored.blocks[0] in GGUF_TYPES:
-        return QTensor.from_ggml(*stored.blocks, stored.shape, dtype, room, where + name)
-    if keep and stored.packed is not None:
-        try:
-            return quantized.from_packed(stored.packed, dtype, room)
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{where}{name}: {error}") from None
-    if scheme is None:
-        return None
-    kind = scheme.of(name, table)
-    if kind is None:
-        return None
-    return quantized.rounded(_pieces(stored), stored.shape, kind, scheme.group, dtype, name, report, where, room)
-
-
-def _pieces(stored: Stored) -> Callable[[int, int], npt.NDArray[Any]]:
-    """Rows of a tensor as they come."""
-    if stored.rows is not None:
-        return stored.rows
-    whole = stored.array()
-    return lambda start, stop: whole[start:stop]
 
 
 def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
@@ -345,6 +312,14 @@ def _parameters(found: Checkpoint) -> Iterator[tuple[str, Stored]]:
         plain = not rule.transpose and not rule.stack and rule.groups == 1 and rule.packing is None
         if len(rule.parts()) == 1 and plain:
             yield rule.parts()[0], stored[rule.theirs]  # as it lies in the file
+            continue
+        if len(rule.parts()) == 1 and rule.stack and not rule.transpose and rule.packing is None:
+            yield rule.parts()[0], Stored.experts(list(stored.values()))
+            continue
+        picks, only = rule.packing and rule.packing.picks, stored.get(rule.theirs)
+        if picks and only is not None and only.turned is not None:
+            for name, pick in zip(rule.parts(), picks, strict=True):
+                yield name, Stored.experts([only.turned(e).picked(pick) for e in range(only.shape[0])])
             continue
         arrays = {name: each.array() for name, each in stored.items()}
         for name, value in rule.ours_of(arrays).items():

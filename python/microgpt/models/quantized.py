@@ -7,7 +7,7 @@ model.safetensors holds their codes and scales as bytes, as the kernels read the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,24 +18,26 @@ from .. import _kernels as k
 from ..errors import ConfigError, FormatError, NonFiniteError, nearest
 from ..filters import Filter, matches
 from ..io import ggml, ggml_quantize
-from ..io.packed import Packed
 from ..io.stored import Stored
-from ..nn.linear import Linear
+from ..nn.linear import GroupedLinear, Linear
 from ..nn.module import Module
-from ..qtensor import Q_TYPES, QTensor, q_type
+from ..qtensor import GGUF_TYPES, Q_TYPES, Place, QTensor, q_type
 from ..tensor import Room, numpy_dtype
 from .decoder import Decoder
 
-Row = tuple[str, int, int, int]  # type, group, rows, columns
+Row = tuple[Any, ...]  # type, group, and the shape: (experts,) rows, columns
+Rows = Callable[[int, int], npt.NDArray[Any]]  # of a matrix, from the first number to the other
 Filters = Mapping[str, str] | Iterable[tuple[Filter, str]]  # what they select -> its type, or float for none
 Progress = Callable[[int, int, str], None]  # told matrices done, all, and the name of the next
 LAYOUT = 1  # of codes and scales in files
 # By name: the type of matrices in layers, and that of embeddings and head. 8 bits there are what Q6_K is to llama.cpp.
 SCHEMES = {"int4": ("int4", "int8"), "int8": ("int8", "int8"), "int8_channel": ("int8_channel", "int8")}
 SCHEMES |= {"q4_0": SCHEMES["int4"], "q8_0": SCHEMES["int8"]}  # llama.cpp's names of such blocks
+ROUTERS = ".router.weight", ".shared_gate.weight"  # stay numbers: small, and what an error there changes is not small
 FLOAT = "float"  # what a rule calls a weight that stays numbers
 # Types of GGUF's blocks that numbers are rounded to, by GGUF's own rules or our search, whatever the method.
 BLOCKS = {name.lower(): name for name in ggml_quantize.ENCODERS if name.lower() in Q_TYPES}
+BLOCKS_OF = {name: GGUF_TYPES[kind] for name, kind in BLOCKS.items()}  # the types of ours
 KEPT = "keep"  # a file's own blocks where they are among the types
 
 
@@ -63,6 +65,8 @@ class Scheme:
         for where, type in self.rules:
             if matches(where, name):
                 return None if type == FLOAT else type
+        if name.endswith(ROUTERS):
+            return None
         return self.tables if table else self.layers
 
     def check(self, names: Collection[str]) -> None:
@@ -93,6 +97,7 @@ class Report:
 
     weights: dict[str, tuple[int, int, float, float]] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
+    unseen: dict[str, int] = field(default_factory=dict)  # experts that a calibration text hardly reached, by name
     say: Callable[[int, int], None] | None = None  # told how many weights and matrices are done
 
     def add(self, name: str, weight: QTensor, error: float, square: float) -> None:
@@ -102,14 +107,15 @@ class Report:
         if self.say is not None:
             self.say(sum(row[0] for row in self.weights.values()), len(self.weights))
 
-    def measure(self, name: str, weight: QTensor, rows: Callable[[int, int], npt.NDArray[Any]]) -> None:
-        """Add a weight that was made of rows(start, stop)."""
+    def measure(self, name: str, weight: QTensor, parts: Sequence[Rows]) -> None:
+        """Add a weight that was made of the rows of `parts`: itself, or its experts."""
         error = square = 0.0
-        for start, stop in weight.pieces():
-            values = rows(start, stop).astype(np.float32)
-            square += float(np.vdot(values, values))
-            values -= weight.dequantize(start, stop)
-            error += float(np.vdot(values, values))
+        for matrix, rows in zip(weight.matrices(), parts, strict=True):
+            for start, stop in matrix.pieces():
+                values = rows(start, stop).astype(np.float32)
+                square += float(np.vdot(values, values))
+                values -= matrix.dequantize(start, stop)
+                error += float(np.vdot(values, values))
         self.add(name, weight, error, square)
 
     @property
@@ -130,7 +136,14 @@ class Report:
         return {
             **_summary(self.weights.values()),
             "types": {kind: {"matrices": len(rows), **_summary(rows)} for kind, rows in kinds.items()},
-            "matrices": {name: {"type": self.types[name], **_summary([row])} for name, row in self.weights.items()},
+            "matrices": {
+                name: {
+                    "type": self.types[name],
+                    **_summary([row]),
+                    **({"unseen_experts": self.unseen[name]} if name in self.unseen else {}),
+                }
+                for name, row in self.weights.items()
+            },
         }
 
 
@@ -151,7 +164,7 @@ def places(model: Decoder) -> dict[str, tuple[Module, str, bool]]:
     if model.head is not None:
         found["head"] = model, "head", True
     for name, module in model.named_modules():
-        if isinstance(module, Linear):
+        if isinstance(module, (Linear, GroupedLinear)):
             found[f"{name}.weight"] = module, "weight", False
     return found
 
@@ -163,7 +176,7 @@ def weights_of(model: Decoder) -> dict[str, QTensor]:
 
 
 def rounded(
-    rows: Callable[[int, int], npt.NDArray[Any]],
+    parts: Sequence[Rows],
     shape: tuple[int, ...],
     type: str,
     group: int,
@@ -173,23 +186,24 @@ def rounded(
     where: str = "",
     room: Room | None = None,
 ) -> QTensor:
-    """A weight made of rows(start, stop), piece by piece. Raises NonFiniteError naming it and `where` it is."""
-    if len(shape) != 2:
+    """A weight made of rows(start, stop), piece by piece: `parts` has one such function, or one for each expert where
+    the shape has three axes. Raises NonFiniteError naming it and `where` it is."""
+    if len(shape) not in (2, 3):
         raise ConfigError(f"{where}{name}: expected two axes, got {shape}")
-    if type in BLOCKS:
-        encoded = _encoded(rows, BLOCKS[type], where + name)
-        made = QTensor.from_ggml(BLOCKS[type], encoded, shape, dtype, room, where + name)
-    else:
-        made = QTensor((shape[0], shape[1]), type, group, dtype, room=room)
-        made.fill(rows, where + name)
+    made = QTensor(shape, BLOCKS_OF.get(type, type), group, dtype, room=room)
+    for e, (matrix, rows) in enumerate(zip(made.matrices(), parts, strict=True)):
+        what = f"{where}{name}" + (f" of expert {e}" if len(shape) == 3 else "")
+        if type in BLOCKS:
+            place = Place(matrix.data)
+            QTensor.from_ggml(BLOCKS[type], _encoded(rows, BLOCKS[type], what), matrix.shape, dtype, place, what)
+        else:
+            matrix.fill(rows, what)
     if report is not None:
-        report.measure(name, made, rows)
+        report.measure(name, made, parts)
     return made
 
 
-def _encoded(
-    rows: Callable[[int, int], npt.NDArray[Any]], kind: str, what: str
-) -> Callable[[int, int], npt.NDArray[np.uint8]]:
+def _encoded(rows: Rows, kind: str, what: str) -> Callable[[int, int], npt.NDArray[np.uint8]]:
     def blocks(start: int, stop: int) -> npt.NDArray[np.uint8]:
         try:
             return ggml_quantize.quantize(rows(start, stop), ggml.NAMED[kind])
@@ -199,8 +213,9 @@ def _encoded(
     return blocks
 
 
-def _rows_of(values: npt.NDArray[Any]) -> Callable[[int, int], npt.NDArray[Any]]:
-    return lambda start, stop: values[start:stop]
+def rows_of(values: npt.NDArray[Any]) -> list[Rows]:
+    """The rows of a matrix, or of each expert's."""
+    return [lambda start, stop, each=each: each[start:stop] for each in (values if values.ndim == 3 else [values])]
 
 
 def quantize_decoder(
@@ -216,7 +231,7 @@ def quantize_decoder(
             continue
         if progress is not None:
             progress(number - 1, len(found), name)
-        made = rounded(_rows_of(weight.numpy()), weight.shape, type, scheme.group, weight.dtype, name, report, "", room)
+        made = rounded(rows_of(weight.numpy()), weight.shape, type, scheme.group, weight.dtype, name, report, "", room)
         setattr(module, attribute, made)
         if say is not None:
             say(f"{number}/{len(found)} {name}: {type}")
@@ -243,26 +258,27 @@ def from_config(values: Any, where: str) -> tuple[str, dict[str, Row]]:
         raise FormatError(f"{where}: quantized: expected a dtype and weights, got {dtype!r}")
     made = {}
     for name, row in weights.items():
-        if not (isinstance(row, list) and len(row) == 4 and all(type(size) is int for size in row[1:])):
-            raise FormatError(f"{where}: quantized: {name!r} expected [type, group, rows, columns]")
-        if not (0 < row[2] < 2**31 and 0 < row[3] < 2**31):
-            raise FormatError(f"{where}: quantized: {name!r} of {row[2]} x {row[3]}")
+        if not (isinstance(row, list) and len(row) in (4, 5) and all(type(size) is int for size in row[1:])):
+            raise FormatError(f"{where}: quantized: {name!r} expected [type, group, (experts,) rows, columns]")
+        if not all(0 < size < 2**31 for size in row[2:]):
+            raise FormatError(f"{where}: quantized: {name!r} of {' x '.join(map(str, row[2:]))}")
         try:
-            q_type(row[0]).group(row[3], row[1])
+            q_type(row[0]).group(row[-1], row[1])
         except ConfigError as error:
             raise FormatError(f"{where}: quantized: {name!r}: {error}") from None
-        made[name] = row[0], row[1], row[2], row[3]
+        made[name] = tuple(row)
     return dtype, made
 
 
 def restored(row: Row, stored: Stored, dtype: str, what: str, room: Room | None = None) -> QTensor:
     """A weight of a file of our own layout. Raises FormatError where its bytes are not as many as its shape needs."""
-    type, group, n, inner = row
-    size = q_bytes(type, group, n, inner)
-    ordered = stored.shape == (size + 4 * inner,) and not q_type(type).channel  # by a permutation of the columns
+    type, group, *shape = row
+    size = q_bytes(*row)
+    orders = 4 * math.prod(shape[:-2]) * shape[-1]
+    ordered = stored.shape == (size + orders,) and not q_type(type).channel  # by a permutation of the columns
     if stored.dtype != "uint8" or not (ordered or stored.shape == (size,)):
         raise FormatError(f"{what}: expected {size} bytes, got {stored.dtype} of shape {stored.shape}")
-    made = QTensor((n, inner), type, group, dtype, room, ordered)
+    made = QTensor(tuple(shape), type, group, dtype, room, ordered)
     data = made.data.numpy()
     if stored.into is None:
         data[...] = stored.array()
@@ -272,10 +288,10 @@ def restored(row: Row, stored: Stored, dtype: str, what: str, room: Room | None 
     return made
 
 
-def q_bytes(type: str, group: int, n: int, inner: int) -> int:
-    """Memory of a quantized weight (n, inner)."""
+def q_bytes(type: str, group: int, *shape: int) -> int:
+    """Memory of a quantized weight (N, K) or (E, N, K)."""
     kind = q_type(type)
-    return int(k.q_bytes(kind.number, n, inner, kind.group(inner, group)))
+    return math.prod(shape[:-2]) * int(k.q_bytes(kind.number, *shape[-2:], kind.group(shape[-1], group)))
 
 
 def arrays(model: Decoder) -> Iterator[tuple[str, npt.NDArray[Any]]]:
@@ -292,64 +308,10 @@ def bytes_needed(
     for name, shape in shapes.items():
         if name in given:
             total += q_bytes(*given[name])
-        elif scheme is not None and len(shape) == 2 and name not in ("positions.weight", "token_types.weight"):
+        elif scheme is not None and len(shape) in (2, 3) and name not in ("positions.weight", "token_types.weight"):
             type = scheme.of(name, name in ("embed.weight", "head"))
-            total += item * math.prod(shape) if type is None else q_bytes(type, scheme.group, *shape)
+            kind = None if type is None else BLOCKS_OF.get(type, type)
+            total += item * math.prod(shape) if kind is None else q_bytes(kind, scheme.group, *shape)
         else:
             total += item * math.prod(shape)
     return total
-
-
-# -- matrices of others' folders ---------------------------------------------------------------------------------------
-def from_packed(packed: Packed, dtype: str, room: Room | None = None) -> QTensor | None:
-    """A matrix as a QTensor of the same numbers, None where no type holds them."""
-    n, inner = packed.shape
-    order = None
-    if packed.order is not None:
-        order = np.argsort(packed.order, kind="stable")
-        if not np.array_equal(packed.order[order], np.arange(inner) // packed.group):
-            return None  # groups of other sizes than the one
-    scales = packed.scales(0, n)
-    zeros = None if packed.zeros is None else packed.zeros(0, n)
-    if zeros is not None and (zeros == 1 << (packed.bits - 1)).all():
-        zeros = None
-    type = _type_of(packed, zeros, scales.shape[1])
-    if type is None:
-        return None
-    try:
-        made = QTensor((n, inner), type, packed.group, dtype, room, order is not None)
-    except ConfigError:  # such a group
-        return None
-    if order is not None:
-        made.set_order(order)
-    nested = packed.nested if type == "nf4_double" else None
-    made.set_tables(packed.table, None if nested is None else nested[1:])
-    bytes_of = None if nested is None else nested[0](0, n)
-    minimums = None if packed.minimums is None else packed.minimums(0, n)
-    whole = packed.codes(0, n) if packed.whole else None
-    for start, stop in made.pieces():
-        codes = packed.codes(start, stop) if whole is None else whole[start:stop]
-        made.put(
-            start,
-            codes if order is None else codes[:, order],
-            scales[start:stop] if bytes_of is None else bytes_of[start:stop],
-            None if minimums is None else minimums[start:stop],
-            None if zeros is None else zeros[start:stop].astype(np.uint8),
-        )
-    return made
-
-
-def _type_of(packed: Packed, zeros: npt.NDArray[Any] | None, groups: int) -> str | None:
-    if packed.table is not None:
-        return "nf4" if packed.nested is None else "nf4_double"
-    if packed.bits not in (4, 8):
-        return None
-    symmetric = zeros is None and packed.minimums is None
-    if symmetric and (packed.zeros is None and packed.offset != 1 << (packed.bits - 1)):
-        return None
-    if symmetric and packed.bits == 8 and groups == 1 and packed.order is None:
-        return "int8_channel"
-    if packed.floats == "float32" or (zeros is not None and zeros.max() >= 1 << packed.bits):
-        return None
-    kind = "int" if symmetric else "affine" if packed.minimums is not None else "zero"
-    return f"{kind}{packed.bits}{'_bf16' if packed.floats == 'bfloat16' else ''}"

@@ -14,8 +14,10 @@ class Adapter(Module):
     """Changes what a Linear computes without replacing it: LoRA, masks, fake quantization.
 
     `weight` sees the weight before the product; `output` the result y = x w^T + b before activation and residual.
-    Override one or both.
+    Override one or both. Beside a layer of experts `offsets` are where each one's rows begin in x.
     """
+
+    offsets: Any = None
 
     def weight(self, weight: Tensor, ctx: Ctx) -> Tensor:
         """The weight to use instead."""
@@ -57,16 +59,18 @@ class GroupedLinear(Module):
     def __init__(
         self, experts: int, inputs: int, outputs: int, bias: bool = True, std: float = 0.02, dtype: str = "float32"
     ) -> None:
-        self.weight = Parameter((experts, outputs, inputs), dtype, std=std)
+        self.weight: Any = Parameter((experts, outputs, inputs), dtype, std=std)  # or a QTensor
         self.bias = Parameter((experts, outputs), dtype) if bias else None
         self.adapters: list[Adapter] = []
 
-    def __call__(self, x: Tensor, offsets: Any, ctx: Ctx) -> Tensor:
-        """x (R, in) in the order of experts, whose first rows are offsets (experts + 1) -> (R, out)."""
+    def __call__(self, x: Tensor, offsets: Any, ctx: Ctx, rows: Any = None) -> Tensor:
+        """x (R, in) in the order of experts, whose first rows are offsets (experts + 1) -> (R, out). `rows`: what
+        project_experts() made of tokens x."""
         weight: Tensor = self.weight
         for adapter in self.adapters:
+            adapter.offsets = offsets
             weight = adapter.weight(weight, ctx)
-        y: Tensor = ops.grouped_linear(x, weight, self.bias, offsets)
+        y: Tensor = ops.grouped_linear(x, weight, self.bias, offsets, rows=rows)
         for adapter in self.adapters:
             y = adapter.output(x, weight, y, ctx)
         return y
@@ -76,6 +80,15 @@ def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
     """Several projections of the same x (q, k, v; gate, up): the place where x is prepared once for all."""
     rows = ops.shared_rows(x, [linear.weight for linear in linears])
     return [linear(x, ctx, rows=rows) for linear in linears]
+
+
+def project_experts(x: Tensor, ctx: Ctx, routing: Any, linears: list[GroupedLinear]) -> list[Tensor]:
+    """project() for layers of experts: x (T, in) are tokens, which go where `routing` says; each result (R, out)."""
+    plain = not any(linear.adapters for linear in linears)  # they look at numbers
+    rows = ops.expert_rows(x, [linear.weight for linear in linears], routing) if plain else None
+    if rows is None:
+        x = ops.gather_rows(x, routing.order, routing.place)
+    return [linear(x, routing.offsets, ctx, rows=rows) for linear in linears]
 
 
 class Embedding(Module):

@@ -36,7 +36,7 @@ from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .op import OPS, Cost, Op, op
-from .quantized import shared_rows
+from .quantized import expert_rows, shared_rows
 from .rwkv import rwkv7
 from .scan import causal_conv1d, linear_recurrence, rg_lru, selective_scan
 from .sinks import sink_attention
@@ -63,6 +63,7 @@ __all__ = [
     "embedding",
     "erf",
     "exp",
+    "expert_rows",
     "expert_weights",
     "gated_delta",
     "gather_rows",

@@ -14,8 +14,9 @@ import numpy as np
 
 from .. import _kernels as k
 from ..errors import ConfigError, nearest
+from ..qtensor import QTensor
 from ..tensor import Tensor, full, wide
-from . import basic
+from . import basic, quantized
 from .layers import composed_softmax
 from .op import Cost, check_float, check_int32, check_wide, elements_bytes, item_bytes, op, refuse
 
@@ -245,14 +246,21 @@ def _(x: Tensor, weights: Tensor, residual: Tensor | None = None, order: Any = N
 # -- products ----------------------------------------------------------------------------------------------------------
 @op("x", "weight", "bias")
 def grouped_linear(
-    x: Array, weight: Array, bias: Array | None = None, offsets: Array | None = None, needs: Needs = None
+    x: Array,
+    weight: Array | QTensor,
+    bias: Array | None = None,
+    offsets: Array | None = None,
+    rows: quantized.Rows | None = None,
+    needs: Needs = None,
 ) -> Any:
     """x[r] @ weight[e].T + bias[e] for the rows r of expert e, which are offsets[e] to offsets[e + 1] - 1.
 
     x (R, K), weight (E, N, K), bias (E, N), offsets (E + 1) int32 from 0 to R; result (R, N). A row's bits do not
     depend on the others. An expert without rows costs nothing and has the gradient zero.
+    A weight may be a QTensor, which takes no gradient. `rows` are then what expert_rows() made of the tokens, once for
+    several weights, and x is the tokens (T, K).
     """
-    check_float("grouped_linear", x=x, weight=weight, bias=bias)
+    check_float("grouped_linear", x=x, bias=bias, weight=None if isinstance(weight, QTensor) else weight)
     if offsets is None:
         raise TypeError("grouped_linear: missing argument `offsets`")
     check_int32("grouped_linear", offsets=offsets)
@@ -265,6 +273,8 @@ def grouped_linear(
         refuse("grouped_linear", "bias", (experts, n), bias.shape)
     if offsets.shape != (experts + 1,):
         refuse("grouped_linear", "offsets", (experts + 1,), offsets.shape)
+    if isinstance(weight, QTensor):
+        return quantized.grouped_linear(x, weight, bias, offsets, needs, rows), (x, weight, offsets)
     y = k.empty((x.shape[0], n), x.dtype)
     k.grouped_linear(x, weight, y, offsets, n, inner, trans_b=True, bias=bias)
     return y, (x, weight, offsets)
@@ -274,7 +284,9 @@ def grouped_linear(
 def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any) -> None:
     x, weight, offsets = saved
     _, n, inner = weight.shape
-    if dx is not None:
+    if dx is not None and isinstance(weight, QTensor):
+        quantized.give_grouped_inputs(dy, weight, offsets, dx)
+    elif dx is not None:
         array, add_to = dx.target()  # products and sums write bfloat16 or float32, whichever the slot has
         k.grouped_linear(dy, weight, array, offsets, inner, n, accumulate=add_to)
     if dweight is not None:
@@ -286,13 +298,13 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any) -> None:
 
 
 @grouped_linear.cost
-def _(x: Any, weight: Any, bias: Any = None, offsets: Any = None) -> Cost:
+def _(x: Any, weight: Any, bias: Any = None, offsets: Any = None, rows: Any = None) -> Cost:
     _, n, inner = weight.shape
     return Cost(2 * x.shape[0] * n * inner, elements_bytes(x, weight, bias) + item_bytes(x.dtype) * x.shape[0] * n)
 
 
 @grouped_linear.composed
-def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, offsets: Any = None) -> Tensor:
+def _(x: Tensor, weight: Tensor, bias: Tensor | None = None, offsets: Any = None, rows: Any = None) -> Tensor:
     starts = [int(n) for n in _numpy(offsets)]
     parts = [full((0, weight.shape[1]), 0.0, x.dtype)]
     for e, (start, stop) in enumerate(itertools.pairwise(starts)):

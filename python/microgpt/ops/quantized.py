@@ -97,3 +97,56 @@ def give_inputs(dz: Array, weight: QTensor, m: int, dx: Any) -> None:
     array, add_to = dx.target(wide(dz.dtype))
     k.q_matmul(dz, weight.data, array, number, m, n, inner, group, to_inputs=True, accumulate=add_to)
     dx.settle(array)
+
+
+# -- experts -----------------------------------------------------------------------------------------------------------
+def _empty_rows(count: int, weight: QTensor) -> Rows:
+    _, _, inner, group = weight.sizes
+    groups = -(-inner // group)
+    codes, scales = k.empty((count * groups * group,), "uint8"), k.empty((count * groups,), "float32")
+    return Rows(codes, scales, k.empty((count * groups * weight.type.starts,), "int32"), key_of(weight))
+
+
+def expert_rows(x: Tensor, weights: Sequence[Any], routing: Any) -> Rows | None:
+    """x (T, K) rounded once for all these weights of experts, and its rows in the experts' order; None where the
+    weights differ, are not quantized, or want x as it is. `routing`: see ops.route()."""
+    first = weights[0]
+    for weight in weights:
+        if not isinstance(weight, QTensor) or key_of(weight) != key_of(first):
+            return None
+        if weight.ordered or not rounds(x.data, weight, x.slot is not None):  # each expert has an order of its own
+            return None
+    number, _, inner, group = first.sizes
+    rows, made = rows_of(x.data, first), _empty_rows(routing.order.size, first)
+    k.q_gather(
+        *rows[:3], routing.order, routing.offsets, *made[:3], number, routing.order.size, x.shape[0],
+        routing.ids.shape[1], inner, group,
+    )  # fmt: skip
+    return made
+
+
+def grouped_linear(
+    x: Array, weight: QTensor, bias: Array | None, offsets: Array, needs: list[bool] | None, rows: Rows | None
+) -> Array:
+    """x[r] weight[e]^T + bias[e] for each expert's rows; see ops.grouped_linear()."""
+    number, n, inner, group = weight.sizes
+    if rows is not None and rows.key != key_of(weight):
+        refuse("grouped_linear", "rows", f"those of weights like {weight!r}", "others")
+    if rows is None:
+        if not rounds(x, weight, bool(needs and any(needs))):
+            y = k.empty((x.shape[0], n), x.dtype)
+            k.grouped_q_matmul(x, weight.data, y, offsets, number, n, inner, group, bias=bias)
+            return y
+        rows = _empty_rows(x.shape[0], weight)
+        k.grouped_q_rows(x, *rows[:3], weight.data, offsets, number, n, inner, group)
+    y = k.empty((rows.scales.size // -(-inner // group), n), x.dtype)
+    k.grouped_q_gemm(*rows[:3], weight.data, y, offsets, number, n, inner, group, bias=bias)
+    return y
+
+
+def give_grouped_inputs(dy: Array, weight: QTensor, offsets: Array, dx: Any) -> None:
+    """dx[r] (+)= dy[r] times the numbers of weight[e]."""
+    number, n, inner, group = weight.sizes
+    array, add_to = dx.target(wide(dy.dtype))
+    k.grouped_q_matmul(dy, weight.data, array, offsets, number, n, inner, group, to_inputs=True, accumulate=add_to)
+    dx.settle(array)

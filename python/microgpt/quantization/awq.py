@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..models.quantized import rounded
+from ..models.quantized import rounded, rows_of
 from ..nn.linear import Linear
 from ..nn.module import Module
 from ..nn.norm import Norm
@@ -150,7 +150,7 @@ def fold_block(
 
         def quantize(i: int, w: Floats, chosen: Any = chosen) -> Floats:
             name = chosen[i][0]
-            return rounded(lambda start, stop: w[start:stop], w.shape, *types[name], "float32", name).dequantize()
+            return rounded(rows_of(w), w.shape, *types[name], "float32", name).dequantize()
 
         scale, power = best_scale(weights, observers[fold.names[0]].inputs(), quantize)
         if power > 0:

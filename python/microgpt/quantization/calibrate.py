@@ -16,7 +16,7 @@ from ..autograd import no_grad
 from ..errors import DataError, NonFiniteError
 from ..models.decoder import Decoder
 from ..nn.context import Ctx, Layout
-from ..nn.linear import Adapter, Linear
+from ..nn.linear import Adapter, GroupedLinear, Linear
 from ..nn.module import Module
 from ..tensor import Tensor, wide, zeros
 
@@ -111,6 +111,31 @@ class Observer(Adapter):
             raise NonFiniteError(f"calibration: the inputs of {name} are not finite")
 
 
+class ExpertsObserver(Adapter):
+    """An Observer for each expert of a layer: of the rows that reach it."""
+
+    def __init__(self, experts: int, width: int, products: bool) -> None:
+        self.experts = [Observer(width, products) for _ in range(experts)]
+
+    def output(self, x: Tensor, weight: Tensor, y: Tensor, ctx: Ctx) -> Tensor:
+        """y as it is; x (R, K) is noted."""
+        starts = self.offsets.numpy()
+        for observer, start, stop in zip(self.experts, starts[:-1], starts[1:], strict=True):
+            if stop > start:
+                observer.add(x[int(start) : int(stop)])
+        return y
+
+    @property
+    def rows(self) -> int:
+        """Of all experts."""
+        return sum(each.rows for each in self.experts)
+
+    def check(self, name: str) -> None:
+        """As Observer.check()."""
+        for each in self.experts:
+            each.check(name)
+
+
 @dataclass
 class Streams:
     """Pieces of text on their way through a model: the stream of each, and its context."""
@@ -135,9 +160,14 @@ class Streams:
             ctx.aux.clear()  # losses of training
             yield y
 
-    def observe(self, block: Module, linears: dict[str, Linear], products: bool) -> dict[str, Observer]:
+    def observe(
+        self, block: Module, linears: dict[str, Linear | GroupedLinear], products: bool
+    ) -> dict[str, Observer | ExpertsObserver]:
         """What the linear layers of a block are given, by name; those that were given nothing are left out."""
-        observers = {name: Observer(linear.weight.shape[1], products) for name, linear in linears.items()}
+        observers: dict[str, Observer | ExpertsObserver] = {}
+        for name, linear in linears.items():
+            *experts, _, width = linear.weight.shape
+            observers[name] = ExpertsObserver(*experts, width, products) if experts else Observer(width, products)
         for name, observer in observers.items():
             linears[name].adapters.append(observer)
         try:

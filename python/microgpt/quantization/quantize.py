@@ -12,16 +12,17 @@ import numpy.typing as npt
 from ..autograd import no_grad
 from ..errors import ConfigError, NonFiniteError, nearest
 from ..models.decoder import Decoder
-from ..models.quantized import BLOCKS, Progress, Report, Scheme, places, quantize_decoder, rounded
+from ..models.quantized import BLOCKS, Progress, Report, Scheme, places, quantize_decoder, rounded, rows_of
 from ..qtensor import QTensor
 from ..tensor import Room
 from .awq import fold_block
-from .calibrate import LEAST, Observer, Streams, Tokenizer, pieces_of, read_calibration
+from .calibrate import LEAST, ExpertsObserver, Observer, Streams, Tokenizer, pieces_of, read_calibration
 from .gptq import gptq
 from .rounding import weighted_round
 
 METHODS = ("rtn", "imatrix", "gptq", "awq")
 TOKENS = 32768  # of a calibration
+LEAST_ROWS = 64  # that an expert must see: a mean square of so many is known to about a fifth
 
 
 def check_method(method: str) -> str:
@@ -72,7 +73,8 @@ def quantize_calibrated(
     """Round a model's matrices in place; what is rounded already stays, and so does what `scheme` leaves as it is.
 
     `method` imatrix, gptq or awq; `pieces` of ids, see calibrate.pieces_of(). `progress` is told matrices done, all,
-    and the name of the next. Matrices that the text never reaches are rounded to nearest.
+    and the name of the next. Matrices that the text never reaches, and experts that fewer than LEAST_ROWS of its tokens
+    go to, are rounded to nearest.
     Raises NonFiniteError naming the weight or the layer.
     """
     work = Work(model, scheme, check_method(method), act_order, progress)
@@ -85,7 +87,7 @@ def quantize_calibrated(
             check_finite(name, linear.weight.numpy())
         observers = streams.observe(block, floats, method == "gptq")
         if method == "awq":
-            types = {n: work.types[n] for n in observers if n in work.types}
+            types = {n: t for n, t in work.types.items() if isinstance(observers.get(n), Observer)}
 
             def run(block: Any = block) -> npt.NDArray[Any]:
                 with no_grad():
@@ -93,7 +95,7 @@ def quantize_calibrated(
                 streams.contexts[0].aux.clear()
                 return y
 
-            fold_block(block, observers, run, types)
+            fold_block(block, {n: each for n, each in observers.items() if isinstance(each, Observer)}, run, types)
         for name in floats:
             work.round(name, observers.get(name))
         streams.advance(block)
@@ -125,7 +127,7 @@ class Work:
         self.all = len(self.types)
         self.report, self.room = Report(), Room("uint8")
 
-    def round(self, name: str, observer: Observer | None) -> None:
+    def round(self, name: str, observer: Observer | ExpertsObserver | None) -> None:
         """Round one matrix, where it is among those to be rounded and has not been yet."""
         if name not in self.types:
             return
@@ -136,29 +138,34 @@ class Work:
         weight = getattr(module, attribute)
         values = weight.numpy()
         check_finite(name, values)
-        made = self._made(name, values, type, size, weight.dtype, None if type in BLOCKS else observer)
+        if observer is None or type in BLOCKS:
+            made = rounded(rows_of(values), values.shape, type, size, weight.dtype, name, room=self.room)
+        else:
+            made = QTensor(values.shape, type, size, weight.dtype, room=self.room)
+            experts = observer.experts if isinstance(observer, ExpertsObserver) else [observer]
+            for matrix, each, part in zip(
+                made.matrices(), values if made.ndim == 3 else [values], experts, strict=True
+            ):
+                self._fill(name, matrix, each, part, made.ndim == 3)
         setattr(module, attribute, made)
-        self.report.measure(name, made, lambda start, stop: values[start:stop])
+        self.report.measure(name, made, rows_of(values))
         if self.progress is not None and not self.types:
             self.progress(self.all, self.all, "")
 
-    def _made(
-        self, name: str, values: npt.NDArray[Any], type: str, size: int, dtype: str, observer: Observer | None
-    ) -> QTensor:
-        if observer is None:
-            return rounded(
-                lambda start, stop: values[start:stop], values.shape, type, size, dtype, name, room=self.room
-            )
-        made = QTensor((values.shape[0], values.shape[1]), type, size, dtype, room=self.room)
+    def _fill(self, name: str, made: QTensor, values: npt.NDArray[Any], observer: Observer, expert: bool) -> None:
+        """The codes of one matrix; of an expert that saw too little, the nearest."""
         kind, group = made.type, made.group
+        if expert and observer.rows < LEAST_ROWS:
+            self.report.unseen[name] = self.report.unseen.get(name, 0) + 1
+            made.fill(lambda start, stop: values[start:stop], name)
+            return
         if self.method == "gptq":
             assert observer.products is not None
             made.put(0, *finite(name, *gptq(values, observer.products, kind, group, self.act_order)))
-            return made
+            return
         for start, stop in made.pieces():
             piece = values[start:stop].astype(np.float32)
             made.put(start, *finite(name, *weighted_round(piece, observer.squares, kind, group)))
-        return made
 
 
 def check_finite(name: str, values: npt.NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import FormatError
-from ..ggml import MXFP4_VALUES
+from ..ggml import NAMED, dequantize
 from ..stored import Stored
 
 
@@ -36,13 +36,35 @@ def _mxfp4(blocks: Stored, scales: Stored) -> Stored:
     are matrices (experts, out, in); the name stands for (experts, in, out)."""
     experts, rows, groups, _ = blocks.shape
 
-    def array() -> npt.NDArray[np.float32]:
-        raw, exponents = blocks.array(), scales.array()
-        out = np.empty((experts, rows, groups, 16, 2), np.float32)
-        for e in range(experts):
-            scale = np.ldexp(np.float32(0.5), exponents[e].astype(np.int32) - 127)[:, :, None]  # the table is doubled
-            out[e, ..., 0] = MXFP4_VALUES[raw[e] & 15] * scale
-            out[e, ..., 1] = MXFP4_VALUES[raw[e] >> 4] * scale
-        return out.reshape(experts, rows, groups * 32).swapaxes(1, 2)
+    def turned(expert: int) -> Stored:
+        def raw(start: int, stop: int) -> npt.NDArray[np.uint8]:
+            return _gguf_blocks(_rows(blocks, expert, start, stop), _rows(scales, expert, start, stop))
 
-    return Stored((experts, groups * 32, rows), "float32", array)
+        def numbers(start: int, stop: int) -> npt.NDArray[np.float32]:
+            return dequantize(raw(start, stop).reshape(-1), NAMED["MXFP4"], (stop - start, groups * 32))
+
+        return Stored((rows, groups * 32), "float32", lambda: numbers(0, rows), numbers, blocks=("MXFP4", raw))
+
+    def array() -> npt.NDArray[np.float32]:
+        return np.stack([turned(e).array() for e in range(experts)]).swapaxes(1, 2)
+
+    return Stored((experts, groups * 32, rows), "float32", array, turned=turned)
+
+
+def _rows(stored: Stored, expert: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+    """Rows of one expert, out of bytes (experts, out, ...)."""
+    part = None if stored.part is None else stored.part(expert)
+    rows: npt.NDArray[np.uint8]
+    rows = stored.array()[expert, start:stop] if part is None or part.rows is None else part.rows(start, stop)
+    return rows
+
+
+def _gguf_blocks(codes: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The same groups as blocks of GGUF (rows, bytes): a scale, then bytes of which the i-th holds numbers i and
+    i + 16 where here it holds 2i and 2i + 1."""
+    made = np.empty((*scales.shape, 17), np.uint8)
+    made[..., 0] = scales
+    first, second = codes[..., :8], codes[..., 8:]
+    made[..., 1::2] = (first & 15) | (second << 4)
+    made[..., 2::2] = (first >> 4) | (second & 0xF0)
+    return made.reshape(len(made), -1)

@@ -38,11 +38,13 @@ GATE_UP = Packing(
     lambda parts: _turned(np.stack(parts, axis=2).reshape(len(parts[0]), -1, *parts[0].shape[2:])),
     lambda value: [_turned(value)[:, first::2] for first in (0, 1)],
     lambda shapes: (*shapes[0][:1], *shapes[0][2:], 2 * shapes[0][1]),
+    (slice(0, None, 2), slice(1, None, 2)),
 )
 DOWN = Packing(
     lambda parts: _turned(parts[0]),
     lambda value: [_turned(value)],
     lambda shapes: (shapes[0][0], shapes[0][2], shapes[0][1]),
+    (slice(None),),
 )
 
 

@@ -16,7 +16,7 @@ from ...ops.layers import act_code
 from ...tensor import Tensor, full, wide, zeros
 from ..checks import number, require, whole
 from ..context import Ctx
-from ..linear import GroupedLinear, Linear
+from ..linear import GroupedLinear, Linear, project_experts
 from ..module import Module, Parameter
 from ..place import Place
 from ..spec import LayerSpec, Shapes, below, linear
@@ -184,9 +184,8 @@ class Moe(Module):
         weights = ops.expert_weights(logits, routing.ids, spec.score, spec.renormalize, spec.scale, spec.eps)
         if ctx.states is None and is_grad_enabled():
             self._note(logits, routing, ctx)
-        rows = ops.gather_rows(x, routing.order, routing.place)
-        gate = None if self.gate is None else self.gate(rows, routing.offsets, ctx)
-        out = self.down(self._act(gate, self.up(rows, routing.offsets, ctx)), routing.offsets, ctx)
+        *gate, up = project_experts(x, ctx, routing, [self.up] if self.gate is None else [self.gate, self.up])
+        out = self.down(self._act(gate[0] if gate else None, up), routing.offsets, ctx)
         if self.shared is not None:
             residual = self._shared(x, ctx, residual)
         y: Tensor = ops.combine_rows(out, weights, residual, routing.order, routing.place)
