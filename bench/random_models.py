@@ -2,17 +2,23 @@
 
 For each shape FOLDER/NAME (bfloat16, Hugging Face layout), NAME-int4 and NAME-int8 (quantized, our own layout), and
 NAME-q4_0.gguf, NAME-q8_0.gguf and NAME-bf16.gguf for llama.cpp. Embeddings and head have 8 bits in the quantized ones,
-whichever library reads them.
+whichever library reads them. Vocabularies are random joins of bytes, as many as the shape's own.
 
-    python bench/random_models.py models smollm2-135m qwen3-0.6b llama-3.2-1b
+moe-0.8b-a0.3b has 32 experts in each layer, of which a token goes to 8; routers stay numbers everywhere.
+
+    python bench/random_models.py models smollm2-135m qwen3-0.6b llama-3.2-1b moe-0.8b-a0.3b
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from microgpt.api import LanguageModel
 from microgpt.io import ggml
@@ -21,7 +27,7 @@ from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.pretrained import open_checkpoint, save_decoder, take
 from microgpt.models.quantized import Scheme
-from microgpt.tokenizers.ids import IdsTokenizer
+from microgpt.tokenizers.base import Tokenizer
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm2-135m": ("llama", {
@@ -39,6 +45,12 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 8192,
         "rope_theta": 500000.0,
     }),
+    "moe-0.8b-a0.3b": ("qwen3_moe", {
+        "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 8,
+        "head_dim": 64, "moe_intermediate_size": 512, "num_experts": 32, "num_experts_per_tok": 8,
+        "intermediate_size": 3072, "vocab_size": 49152, "tie_word_embeddings": True, "max_position_embeddings": 8192,
+        "rope_theta": 1000000.0, "norm_topk_prob": True,
+    }),
 }  # fmt: skip
 
 
@@ -50,6 +62,27 @@ def _eight_bits_in_tables(tensor_type: Any) -> Any:
     return chosen
 
 
+def write_vocabulary(folder: Path, count: int) -> None:
+    """tokenizer.json with byte-level BPE of so many tokens: bytes, and joins of two that were there before."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    tokens, merges = [names[byte] for byte in range(256)], []
+    known, rng = set(tokens), np.random.default_rng(0)
+    while len(tokens) < count:
+        for left, right in (rng.random((1 << 14, 2)) ** 3 * min(len(tokens), 20000)).astype(int).tolist():
+            made = tokens[left] + tokens[right]
+            if made not in known and len(made) <= 12 and len(tokens) < count:
+                known.add(made)
+                merges.append(f"{tokens[left]} {tokens[right]}")
+                tokens.append(made)
+    model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": merges}
+    plain = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    made = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": plain, "post_processor": None,
+            "decoder": plain, "model": model}  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+
+
 def make(folder: Path, name: str, kinds: list[str]) -> None:
     """Write a shape's folders and files; those that are there stay."""
     family, values = SHAPES[name]
@@ -57,16 +90,18 @@ def make(folder: Path, name: str, kinds: list[str]) -> None:
     if not (place / "config.json").exists():
         config = dataclasses.replace(FAMILIES.get(family).read(values), init_std=0.02)
         place.mkdir(parents=True, exist_ok=True)
+        write_vocabulary(place, config.vocab_size)
         save_decoder(Decoder(config, "bfloat16", seed=0), place)
     for kind in kinds:
         own = folder / f"{name}-{kind}"
         if kind in ("int4", "int8") and not (own / "config.json").exists():
             own.mkdir(exist_ok=True)
+            shutil.copyfile(place / "tokenizer.json", own / "tokenizer.json")
             save_decoder(take(open_checkpoint(place), None, Scheme.named(kind)), own)
         file = folder / f"{name}-{kind}.gguf"
         if kind not in ("int4", "int8") and not file.exists():
             model = take(open_checkpoint(place))
-            LanguageModel(model, IdsTokenizer(model.config.vocab_size)).export(file, type=kind)
+            LanguageModel(model, Tokenizer.load(place)).export(file, type=kind)
         print(own if own.exists() else file, flush=True)
 
 

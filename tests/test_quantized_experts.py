@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import microgpt
 from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.api import LanguageModel
 from microgpt.autograd import no_grad
-from microgpt.cli import main
 from microgpt.engine.generate import forward_cached
 from microgpt.engine.step import Steps
 from microgpt.errors import ConfigError, FormatError, NonFiniteError, ShapeError
@@ -40,6 +38,7 @@ from microgpt.tensor import Tensor, numpy_dtype, tensor
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests import packed_tools
+from tests.cli_tools import run
 from tests.test_moe import in_mxfp4
 from tests.test_qtypes import blocks, made
 from tests.variants import IDS, VARIANTS, logits, make
@@ -241,7 +240,7 @@ def test_rounding_while_loading_saving_and_reading_again(tmp_path: Path, dtype: 
     for bad in ([*row[:2], *row[3:]], [row[0], row[1], 0, *row[3:]], [row[0], row[1], 3, *row[3:]], [*row, 1]):
         values["quantized"]["weights"][name] = bad
         (tmp_path / "saved" / "config.json").write_text(json.dumps(values))
-        with pytest.raises((FormatError, microgpt.MicrogptError), match="ffn.gate"):
+        with pytest.raises((FormatError, microgpt.MicrogptError), match=r"ffn\.gate"):
             microgpt.load(tmp_path / "saved")
 
 
@@ -289,24 +288,26 @@ def test_adapters_beside_quantized_experts_get_gradients() -> None:
 
 
 # -- files of others -----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("family", ["gguf_mixtral", "gguf_qwen3_moe", "gguf_olmoe", "gguf_gpt_oss"])
-def test_experts_of_gguf_files_stay_quantized(tmp_path: Path, family: str) -> None:
-    model = wide_experts(family.removeprefix("gguf_"))
-    save_gguf(model, tmp_path / "m.gguf", "q8_0")
-    check_kept(tmp_path / "m.gguf", {"int8"})
+@pytest.mark.parametrize(("family", "kind"), [
+    ("mixtral", "q4_0"), ("qwen3_moe", "q4_k"), ("olmoe", "q6_k"), ("gpt_oss", "q8_0"),
+])  # fmt: skip
+def test_experts_of_gguf_files_stay_quantized(tmp_path: Path, family: str, kind: str) -> None:
+    model = wide_experts(family, 256 if kind.endswith("_k") else 64)
+    save_gguf(model, tmp_path / "m.gguf", kind)
+    check_kept(tmp_path / "m.gguf", {{"q4_0": "int4", "q8_0": "int8"}.get(kind, kind)})
 
 
-def wide_experts(family: str) -> Decoder:
+def wide_experts(family: str, width: int = 64) -> Decoder:
+    """Two layers of four experts as wide as the stream."""
+    count = "num_local_experts" if family in ("mixtral", "gpt_oss") else "num_experts"
     settings: dict[str, Any] = {
-        "vocab_size": 61, "max_position_embeddings": 32, "hidden_size": 64, "num_hidden_layers": 2, "head_dim": 16,
-        "num_attention_heads": 4, "num_key_value_heads": 2 if family != "olmoe" else 4, "intermediate_size": 32,
-        "moe_intermediate_size": 32, "num_experts_per_tok": 2,
-        {"mixtral": "num_local_experts", "gpt_oss": "num_local_experts"}.get(family, "num_experts"): 4,
+        "vocab_size": 61, "max_position_embeddings": 32, "hidden_size": width, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 4 if family == "olmoe" else 2, "intermediate_size": width,
+        "num_experts_per_tok": 2, count: 4,
     }  # fmt: skip
-    known = FAMILIES.get(family)
-    taken = {name: value for name, value in settings.items()
-             if not (name == "head_dim" and family == "olmoe") and not (name.startswith("moe_") and family != "qwen3_moe")}  # fmt: skip
-    return Decoder(known.read(taken), seed=1)
+    settings |= {} if family == "olmoe" else {"head_dim": 16}
+    settings |= {"moe_intermediate_size": width, "norm_topk_prob": True} if family == "qwen3_moe" else {}
+    return Decoder(FAMILIES.get(family).read(settings), seed=1)
 
 
 def check_kept(path: Path, types: set[str]) -> LanguageModel:
@@ -459,7 +460,7 @@ def test_the_command_rounds_a_mixture_of_experts(tmp_path: Path, method: str) ->
     command = ["quantize", str(tmp_path / "m"), "-o", str(tmp_path / "q"), "--bits", "8", "--json", "--method", method,
                "--text", str(tmp_path / "t.txt"), "--filter", "blocks.1.ffn.down.weight=int4"]  # fmt: skip
     command += [] if method == "rtn" else ["--calibration", str(tmp_path / "t.txt"), "--tokens", "1024"]
-    done = CliRunner().invoke(main, command)
+    done = run(*command)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout.strip().split("\n")[-1])
     assert found["matrices"]["blocks.1.ffn.down.weight"]["type"] == "int4"

@@ -62,6 +62,9 @@ __all__: list[str] = [
     "glu",
     "glu_backward",
     "grouped_linear",
+    "grouped_q_gemm",
+    "grouped_q_matmul",
+    "grouped_q_rows",
     "grouped_weight",
     "isa",
     "isas",
@@ -83,6 +86,7 @@ __all__: list[str] = [
     "q_blocks",
     "q_bytes",
     "q_dequantize",
+    "q_gather",
     "q_gemm",
     "q_matmul",
     "q_pack",
@@ -491,6 +495,56 @@ def grouped_linear(
     accumulate: bool = False,
     bias: Array | None = None,
 ) -> None: ...
+def grouped_q_gemm(
+    codes: Array,
+    scales: Array,
+    starts: Array,
+    data: Array,
+    c: Array,
+    offsets: Array,
+    type: int,
+    n: int,
+    k: int,
+    group: int,
+    bias: Array | None = None,
+) -> None:
+    """
+    q_gemm of each expert's rows with its weight.
+    """
+
+def grouped_q_matmul(
+    x: Array,
+    data: Array,
+    y: Array,
+    offsets: Array,
+    type: int,
+    n: int,
+    k: int,
+    group: int,
+    bias: Array | None = None,
+    to_inputs: bool = False,
+    accumulate: bool = False,
+) -> None:
+    """
+    q_matmul of each expert's rows with its weight.
+    """
+
+def grouped_q_rows(
+    x: Array,
+    codes: Array,
+    scales: Array,
+    starts: Array,
+    data: Array,
+    offsets: Array,
+    type: int,
+    n: int,
+    k: int,
+    group: int,
+) -> None:
+    """
+    q_rows of each expert's rows, for products with its weight.
+    """
+
 def grouped_weight(
     a: Array, b: Array | None, c: Array, offsets: Array, m: int, n: int, accumulate: bool = False
 ) -> None:
@@ -607,6 +661,26 @@ def q_dequantize(
 ) -> None:
     """
     Rows `ids`, or those from `first` on, as numbers.
+    """
+
+def q_gather(
+    codes: Array,
+    scales: Array,
+    starts: Array,
+    order: Array,
+    offsets: Array,
+    to_codes: Array,
+    to_scales: Array,
+    to_starts: Array,
+    type: int,
+    rows: int,
+    sources: int,
+    chosen: int,
+    k: int,
+    group: int,
+) -> None:
+    """
+    Activations of q_rows, of `sources` rows, to the tiles of each expert's own rows.
     """
 
 def q_gemm(

@@ -215,7 +215,11 @@ def _encoded(rows: Rows, kind: str, what: str) -> Callable[[int, int], npt.NDArr
 
 def rows_of(values: npt.NDArray[Any]) -> list[Rows]:
     """The rows of a matrix, or of each expert's."""
-    return [lambda start, stop, each=each: each[start:stop] for each in (values if values.ndim == 3 else [values])]
+
+    def of(each: npt.NDArray[Any]) -> Rows:
+        return lambda start, stop: each[start:stop]
+
+    return [of(each) for each in (values if values.ndim == 3 else [values])]
 
 
 def quantize_decoder(
@@ -291,7 +295,8 @@ def restored(row: Row, stored: Stored, dtype: str, what: str, room: Room | None 
 def q_bytes(type: str, group: int, *shape: int) -> int:
     """Memory of a quantized weight (N, K) or (E, N, K)."""
     kind = q_type(type)
-    return math.prod(shape[:-2]) * int(k.q_bytes(kind.number, *shape[-2:], kind.group(shape[-1], group)))
+    n, inner = shape[-2:]
+    return math.prod(shape[:-2]) * int(k.q_bytes(kind.number, n, inner, kind.group(inner, group)))
 
 
 def arrays(model: Decoder) -> Iterator[tuple[str, npt.NDArray[Any]]]:

@@ -166,8 +166,11 @@ class Streams:
         """What the linear layers of a block are given, by name; those that were given nothing are left out."""
         observers: dict[str, Observer | ExpertsObserver] = {}
         for name, linear in linears.items():
-            *experts, _, width = linear.weight.shape
-            observers[name] = ExpertsObserver(*experts, width, products) if experts else Observer(width, products)
+            shape = linear.weight.shape
+            width = shape[-1]
+            observers[name] = (
+                ExpertsObserver(shape[0], width, products) if len(shape) == 3 else Observer(width, products)
+            )
         for name, observer in observers.items():
             linears[name].adapters.append(observer)
         try:
