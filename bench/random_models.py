@@ -4,9 +4,9 @@ For each shape FOLDER/NAME (bfloat16, Hugging Face layout), NAME-int4 and NAME-i
 NAME-q4_0.gguf, NAME-q8_0.gguf and NAME-bf16.gguf for llama.cpp. Embeddings and head have 8 bits in the quantized ones,
 whichever library reads them. Vocabularies are random joins of bytes, as many as the shape's own.
 
-moe-0.8b-a0.3b has 32 experts in each layer, of which a token goes to 8; routers stay numbers everywhere.
+moe-0.7b has 32 experts in each layer, of which a token goes to 8; routers stay numbers everywhere.
 
-    python bench/random_models.py models smollm2-135m qwen3-0.6b llama-3.2-1b moe-0.8b-a0.3b
+    python bench/random_models.py models smollm2-135m qwen3-0.6b llama-3.2-1b moe-0.7b
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": True, "max_position_embeddings": 8192,
         "rope_theta": 500000.0,
     }),
-    "moe-0.8b-a0.3b": ("qwen3_moe", {
+    "moe-0.7b": ("qwen3_moe", {
         "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 16, "num_key_value_heads": 8,
         "head_dim": 64, "moe_intermediate_size": 512, "num_experts": 32, "num_experts_per_tok": 8,
         "intermediate_size": 3072, "vocab_size": 49152, "tie_word_embeddings": True, "max_position_embeddings": 8192,

@@ -3,6 +3,7 @@
 
 #include "bindings/common.h"
 #include "runtime/cpu.h"
+#include "runtime/platform.h"
 #include "runtime/pool.h"
 
 #ifndef MG_VERSION
@@ -106,6 +107,7 @@ void register_runtime(py::module_& m) {
   }, "Instruction sets in this build, best first, and whether this machine has each.");
   m.def("pool_stats", [] { return stats_of(default_pool()->stats()); });
   m.def("trim_pool", [] { default_pool()->trim(); });
+  m.def("trim_heap", &trim_heap, "Give back to the system what the C library holds and nobody uses.");
   // Workers must be gone before the interpreter frees what they might touch.
   py::module_::import("atexit").attr("register")(m.attr("stop_team"));
 }

@@ -20,6 +20,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #if defined(__linux__)
 #include <linux/futex.h>
 #include <linux/membarrier.h>
@@ -224,6 +227,12 @@ ArmFeatures arm_features() {
   found.bf16 = system_number("hw.optional.arm.FEAT_BF16") != 0;
 #endif
   return found;
+}
+
+void trim_heap() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
 }
 
 #if defined(_WIN32)

@@ -37,6 +37,7 @@ void give_lines(void* p);
 // Whole pages, on huge pages where the system grants them; nullptr when there is no memory.
 void* take_pages(size_t bytes);
 void give_pages(void* p, size_t bytes);
+void trim_heap();  // gives back what the C library holds and nobody uses, where it can
 
 FILE* open_to_read(const char* path);  // a child process does not inherit it
 std::string library_with(const void* function);  // the file that it was loaded from, "" unknown

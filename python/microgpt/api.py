@@ -375,6 +375,7 @@ def load(
     tokenizer = (
         embedded.of_file(found.gguf, found.config.vocab_size, place) if place.is_file() else Tokenizer.load(place)
     )
+    k.trim_heap()  # a large vocabulary is read in tens of megabytes that nobody needs any more
     decoder = take(found, dtype, scheme, keep, report)
     decoder.kv_dtype = stored
     pooling = pooling_of(found.gguf or {}, str(place)) if place.is_file() else read_pooling(place)
