@@ -305,7 +305,7 @@ def wide_experts(family: str, width: int = 64) -> Decoder:
         "num_attention_heads": 4, "num_key_value_heads": 4 if family == "olmoe" else 2, "intermediate_size": width,
         "num_experts_per_tok": 2, count: 4,
     }  # fmt: skip
-    settings |= {} if family == "olmoe" else {"head_dim": 16}
+    settings |= {} if family == "olmoe" else {"head_dim": width // 4}
     settings |= {"moe_intermediate_size": width, "norm_topk_prob": True} if family == "qwen3_moe" else {}
     return Decoder(FAMILIES.get(family).read(settings), seed=1)
 

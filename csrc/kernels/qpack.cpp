@@ -45,6 +45,19 @@ void spread(const uint8_t* bytes, int64_t n, int bits, int64_t span, int shift, 
     }
   }
 }
+// Codes of 4 bits straight into their plane, two quads to a word: of each `span` bytes the low halves, then the high ones.
+void put_halves(uint8_t* plane, const uint8_t* bytes, int64_t n, int64_t span) {
+  constexpr uint32_t kLow = 0x0f0f0f0f;
+  for (int64_t i = 0; i < n; i += span) {
+    for (int64_t j = 0; j < span; j += 8) {
+      uint32_t first, second;
+      memcpy(&first, bytes + i + j, 4), memcpy(&second, bytes + i + j + 4, 4);
+      const uint32_t low = (first & kLow) | (second & kLow) << 4, high = (first >> 4 & kLow) | (second & ~kLow);
+      memcpy(plane + (2 * i + j) / 2 * kQCols, &low, 4);
+      memcpy(plane + (2 * i + span + j) / 2 * kQCols, &high, 4);
+    }
+  }
+}
 // The bits of 4 bytes, one a code, above the four low ones.
 void fifth(const uint8_t* bytes, uint8_t* codes) {
   constexpr uint64_t kOnes = 0x0101010101010101;
@@ -69,7 +82,8 @@ void scales_and_minima(const uint8_t* p, uint8_t* scales, uint8_t* leasts) {
 
 bool finite_half(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
-// A block of one scale: float16 d, maybe m, then codes. Whether these are finite.
+// A block of one scale: float16 d, maybe m, then codes. Whether these are finite. Planes of 4 and 8 bits are written, `codes` is
+// what the others are made of.
 bool simple_block(const QWeight& w, const QColumn& to, const uint8_t* p, uint8_t* codes) {
   const QTraits& t = kQTraits[(int)w.type];
   bool finite = true;
@@ -84,10 +98,15 @@ bool simple_block(const QWeight& w, const QColumn& to, const uint8_t* p, uint8_t
     }
   }
   if (t.low == 8) {
-    for (int i = 0; i < 32; ++i) codes[i] = (uint8_t)(p[i] ^ 128);
+    for (int i = 0; i < 32; i += 4) {
+      uint32_t word;
+      memcpy(&word, p + i, 4);
+      word ^= 0x80808080;
+      memcpy(to.low + i * kQCols, &word, 4);
+    }
   } else {
-    spread(p + (t.high ? 4 : 0), 16, 4, 16, 0, codes);
-    if (t.high) fifth(p, codes);
+    put_halves(to.low, p + (t.high ? 4 : 0), 16, 16);
+    if (t.high) memset(codes, 0, 32), fifth(p, codes);
   }
   return finite;
 }
@@ -111,12 +130,12 @@ bool super_block(const QWeight& w, const QColumn& to, const uint8_t* p, uint8_t*
     case QType::q4_k: case QType::q5_k:
       d = half_at(p), dmin = half_at(p + 2);
       scales_and_minima(p + 4, scales, leasts);
-      spread(p + (w.type == QType::q4_k ? 16 : 48), 128, 4, 32, 0, codes);
-      if (w.type == QType::q5_k) spread(p + 16, 32, 1, 32, 4, codes);
+      put_halves(to.low, p + (w.type == QType::q4_k ? 16 : 48), 128, 32);
+      if (w.type == QType::q5_k) memset(codes, 0, 256), spread(p + 16, 32, 1, 32, 4, codes);
       break;
     case QType::q6_k:
-      spread(p, 128, 4, 64, 0, codes);
-      spread(p + 128, 64, 2, 32, 4, codes);
+      put_halves(to.low, p, 128, 64);
+      memset(codes, 0, 256), spread(p + 128, 64, 2, 32, 4, codes);
       memcpy(scales, p + 192, 16);
       d = half_at(p + 208);
       break;
@@ -124,7 +143,7 @@ bool super_block(const QWeight& w, const QColumn& to, const uint8_t* p, uint8_t*
       d = half_at(p);
       for (int i = 0; i < 8; ++i)
         scales[i] = (uint8_t)((p[4 + i / 2] >> i % 2 * 4 & 15) | (half_at(p + 2) >> 2 * i & 3) << 4);
-      spread(p + 8, 128, 4, 16, 0, codes);
+      put_halves(to.low, p + 8, 128, 16);
   }
   q_put_fields(w.type, to, scales, leasts, d, dmin);
   return finite_half(d) && finite_half(dmin);
@@ -135,7 +154,8 @@ bool super_block(const QWeight& w, const QColumn& to, const uint8_t* p, uint8_t*
 void qblocks(const QBlocksArgs& args, const Share& share) {
   const QWeight& w = args.w;
   const int64_t groups = q_groups(w.k, w.group), bytes = q_gguf_bytes(w.type), row_bytes = groups * bytes;
-  const bool super = kQTraits[(int)w.type].part != 0;
+  const QTraits& traits = kQTraits[(int)w.type];
+  const bool super = traits.part != 0;
   uint8_t codes[kQMostGroup];
   int32_t finite = 1;
   static constexpr uint8_t kNothing[256] = {};  // zero scales
@@ -145,7 +165,8 @@ void qblocks(const QBlocksArgs& args, const Share& share) {
       const QColumn to = q_column(w, args.data, args.first + r, g);
       const uint8_t* p = r < args.rows ? args.blocks + r * row_bytes + g * bytes : kNothing;
       finite &= super ? super_block(w, to, p, codes) : simple_block(w, to, p, codes);
-      q_put_codes(w.type, to, codes, 0, w.group);
+      if (traits.low < 4) q_put_plane(to.low, traits.low, 0, codes, 0, w.group);
+      if (traits.high) q_put_plane(to.high, traits.high, traits.low, codes, 0, w.group);
     }
   }
   args.finite[share.index] = finite;

@@ -120,6 +120,7 @@ __all__: list[str] = [
     "sum_squares",
     "team_stats",
     "thread_choice",
+    "trim_heap",
     "trim_pool",
     "unary",
 ]
@@ -1016,6 +1017,11 @@ def stop_team() -> None: ...
 def sum_squares(x: Array, partial: Array) -> None: ...
 def team_stats() -> tuple[int, int, int]: ...
 def thread_choice() -> tuple[int, str, bool]: ...
+def trim_heap() -> None:
+    """
+    Give back to the system what the C library holds and nobody uses.
+    """
+
 def trim_pool() -> None: ...
 def unary(x: Array, y: Array, op: int) -> None: ...
 

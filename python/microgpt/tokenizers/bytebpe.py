@@ -184,4 +184,4 @@ def byte_level(
 def make(content: dict[str, Any], config: dict[str, Any], where: str) -> HubTokenizer:
     """The tokenizer of a tokenizer.json in memory."""
     own = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    return HubTokenizer(json.dumps(content, ensure_ascii=False), {**own, **config}, where)
+    return HubTokenizer(json.dumps(content, ensure_ascii=False), {**own, **config}, where, content)

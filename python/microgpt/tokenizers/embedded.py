@@ -68,7 +68,7 @@ def read(metadata: Mapping[str, Any], vocab_size: int, where: str) -> Tokenizer:
         found: Tokenizer = (
             CharTokenizer.from_files(content, config, where)
             if CharTokenizer.describes(content)
-            else HubTokenizer(text, config, where)
+            else HubTokenizer(text, config, where, content)
         )
         gguf.take_chat(found, metadata, where)
         stops = np.asarray(metadata.get(STOPS, ())).tolist()

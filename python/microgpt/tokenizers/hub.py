@@ -41,14 +41,13 @@ class HubTokenizer(Tokenizer):
         self._used = json.dumps(content, ensure_ascii=False) if self._before else text
         if self._before:
             library = _open(self._used, where)
-        vocab = guard(f"{where}: broken", lambda: library.get_vocab(with_added_tokens=True))
-        last = max(vocab.values(), default=-1)
+        added = library.get_added_tokens_decoder()
+        present = _numbers(content.get("model"), library).union(added)
+        last = max(present, default=-1)
         if not 0 <= last < _VOCAB_LIMIT:
             raise TokenizerError(f"{where}: expected 1 to {_VOCAB_LIMIT} ids, found {last + 1}")
         self.vocab_size = last + 1
-        present = frozenset(vocab.values())
         self._present = None if len(present) == self.vocab_size else present
-        added = library.get_added_tokens_decoder()
         self.special_ids = frozenset(number for number, token in added.items() if token.special)
         self._specials = {added[number].content: number for number in self.special_ids}
         # What a chat's text may not spell: also tokens such as <tool_call> that are shown, but runs of spaces.
@@ -63,8 +62,8 @@ class HubTokenizer(Tokenizer):
         ids: dict[str, int | None] = {}
         for key in ("bos_token", "eos_token"):
             token = token_text(config, key)
-            ids[key] = None if token is None else vocab.get(token)
-            if token is not None and token not in vocab:
+            ids[key] = None if token is None else library.token_to_id(token)
+            if token is not None and ids[key] is None:
                 raise TokenizerError(f"{where}: {key} {token!r} is not in the vocabulary")
         self.bos_id, self.eos_id = ids["bos_token"], ids["eos_token"]
         self.adds_bos = _adds_bos(config, post, self.bos_id == self.eos_id, library)
@@ -174,6 +173,14 @@ def _open(text: str, where: str) -> Any:
     # Text is content: "<|endoftext|>" typed by a user is not the control token.
     library.encode_special_tokens = True
     return library
+
+
+def _numbers(model: Any, library: Any) -> frozenset[int]:
+    """The ids of a model's own tokens. Those of a large vocabulary are at hand; the library would copy every token."""
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, dict) and vocab and all(type(number) is int for number in vocab.values()):
+        return frozenset(vocab.values())
+    return frozenset(guard("broken", lambda: library.get_vocab(with_added_tokens=True)).values())
 
 
 def _reachable(model: Any, specials: dict[str, int]) -> bool:
