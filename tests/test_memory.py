@@ -1,4 +1,5 @@
-"""Memory of training: GPT-2 124M in at most 2.6 GB (float32, 4 x 64 tokens), and what the dry run says of it."""
+"""Memory: GPT-2 124M trained in at most 2.6 GB (float32, 4 x 64 tokens), what the dry run says of it, and quantized
+models that stand there once."""
 
 from __future__ import annotations
 
@@ -10,9 +11,21 @@ from typing import Any
 
 import pytest
 
+import microgpt
+from microgpt import _kernels as k
+from microgpt.api import LanguageModel
+from microgpt.models.config import ModelConfig
+from microgpt.models.decoder import Decoder
+from microgpt.nn.ffn.mlp import GluSpec
+from microgpt.nn.ffn.moe import MoeSpec
+from microgpt.nn.mixers.attention import AttentionSpec
+from microgpt.nn.rope import RopeSpec
+from microgpt.nn.spec import BlockSpec, NormSpec
+from microgpt.tokenizers.ids import IdsTokenizer
 from microgpt.training.build import model_config
 from microgpt.training.config import TrainConfig
 from microgpt.training.plan import training_memory
+from tests.cli_tools import environment
 
 CHILD = """
 import resource
@@ -81,3 +94,26 @@ def test_the_dry_run_knows_the_memory(tmp_path: Path, settings: dict[str, Any]):
     stated = training_memory(config, model_config(config, 27))[2]
     print(f"stated {stated / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
     assert abs(stated / measured - 1) <= 0.2
+
+
+@pytest.mark.parametrize("kind", ["dense", "experts"])
+def test_a_quantized_model_stands_in_memory_once(tmp_path: Path, kind: str):
+    """1.10 x weights + keys and values + 60 MB for all of a process that loads it and writes 64 tokens."""
+    rms = NormSpec("rms", bias=False)
+    ffn = MoeSpec(8, 512, 2) if kind == "experts" else GluSpec(4096)
+    block = BlockSpec(AttentionSpec(8, 64, 4, rope=RopeSpec()), ffn, rms)
+    config = ModelConfig(8192, 512, 256, (block,) * 12, learned_positions=False, final_norm=rms, tie_embeddings=True)
+    decoder = Decoder(config, "bfloat16", seed=None)
+    for parameter in decoder.parameters():
+        k.fill(parameter.data, 0.01)
+    model = LanguageModel(decoder, IdsTokenizer(8192))
+    microgpt.quantize(model, 4)
+    model.save(tmp_path / "m")
+    script = Path(__file__).parents[1] / "bench" / "start.py"
+    command = [sys.executable, str(script), str(tmp_path / "m"), "--rounds", "1", "--json"]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment())
+    found = json.loads(out.stdout.splitlines()[-1])
+    assert found["weights"] > 45e6
+    assert found["bound"] == pytest.approx(1.1 * found["weights"] + found["kv"] + 60e6)
+    print(f"peak {found['peak'] / 1e6:.1f} MB, bound {found['bound'] / 1e6:.1f} MB")
+    assert found["peak"] <= found["bound"]
