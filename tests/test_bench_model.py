@@ -17,6 +17,7 @@ from microgpt.errors import ChildError, ConfigError
 from microgpt.models.quantized import Scheme, quantize_decoder
 from tests.cli_tools import run, shell
 from tests.format_tools import a_model
+from tests.variants import VARIANTS, make
 
 SETTINGS: dict[str, Any] = {
     "dtypes": ("float32",), "threads": 1, "peers": {}, "python": sys.executable, "rounds": 3, "seconds": 0.01,
@@ -66,6 +67,11 @@ def test_bytes_read_leave_out_tables_of_which_a_row_is_taken() -> None:
     tables = decoder.embed.weight.data.nbytes if decoder.head is not None else 0
     everything = sum(parameter.data.nbytes for parameter in decoder.parameters())
     assert ours_model.read_bytes(decoder) == everything - tables
+    moe = make(VARIANTS["moe_softmax"])  # 2 experts of 4
+    whole = sum(each.nbytes for each in moe.arrays().values())
+    experts = sum(each.nbytes for each in moe.arrays().values() if each.ndim == 3)
+    assert ours_model.read_bytes(moe) == whole - experts // 2
+    assert ours_model.read_bytes(moe, 2) == whole - experts // 4
     assert ours_model.kind_of(decoder) == "float32"
     quantize_decoder(decoder, Scheme.named("int8_channel"))
     assert ours_model.kind_of(decoder) in ("int8_channel", "int8 group 32")

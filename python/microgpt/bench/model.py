@@ -91,7 +91,8 @@ def row_of(case: Case, loaded: dict[str, Any], set_up: dict[str, Any], contested
     ours = results[OURS]
     ours["flops_per_second"] = set_up["flops"] / ours["median"]
     if case.kind == "generate":
-        step = loaded["bytes"] + set_up["cache_bytes"]  # of one call: the weights once, every sequence's cache
+        weights = set_up.get("weight_bytes", loaded["bytes"])
+        step = weights + set_up["cache_bytes"]  # of one call: the weights once, every sequence's cache
         row["bytes_per_token"] = step / case.sequences
         ours["bytes_per_second"] = step * case.tokens / ours["median"]
         ours["share"] = ours["bytes_per_second"] / bandwidth

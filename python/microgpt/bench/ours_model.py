@@ -16,17 +16,23 @@ from ..engine.step import Steps
 from ..models.decoder import Decoder
 from ..models.pretrained import open_checkpoint, take
 from ..models.quantized import KEPT, Scheme, weights_of
+from ..nn.ffn.moe import Moe
 from ..state.contiguous import ContiguousStates
 from . import roofline
 from .peers.serve import Server
 
 
-def read_bytes(model: Decoder) -> int:
-    """Bytes of weights that a token reads: all but tables of which it takes a row."""
+def read_bytes(model: Decoder, tokens: int = 1) -> int:
+    """Bytes of weights that a step of so many tokens reads: all but tables of which it takes rows, and of experts those
+    that as many tokens reach, on the average of any choice."""
     total = sum(weight.nbytes for weight in weights_of(model).values())
     total += sum(parameter.data.nbytes for parameter in model.parameters())
     tables = [model.positions, *([model.embed] if model.head is not None else [])]
-    return total - sum(_bytes(table.weight) for table in tables if table is not None)
+    total -= sum(_bytes(table.weight) for table in tables if table is not None)
+    for moe in (module for _, module in model.named_modules() if isinstance(module, Moe)):
+        idle = (1.0 - moe.spec.chosen / moe.spec.experts) ** tokens
+        total -= int(idle * sum(_bytes(each.weight) for each in (moe.gate, moe.up, moe.down) if each is not None))
+    return total
 
 
 def _bytes(weight: Any) -> int:
@@ -107,7 +113,8 @@ def main() -> None:
         server.prepare(step)
         middle = past + math.ceil(tokens / 2)
         flops = tokens * sequences * model.config.flops_per_token(middle)
-        return {"flops": flops, "cache_bytes": sequences * model.state_bytes(middle)}
+        weights, cache = read_bytes(model, sequences), sequences * model.state_bytes(middle)
+        return {"flops": flops, "weight_bytes": weights, "cache_bytes": cache}
 
     server = Server(roofline.hello(), {"load": load, "case": case, **probes.handlers()})
     server.serve()
