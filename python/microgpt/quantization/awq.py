@@ -18,7 +18,7 @@ from ..models.quantized import rounded, rows_of
 from ..nn.linear import Linear
 from ..nn.module import Module
 from ..nn.norm import Norm
-from .calibrate import Observer
+from .calibrate import ExpertsObserver, Observer
 from .rounding import Floats
 
 GRID = 20  # exponents from 0 on, 1 left out
@@ -66,8 +66,17 @@ def _put(parameter: Any, values: Floats) -> None:
     parameter.data.copy_from(np.ascontiguousarray(values.astype(parameter.numpy().dtype)))
 
 
-def folds_of(block: Module, observers: dict[str, Observer], run: Callable[[], npt.NDArray[Any]]) -> Iterator[Fold]:
-    """The folds that a block allows. `observers`: what its linear layers were given; `run` gives its output."""
+def plain(given: dict[str, Observer | ExpertsObserver]) -> dict[str, Observer]:
+    """Those of layers that are no experts'."""
+    return {name: each for name, each in given.items() if isinstance(each, Observer)}
+
+
+def folds_of(
+    block: Module, given: dict[str, Observer | ExpertsObserver], run: Callable[[], npt.NDArray[Any]]
+) -> Iterator[Fold]:
+    """The folds that a block allows. `given`: what its linear layers were given, of which layers of experts are left
+    alone; `run` gives its output."""
+    observers = plain(given)
     modules = dict(block.named_modules())
     names = {name: name.split(".", 2)[2].removesuffix(".weight") for name in observers}  # within the block
     linears: dict[str, Any] = {name: modules[inner] for name, inner in names.items()}
@@ -135,14 +144,14 @@ def best_scale(
 
 def fold_block(
     block: Module,
-    observers: dict[str, Observer],
+    given: dict[str, Observer | ExpertsObserver],
     run: Callable[[], npt.NDArray[Any]],
     types: dict[str, tuple[str, int]],
 ) -> list[str]:
     """Scale what a block allows to be scaled; `types`: type and group of the layers to be rounded, by name. What the
     observers have seen is scaled along. Returns a line for each fold."""
-    lines = []
-    for fold in list(folds_of(block, observers, run)):
+    lines, observers = [], plain(given)
+    for fold in list(folds_of(block, given, run)):
         chosen = [(name, linear) for name, linear in zip(fold.names, fold.linears, strict=True) if name in types]
         if not chosen:
             continue

@@ -95,7 +95,7 @@ def quantize_calibrated(
                 streams.contexts[0].aux.clear()
                 return y
 
-            fold_block(block, {n: each for n, each in observers.items() if isinstance(each, Observer)}, run, types)
+            fold_block(block, observers, run, types)
         for name in floats:
             work.round(name, observers.get(name))
         streams.advance(block)
