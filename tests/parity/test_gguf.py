@@ -14,12 +14,14 @@ from microgpt.io.ggml_quantize import quantize
 from microgpt.io.gguf import GgufFile
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
-from microgpt.models.gguf import FILE_TYPES
+from microgpt.models.gguf import FILE_TYPES, save_gguf
+from microgpt.models.pretrained import open_checkpoint, take
 from microgpt.qtensor import GGUF_TYPES, QTensor
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.parity import gguf_files as files
 from tests.test_golden import SETTINGS
 from tests.test_qtypes import blocks
+from tests.test_quantized_experts import wide_experts
 
 
 @pytest.mark.parametrize("name", files.known())
@@ -75,3 +77,18 @@ def test_blocks_that_stay_quantized_have_the_numbers_of_gguf_py(kind: str) -> No
     want = gguf.dequantize(raw, files.reference(kind)).reshape(40, 512)
     got = QTensor.from_ggml(kind, raw, (40, 512)).dequantize()
     assert np.array_equal(got.view(np.uint32), want.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("qwen3_moe", "q4_0"), ("olmoe", "q6_k"), ("gpt_oss", "q8_0"), ("qwen3_moe", "q4_k")]
+)
+def test_experts_that_stay_quantized_have_the_numbers_of_gguf_py(tmp_path: Path, family: str, kind: str) -> None:
+    save_gguf(wide_experts(family, 256), tmp_path / "m.gguf", kind)
+    tensors = gguf.GGUFReader(tmp_path / "m.gguf").tensors
+    theirs = {each.name: gguf.dequantize(each.data, each.tensor_type) for each in tensors}
+    model = take(open_checkpoint(tmp_path / "m.gguf"), keep=True)
+    for i, block in enumerate(model.blocks):
+        for part in ("gate", "up", "down"):
+            weight = getattr(block.ffn, part).weight
+            assert isinstance(weight, QTensor)
+            assert np.array_equal(weight.dequantize(), theirs[f"blk.{i}.ffn_{part}_exps.weight"])
