@@ -16,6 +16,15 @@ from ..tensor import Room, numpy_dtype
 from .quantized import Report, Row, Scheme, q_bytes, restored, rounded
 
 
+class Untouched(Room):
+    """Addresses for parameters most of which are replaced before anything is written there. An array of its own would
+    have its first page, which may be of 2 MB, touched by the allocator; these lie together in a gigabyte at a time."""
+
+    def __init__(self, dtype: str, numbers: int) -> None:
+        super().__init__(dtype)
+        self.MOST = self.BLOCK = min(1 << 30, numbers * numpy_dtype(dtype).itemsize + self.LEAST)
+
+
 def taken(
     stored: Stored,
     row: Row | None,

@@ -25,7 +25,7 @@ from . import gguf, quantized
 from .config import ModelConfig
 from .decoder import Decoder
 from .families import FAMILIES
-from .kept import kept_bytes, taken
+from .kept import Untouched, kept_bytes, taken
 
 DTYPES = ("float32", "bfloat16", "float64")  # that a model computes in
 MAX_CONFIG = 16 << 20  # bytes; config.json is small, and parsing is not free
@@ -266,7 +266,7 @@ def take(
         )
     rounds = bool(scheme or keep or found.codes)
     room = Room("uint8" if rounds else chosen)
-    with unfilled(None if rounds else room):
+    with unfilled(Untouched(chosen, config.num_parameters()) if rounds else room):
         model = Decoder(config, dtype=chosen, seed=None)
     own = dict(model.named_parameters())
     spots = quantized.places(model) if rounds else {}
