@@ -22,7 +22,7 @@ MG_KERNELS(X)
 MG_BF16_KERNELS(X)
 #undef X
 
-// Kernels that are the same on every machine: they move bytes.
+// The only kernel that is the same on every machine: it moves bytes.
 Plan plan_qpack(const QPackArgs& args);
 void qpack(const QPackArgs& args, const Share& share);
 Plan plan_qblocks(const QBlocksArgs& args);

@@ -339,8 +339,8 @@ def load(
     how much memory the weights need before they are read. A file without a vocabulary gets a tokenizer of bare ids.
 
     `quantize` int4, int8, int8_channel (or q4_0, q8_0) rounds the matrices while they are read, in groups of 32,
-    without a copy of the whole (`report` then holds the error of each); "keep" leaves matrices that others
-    quantized as they are. The bits of a quantized model in a folder stay as they are.
+    without a copy of the whole (`report` then holds the error of each); "keep" leaves Q4_0 and Q8_0 of a GGUF
+    file as they are. The bits of a quantized model in a folder stay as they are.
 
     `kv_dtype` f32, bf16 or int8 is what generation keeps keys and values as (int8 with a scale a token and head);
     None: as the model computes them.
