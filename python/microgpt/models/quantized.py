@@ -34,7 +34,7 @@ LAYOUT = 1  # of codes and scales in files
 SCHEMES = {"int4": ("int4", "int8"), "int8": ("int8", "int8"), "int8_channel": ("int8_channel", "int8")}
 SCHEMES |= {"q4_0": SCHEMES["int4"], "q8_0": SCHEMES["int8"]}  # llama.cpp's names of such blocks
 FLOAT = "float"  # what a rule calls a weight that stays numbers
-# Types of GGUF's blocks that numbers are rounded to, by GGUF's own rules or our search, whatever the method.
+# Types of GGUF's blocks that numbers are rounded to by a search, which every method weights by importance but rtn.
 BLOCKS = {name.lower(): name for name in ggml_quantize.ENCODERS if name.lower() in Q_TYPES}
 KEPT = "keep"  # a file's own blocks where they are among the types
 
@@ -172,12 +172,16 @@ def rounded(
     report: Report | None = None,
     where: str = "",
     room: Room | None = None,
+    importance: npt.NDArray[Any] | None = None,
 ) -> QTensor:
-    """A weight made of rows(start, stop), piece by piece. Raises NonFiniteError naming it and `where` it is."""
+    """A weight made of rows(start, stop), piece by piece; `importance` of columns is for types of GGUF's blocks.
+
+    Raises NonFiniteError naming it and `where` it is.
+    """
     if len(shape) != 2:
         raise ConfigError(f"{where}{name}: expected two axes, got {shape}")
     if type in BLOCKS:
-        encoded = _encoded(rows, BLOCKS[type], where + name)
+        encoded = _encoded(rows, BLOCKS[type], where + name, importance)
         made = QTensor.from_ggml(BLOCKS[type], encoded, shape, dtype, room, where + name)
     else:
         made = QTensor((shape[0], shape[1]), type, group, dtype, room=room)
@@ -188,11 +192,11 @@ def rounded(
 
 
 def _encoded(
-    rows: Callable[[int, int], npt.NDArray[Any]], kind: str, what: str
+    rows: Callable[[int, int], npt.NDArray[Any]], kind: str, what: str, importance: npt.NDArray[Any] | None
 ) -> Callable[[int, int], npt.NDArray[np.uint8]]:
     def blocks(start: int, stop: int) -> npt.NDArray[np.uint8]:
         try:
-            return ggml_quantize.quantize(rows(start, stop), ggml.NAMED[kind])
+            return ggml_quantize.quantize(rows(start, stop), ggml.NAMED[kind], importance)
         except NonFiniteError as error:
             raise NonFiniteError(f"{what}: {error}") from None
 

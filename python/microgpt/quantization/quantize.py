@@ -18,7 +18,7 @@ from ..tensor import Room
 from .awq import fold_block
 from .calibrate import LEAST, Observer, Streams, Tokenizer, pieces_of, read_calibration
 from .gptq import gptq
-from .rounding import weighted_round
+from .rounding import damped, weighted_round
 
 METHODS = ("rtn", "imatrix", "gptq", "awq")
 TOKENS = 32768  # of a calibration
@@ -136,7 +136,7 @@ class Work:
         weight = getattr(module, attribute)
         values = weight.numpy()
         check_finite(name, values)
-        made = self._made(name, values, type, size, weight.dtype, None if type in BLOCKS else observer)
+        made = self._made(name, values, type, size, weight.dtype, observer)
         setattr(module, attribute, made)
         self.report.measure(name, made, lambda start, stop: values[start:stop])
         if self.progress is not None and not self.types:
@@ -145,10 +145,12 @@ class Work:
     def _made(
         self, name: str, values: npt.NDArray[Any], type: str, size: int, dtype: str, observer: Observer | None
     ) -> QTensor:
-        if observer is None:
+        if observer is None or type in BLOCKS:
+            importance = None if observer is None else damped(observer.squares)
             return rounded(
-                lambda start, stop: values[start:stop], values.shape, type, size, dtype, name, room=self.room
-            )
+                lambda start, stop: values[start:stop], values.shape, type, size, dtype, name, room=self.room,
+                importance=importance,
+            )  # fmt: skip
         made = QTensor((values.shape[0], values.shape[1]), type, size, dtype, room=self.room)
         kind, group = made.type, made.group
         if self.method == "gptq":
