@@ -48,7 +48,8 @@ def test_rows_are_quantized_no_worse_than_by_gguf_py(name: str) -> None:
     ours, theirs = quantize(x, kind), STORED[f"bytes.{name}"]
     assert ours.size == theirs.size and (not kind.plain or np.array_equal(ours, theirs))
     errors = [((ggml.dequantize(raw, kind, x.shape) - x) ** 2).sum(axis=1) for raw in (ours, theirs)]
-    assert (errors[0] <= errors[1] * (1 + 1e-5)).all()
+    # The best scale is rounded to float16, which moves a number by a 2,048th at most.
+    assert (np.sqrt(errors[0]) <= np.sqrt(errors[1]) + np.linalg.norm(x, axis=1) / 2048).all()
 
 
 @pytest.mark.parametrize("name", ["F32", "F64", "I8", "I16", "I32", "I64"])
@@ -65,7 +66,13 @@ def relative_error(name: str, x: np.ndarray[Any, Any], importance: np.ndarray[An
 
 
 # Of 16 rows of 2,048 numbers (seed 3) by llama.cpp's own quantizer (b9190, ggml_quantize_chunk): normal, Laplace.
-LLAMACPP: dict[str, tuple[float, float]] = {}
+LLAMACPP: dict[str, tuple[float, float]] = {
+    "Q4_0": (0.085434, 0.106573), "Q4_1": (0.077283, 0.091619), "Q5_0": (0.042457, 0.053703),
+    "Q5_1": (0.037677, 0.044254), "Q8_0": (0.005329, 0.006725), "Q2_K": (0.293972, 0.339098),
+    "Q3_K": (0.149917, 0.17589), "Q4_K": (0.070333, 0.084212), "Q5_K": (0.035917, 0.042718),
+    "Q6_K": (0.017539, 0.021694), "IQ4_NL": (0.075507, 0.088038), "IQ4_XS": (0.076086, 0.0887),
+    "MXFP4": (0.115368, 0.127642),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ENCODERS)

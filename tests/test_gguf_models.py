@@ -322,7 +322,7 @@ def test_types_of_a_file(tmp_path: Path, kind: str) -> None:
     assert back.dtype == ("bfloat16" if kind == "bf16" else "float32")
     # Half a step of an integer of so many bits over the whole range; scales that blocks share are rounded: twice.
     bits = {"f32": 23, "f16": 11, "bf16": 8, "q8_0": 7, "q6_k": 5, "iq4_nl": 2, "iq4_xs": 2, "mxfp4": 1}
-    error_bits = bits.get(kind, int(base_of(kind).name[1]) - 1) - (base_of(kind).weights == 256)
+    error_bits = (bits[kind] if kind in bits else int(kind[1]) - 1) - (base_of(kind).weights == 256)
     for name, value in model.arrays().items():
         error = np.abs(back.arrays()[name].astype(np.float32) - value).max() / np.abs(value).max()
         assert error == 0.0 if kind == "f32" else error <= 2.0**-error_bits, name

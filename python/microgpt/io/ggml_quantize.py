@@ -22,8 +22,8 @@ Weights = Floats | None  # (blocks, weights of a block)
 FEW_STEPS = np.arange(-0.75, 1.51, 0.25)  # of 3 bits
 WIDE_STEPS = np.arange(-6.0, 1.01, 0.5)  # of 6 bits
 BOOK_STEPS = np.arange(-20.0, 12.1, 4.0)  # of IQ4, whose entries end at -127 and 113
-LINE_STEPS = np.arange(-0.5, 0.81, 0.1)  # with a minimum
-LINE_ROUNDS = 2
+LINE_STEPS = np.arange(-1.0, 2.01, 0.25)  # with a minimum
+LINE_ROUNDS = 3
 SCALE_STEPS = 9  # of scales themselves, within 3 % of the largest
 
 
@@ -107,7 +107,7 @@ _ENTRIES = np.abs(_TWICE[:, None] / 2 + 0.25 - ggml.IQ4_VALUES).argmin(axis=1).a
 
 def _entry(x: Floats, step: Floats) -> Array:
     """The nearest entry of IQ4 to x / step, by its place."""
-    twice = np.clip(np.floor(2 * (x * _inverse(step))), -256, 255)
+    twice = np.fmin(np.fmax(np.floor(2 * (x * _inverse(step))), -256), 255)  # a number, too, where there is none
     return _ENTRIES[twice.astype(np.int32) + 256]
 
 
@@ -132,7 +132,7 @@ def _affine(bits: int) -> Callable[[Floats, Weights, Array], None]:
     high = (1 << bits) - 1
 
     def encode(x: Floats, weights: Weights, out: Array) -> None:
-        out["d"], least = best_lines(x, high, LINE_STEPS, weights)
+        out["d"], least = best_lines(x, high, LINE_STEPS, weights, LINE_ROUNDS)
         out["m"] = -least
         _store_codes(_whole(x - _half(out["m"]), _half(out["d"]), 0, high), bits, out)
 
