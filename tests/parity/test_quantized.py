@@ -77,5 +77,7 @@ def test_a_model_that_we_quantized_goes_to_llamacpp(bits: int, group: int, kind:
             numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
             assert np.array_equal(numbers, weights[f"blocks.{i}.{name}.weight"].dequantize())
     truth = LanguageModel(take(open_checkpoint(path), "float64"), TOKENIZER).logits(IDS).astype(np.float64)
-    assert error(ours.logits(IDS), truth) <= 1.05 * error(llamacpp(path), truth)
-    assert error(llamacpp(path), truth) < 0.05 * truth.std()
+    theirs = error(llamacpp(path), truth)
+    kept = LanguageModel(take(open_checkpoint(path), keep=True), TOKENIZER)  # activations in groups of 32
+    assert error(kept.logits(IDS), truth) <= 1.05 * theirs and theirs < 0.05 * truth.std()
+    assert group > 32 or np.array_equal(kept.logits(IDS), ours.logits(IDS))
