@@ -237,8 +237,9 @@ TEST_CASE("qfit") {
           args.book = kind == 4 ? QBook::iq4 : QBook::none;
         };
         std::vector<double> right((size_t)groups), right_least((size_t)groups);
-        QFitArgs<double> plain{x.as<double>(), weighted ? w.as<double>() : nullptr, wide_steps.data(), right.data(),
-                               line ? right_least.data() : nullptr};
+        QFitArgs<double> plain{};
+        plain.x = x.as<double>(), plain.weights = weighted ? w.as<double>() : nullptr, plain.steps = wide_steps.data();
+        plain.scale = right.data(), plain.least = line ? right_least.data() : nullptr;
         fill(plain);
         ref::qfit(plain, Share{0, 1, nullptr});
         const auto error = [&](int64_t g, double scale, double least) {
@@ -260,8 +261,9 @@ TEST_CASE("qfit") {
           if (!target.supported) continue;
           INFO(std::string(target.name));
           std::vector<float> scale((size_t)groups, NAN), least((size_t)groups, 0.0f);
-          QFitArgs<float> args{x.as<float>(), weighted ? w.as<float>() : nullptr, steps.data(), scale.data(),
-                               line ? least.data() : nullptr};
+          QFitArgs<float> args{};
+          args.x = x.as<float>(), args.weights = weighted ? w.as<float>() : nullptr, args.steps = steps.data();
+          args.scale = scale.data(), args.least = line ? least.data() : nullptr;
           fill(args);
           run_shares(target.table()->qfit, args, plan_qfit(args), true);
           for (int64_t g = 0; g < groups; ++g) {
