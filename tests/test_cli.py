@@ -234,6 +234,8 @@ BAD: list[tuple[str, int, str]] = [
     # wrong use
     ("trian", 2, "did you mean 'train'?"),
     ("agent", 2, "no verb 'agent'"),
+    ("bench no-such-model", 2, "bench: 'no-such-model' is no verb (model, kernels, train) and no such model"),
+    ("bench kernel", 2, "did you mean 'kernels'?"),
     ("--verbose", 2, "--verbose"),
     ("train --epoch 3", 2, "--epochs"),
     ("train --learning-rate 3", 2, "--learning-rate"),

@@ -18,8 +18,9 @@ from microgpt.models import gguf
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.families.gguf import GGUF
-from microgpt.models.gguf import FILE_TYPES, halve, interleave, save_gguf
+from microgpt.models.gguf import halve, interleave, save_gguf
 from microgpt.models.gguf_config import facts_of
+from microgpt.models.gguf_types import FILE_TYPES, OUTPUT, base_of
 from microgpt.models.pooling import Pooling
 from microgpt.models.presets import MODELS
 from microgpt.models.pretrained import load_decoder
@@ -314,15 +315,26 @@ def test_types_of_a_file(tmp_path: Path, kind: str) -> None:
     found = GgufFile(tmp_path / "m.gguf")
     assert size == (tmp_path / "m.gguf").stat().st_size and found.metadata["general.file_type"] == FILE_TYPES[kind]
     for name, info in found.tensors.items():
-        output = kind == "q4_k" and name == "output.weight"
-        assert info.kind.name == ("F32" if len(info.shape) == 1 else "Q6_K" if output else kind.upper()), name
+        base = base_of(kind).name
+        wanted = OUTPUT.get(base, base) if name == "output.weight" else MIXED.get(kind, {}).get(name, base)
+        assert info.kind.name == ("F32" if len(info.shape) == 1 else wanted), name
     back = load_decoder(tmp_path / "m.gguf")
     assert back.dtype == ("bfloat16" if kind == "bf16" else "float32")
-    bits = {"f32": 0, "f16": 11, "bf16": 8, "q8_0": 7, "q6_k": 5, "q4_k": 4, "q4_0": 3}[kind]
+    # Half a step of an integer of so many bits over the whole range; scales that blocks share are rounded: twice.
+    bits = {"f32": 23, "f16": 11, "bf16": 8, "q8_0": 7, "q6_k": 5, "iq4_nl": 2, "iq4_xs": 2, "mxfp4": 1}
+    error_bits = (bits[kind] if kind in bits else int(kind[1]) - 1) - (base_of(kind).weights == 256)
     for name, value in model.arrays().items():
         error = np.abs(back.arrays()[name].astype(np.float32) - value).max() / np.abs(value).max()
-        # Half a step of an integer of so many bits over the whole range; K types share scales of 6 or 8 bits: twice.
-        assert error == 0.0 if kind == "f32" else error <= 2.0**-bits * (1 if kind[-1] != "k" else 2), name
+        assert error == 0.0 if kind == "f32" else error <= 2.0**-error_bits, name
+
+
+# Of two layers, the second of which is the last third.
+MIXED = {
+    "q3_k_m": {f"blk.{i}.{part}.weight": kind for i, down in ((0, "Q3_K"), (1, "Q4_K"))
+               for part, kind in (("attn_v", "Q5_K"), ("attn_output", "Q4_K"), ("ffn_down", down))},
+    "q4_k_m": {"blk.1.attn_v.weight": "Q6_K", "blk.1.ffn_down.weight": "Q6_K"},
+    "q5_k_m": {"blk.1.attn_v.weight": "Q6_K", "blk.1.ffn_down.weight": "Q6_K"},
+}  # fmt: skip
 
 
 def test_rows_that_fill_no_block_take_another_type(tmp_path: Path) -> None:

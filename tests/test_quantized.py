@@ -141,10 +141,10 @@ def test_embeddings_read_rows():
 # -- rounding --------------------------------------------------------------
 def test_the_search_for_scales_beats_the_largest_weight():
     w = numbers(256, 512)
-    error = [float(((q - w) ** 2).mean()) for q in (
-        QTensor.from_float(w, "int4").dequantize(),
-        ggml.dequantize(ggml_quantize.quantize(w, ggml.NAMED["Q4_0"]), ggml.NAMED["Q4_0"], w.shape),
-    )]  # fmt: skip
+    groups = w.reshape(-1, 32)
+    scale = np.take_along_axis(groups, np.abs(groups).argmax(axis=1, keepdims=True), axis=1) / -8
+    plain = (scale * np.clip(np.rint(groups / scale), -8, 7)).reshape(w.shape)
+    error = [float(((q - w) ** 2).mean()) for q in (QTensor.from_float(w, "int4").dequantize(), plain)]
     assert error[0] < 0.9 * error[1]
 
 
@@ -207,8 +207,6 @@ def test_rounding_while_loading_saving_and_reading_again(tmp_path: Path, tied: b
     assert np.array_equal(again.logits(ids), logits)
     with pytest.raises(ConfigError, match="quantized already"):
         microgpt.load(tmp_path / "saved", quantize="int8")
-    with pytest.raises(ConfigError, match="export the original"):
-        again.export(tmp_path / "x.gguf")
 
 
 def test_a_quantized_model_is_close_to_its_original():

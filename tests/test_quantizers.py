@@ -14,6 +14,7 @@ from microgpt.api import LanguageModel
 from microgpt.data.corpus import read_documents
 from microgpt.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from microgpt.io import ggml, ggml_quantize
+from microgpt.io.scale_search import FINE_STEPS, STEPS
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
 from microgpt.models.quantized import Scheme, places, weights_of
@@ -26,7 +27,7 @@ from microgpt.quantization.awq import best_scale, fold_block, folds_of
 from microgpt.quantization.calibrate import Streams, pieces_of
 from microgpt.quantization.gptq import gptq
 from microgpt.quantization.quantize import quantize_calibrated
-from microgpt.quantization.rounding import FINE_STEPS, STEPS, damped, weighted_round
+from microgpt.quantization.rounding import damped, weighted_round
 from microgpt.tokenizers.char import CharTokenizer
 from tests.cli_tools import run
 from tests.variants import IDS, VARIANTS, VOCAB, examples, logits, make
@@ -61,16 +62,19 @@ def inputs(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 # -- plain statements ------------------------------------------------------
 def plain_scale(x: np.ndarray, importance: np.ndarray, bits: int) -> float:
-    """The scale of one group, candidate by candidate."""
-    low, high = (-127, 127) if bits == 8 else (-8, 7)
-    largest = np.abs(x).max()
-    best, scale = 0.0, largest / high
+    """The scale of one group, candidate by candidate, each as it is and fitted to its integers."""
+    high = 127 if bits == 8 else 7
+    best, scale = np.inf, np.abs(x).max() / high
     for side in (1,) if bits == 8 else (1, -1):
         for step in FINE_STEPS if bits == 8 else STEPS:
-            q = np.clip(np.rint(x * (side * (high + step) / largest)), low, high) if largest else np.zeros_like(x)
-            xq, qq = (importance * x * q).sum(), (importance * q * q).sum()
-            if qq > 0 and xq * xq / qq > best:
-                best, scale = xq * xq / qq, xq / qq
+            tried = side * np.abs(x).max() / (high + step)
+            for _ in range(2):
+                q = plain_codes(x, tried, bits)
+                error = (importance * (x - tried * q) ** 2).sum()
+                if error < best:
+                    best, scale = error, tried
+                if q.any():
+                    tried = (importance * x * q).sum() / (importance * q * q).sum()
     return float(np.float16(scale))
 
 
@@ -294,18 +298,22 @@ def test_types_of_gguf_blocks():
     block = BlockSpec(AttentionSpec(4, 64, 2), GluSpec(256), RMS)
     config = ModelConfig(70, 256, 64, (block,), learned_positions=False, final_norm=RMS, init_std=0.1)
     original = model_of(Decoder(config, seed=1))
-    for method, type, most in (("rtn", "q5_0", 0.05), ("gptq", "q6_k", 0.02), ("awq", "q4_k", 0.09)):
+    for method, type, most in (
+        ("rtn", "q5_0", 0.05),
+        ("gptq", "q6_k", 0.02),
+        ("awq", "q4_k", 0.09),
+        ("imatrix", "iq4_xs", 0.09),
+    ):
         made = model_of(Decoder(config, seed=1))
         options = {} if method == "rtn" else {"calibration": [TEXT]}
         report = microgpt.quantize(made, method=method, filters={"*.ffn.*": type}, **options)
         rows = report.to_dict()["types"]
         assert rows[type]["matrices"] == 3 and 0 < rows[type]["relative_error"] < most
         weight = weights_of(made.decoder)["blocks.0.ffn.up.weight"]
-        if method != "awq":  # which scales columns first
-            plain = places(original.decoder)["blocks.0.ffn.up.weight"][0].weight.numpy()
-            kind = ggml.NAMED[type.upper()]
-            right = ggml.dequantize(ggml_quantize.quantize(plain, kind), kind, plain.shape)
-            assert np.array_equal(weight.dequantize(), right)
+        plain = places(original.decoder)["blocks.0.ffn.up.weight"][0].weight.numpy()
+        kind = ggml.NAMED[type.upper()]
+        right = ggml.dequantize(ggml_quantize.quantize(plain, kind), kind, plain.shape)
+        assert np.array_equal(weight.dequantize(), right) == (method == "rtn")  # the others weigh columns
 
 
 def test_layers_that_share_keys_and_values():

@@ -87,12 +87,18 @@ void q_pack(const Array& codes, const Array& data, int type, int64_t n, int64_t 
   run_kernel("qpack", &qpack, args, plan_qpack(args), {&codes, scales, leasts, bytes, &data});
 }
 
+// A weight whose rows are whole blocks of GGUF's.
+QWeight blocks_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op) {
+  const QWeight w = weight_of(data, type, n, k, group, op);
+  if (!q_gguf_bytes(w.type) || (!kQTraits[type].group && group != 32) || k % group || w.order)
+    throw shape_error(std::string(op) + ": GGUF has no such rows of " + kQTraits[type].name);
+  return w;
+}
+
 Array q_blocks(const Array& blocks, const Array& data, int type, int64_t n, int64_t k, int64_t group, int64_t first) {
   const char* op = "q_blocks";
-  const QWeight w = weight_of(data, type, n, k, group, op);
-  const int64_t bytes = q_gguf_bytes((QType)type), row_bytes = checked_mul(q_groups(k, group), bytes);
-  const bool right = kQTraits[type].group ? true : group == 32;
-  if (!bytes || !right || k % group) throw shape_error(std::string("q_blocks: GGUF has no such rows of ") + kQTraits[type].name);
+  const QWeight w = blocks_of(data, type, n, k, group, op);
+  const int64_t row_bytes = checked_mul(q_groups(k, group), q_gguf_bytes(w.type));
   const int64_t rows = row_bytes > 0 ? blocks.size / row_bytes : 0;
   check_panels(w, first, rows, op);
   const int64_t shape[] = {q_panels(rows)};
@@ -101,6 +107,37 @@ Array q_blocks(const Array& blocks, const Array& data, int type, int64_t n, int6
                    writable_data(data, op), rows, first};
   run_kernel("qblocks", &qblocks, args, plan_qblocks(args), {&blocks, &data, &finite});
   return finite;
+}
+
+void q_unblocks(const Array& data, const Array& blocks, int type, int64_t n, int64_t k, int64_t group, int64_t first) {
+  const char* op = "q_unblocks";
+  const QWeight w = blocks_of(data, type, n, k, group, op);
+  const int64_t row_bytes = checked_mul(q_groups(k, group), q_gguf_bytes(w.type));
+  const int64_t rows = row_bytes > 0 ? blocks.size / row_bytes : 0;
+  check_panels(w, first, rows, op);
+  QUnblocksArgs args{w, out<uint8_t>(&blocks, checked_mul(rows, row_bytes), op, "blocks"), rows, first};
+  run_kernel("qunblocks", &qunblocks, args, plan_qunblocks(args), {&data, &blocks});
+}
+
+// Scales that are searched for; see QFitArgs. A group of x has as many numbers as `length`.
+void q_fit(const Array& x, const Array& scale, const Array& steps, int64_t length, int low, int high, int sides, int rounds,
+           const Array* weights, const Array* least, bool bounded, int book) {
+  const char* op = "q_fit";
+  if (length < 1 || length > kQMostK || low > high || high < 1 || sides < 1 || sides > 2 || rounds < 0 ||
+      (book != (int)QBook::none && (book != (int)QBook::iq4 || least)))
+    throw usage_error("q_fit: impossible settings");
+  const int64_t groups = x.size / length, kinds = weights ? weights->size / length : 1;
+  if (kinds < 1) throw shape_error("q_fit: no weights");
+  QFitArgs<float> args{};
+  args.x = in<float>(&x, checked_mul(groups, length), op, "x");
+  args.weights = in_opt<float>(weights, checked_mul(kinds, length), op, "weights");
+  args.steps = in<float>(&steps, steps.size, op, "steps");
+  args.scale = out<float>(&scale, groups, op, "scale");
+  args.least = out_opt<float>(least, groups, op, "least");
+  args.groups = groups, args.length = length, args.kinds = kinds, args.count = steps.size;
+  args.low = low, args.high = high, args.sides = sides, args.rounds = rounds, args.bounded = bounded;
+  args.book = (QBook)book;
+  MG_RUN(qfit, float, args, &x, &scale, &steps, weights, least);
 }
 
 void q_dequantize(const Array& data, const Array& y, int type, int64_t n, int64_t k, int64_t group, const Array* ids,
@@ -242,6 +279,11 @@ void register_quantized(py::module_& m) {
         py::arg("first") = 0, "Codes (rows, k) and scales, minima, zeros (rows, groups) of others into `data`.");
   define<&q_blocks>(m, "q_blocks", py::arg("blocks"), py::arg("data"), py::arg("type"), py::arg("n"), py::arg("k"),
         py::arg("group"), py::arg("first") = 0, "Rows of GGUF blocks (rows, bytes) into `data`; by panel, 1 where all scales are finite.");
+  define<&q_unblocks>(m, "q_unblocks", py::arg("data"), py::arg("blocks"), py::arg("type"), py::arg("n"), py::arg("k"),
+        py::arg("group"), py::arg("first") = 0, "Rows of a weight, from row `first` on, as GGUF blocks (rows, bytes).");
+  define<&q_fit>(m, "q_fit", py::arg("x"), py::arg("scale"), py::arg("steps"), py::arg("length"), py::arg("low"), py::arg("high"),
+        py::arg("sides") = 1, py::arg("rounds") = 1, py::arg("weights") = nullptr, py::arg("least") = nullptr,
+        py::arg("bounded") = false, py::arg("book") = 0, "Scales (and minima) of groups of x, searched for.");
   define<&q_dequantize>(m, "q_dequantize", py::arg("data"), py::arg("y"), py::arg("type"), py::arg("n"), py::arg("k"),
         py::arg("group"), py::arg("ids") = nullptr, py::arg("first") = 0, "Rows `ids`, or those from `first` on, as numbers.");
   define<&q_rows>(m, "q_rows", py::arg("x"), py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"),

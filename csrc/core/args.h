@@ -112,6 +112,29 @@ struct QBlocksArgs {
   int64_t rows, first;
 };
 
+// Rows of a QWeight as blocks of a GGUF file: the inverse.
+struct QUnblocksArgs {
+  QWeight w;
+  uint8_t* blocks;  // (rows, bytes of a row)
+  int64_t rows, first;
+};
+
+// Scales (and minima) of groups for which sum w[i] (x[i] - scale q[i] + least)^2 is small, q[i] the nearest whole number in
+// low..high, or entry of a book. Tried are scales that put the largest (with a least: the highest above the lowest) at high +
+// step, for each step, and of opposite sign where sides is 2; each is fitted to its integers `rounds` times, by least squares,
+// and the best of all kept. Promise: a group's sums are chains over its numbers in order.
+template <class T> struct QFitArgs {
+  const T* x;        // (groups, length), finite
+  const T* weights;  // (kinds, length), not below zero: group g has row g % kinds; null: ones
+  const T* steps;    // (count)
+  T* scale;          // (groups)
+  T* least;          // (groups) or null: none
+  int64_t groups, length, kinds, count;
+  int32_t low, high, sides, rounds;
+  int32_t bounded;   // least is not below zero
+  QBook book;        // none or iq4
+};
+
 // y[t] (+)= table[ids[t]]; ids in [0, vocab) are checked by the caller.
 template <class T> struct EmbeddingArgs {
   const T* table;      // (V, D)

@@ -242,6 +242,33 @@ static inline void q_put_fields(QType type, const QColumn& to, const uint8_t* sc
   for (int i = 0; i < count; ++i) memcpy(to.scales + 4 * words * kQCols + 2 * (i * kQCols + to.c), &halves[i], 2);
 }
 
+static inline void q_get_fields(QType type, const QColumn& from, uint8_t* scales, uint8_t* leasts, uint16_t* d, uint16_t* dmin) {
+  const QScale kind = kQTraits[(int)type].scale;
+  const int words = (int)q_field_words(kind);
+  uint32_t word[4] = {0, 0, 0, 0};
+  uint16_t halves[2] = {0, 0};
+  for (int i = 0; i < words; ++i) word[i] = q_word(from, i);
+  const int count = kQTraits[(int)type].least == QLeast::minimum || kind == QScale::fields_xs ? 2 : 1;
+  for (int i = 0; i < count; ++i) memcpy(&halves[i], from.scales + 4 * words * kQCols + 2 * (i * kQCols + from.c), 2);
+  *d = halves[0], *dmin = halves[1];
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t four = word[i / 8] >> 4 * (i % 8) & 15;
+    if (kind == QScale::fields_2k) {
+      scales[i] = (uint8_t)four, leasts[i] = (uint8_t)(word[2 + i / 8] >> 4 * (i % 8) & 15);
+    } else if (kind == QScale::fields_3k) {
+      scales[i] = (uint8_t)(four | (word[2] >> 2 * i & 3) << 4);
+    } else if (kind == QScale::fields_6k) {
+      scales[i] = (uint8_t)(word[i / 4] >> 8 * (i % 4) & 255);
+    } else if (kind == QScale::fields_45k && i < 8) {
+      scales[i] = (uint8_t)(four | (word[2] >> 2 * i & 3) << 4);
+      leasts[i] = (uint8_t)((word[1] >> 4 * i & 15) | (word[2] >> (16 + 2 * i) & 3) << 4);
+    } else if (kind == QScale::fields_xs && i < 8) {
+      scales[i] = (uint8_t)(four | (uint32_t)(halves[0] >> 2 * i & 3) << 4);
+    }
+  }
+  if (kind == QScale::fields_xs) *d = halves[1];
+}
+
 // A number as its type has it: narrow ones round where their format computes in the scale's own type.
 static inline float q_number(const QTraits& t, float value, float scale, float least) {
   const float product = scale * value;

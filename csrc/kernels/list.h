@@ -58,7 +58,8 @@
   X(qdequantize, QDequantizeArgs) \
   X(quantize, QuantizeArgs)       \
   X(kv_put, KvPutArgs)
-#define MG_quantized_FULL(X)
+#define MG_quantized_FULL(X) \
+  X(qfit, QFitArgs)
 #define MG_quantized_BF16(X)
 #define MG_attention(X)                        \
   X(attention, AttentionArgs)                  \

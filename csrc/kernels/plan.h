@@ -27,5 +27,7 @@ Plan plan_qpack(const QPackArgs& args);
 void qpack(const QPackArgs& args, const Share& share);
 Plan plan_qblocks(const QBlocksArgs& args);
 void qblocks(const QBlocksArgs& args, const Share& share);
+Plan plan_qunblocks(const QUnblocksArgs& args);
+void qunblocks(const QUnblocksArgs& args, const Share& share);
 
 }  // namespace mg

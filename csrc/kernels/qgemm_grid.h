@@ -20,6 +20,8 @@ static inline int64_t q_row_tiles(int64_t k) {
   return tiles > 1 ? tiles : 1;
 }
 
+constexpr int64_t kQFitGroups = 64;  // groups of a share whose scales are searched for: some 10 microseconds
+
 struct QGrid {
   int64_t row_blocks, col_blocks;
 };

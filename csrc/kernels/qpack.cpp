@@ -172,4 +172,105 @@ void qblocks(const QBlocksArgs& args, const Share& share) {
   args.finite[share.index] = finite;
 }
 
+// -- and back ----------------------------------------------------------------------------------------------------------------
+namespace {
+
+// The inverse of spread: fields of n bytes from codes' bits `shift` on.
+void gather(const uint8_t* codes, int64_t n, int bits, int64_t span, int shift, uint8_t* bytes) {
+  const uint8_t mask = (uint8_t)((1 << bits) - 1);
+  memset(bytes, 0, (size_t)n);
+  for (int64_t i = 0; i < n; i += span) {
+    for (int field = 0; field < 8; field += bits, codes += span)
+      for (int64_t j = 0; j < span; ++j) bytes[i + j] = (uint8_t)(bytes[i + j] | (codes[j] >> shift & mask) << field);
+  }
+}
+void put_half(uint8_t* p, uint16_t half) { p[0] = (uint8_t)half, p[1] = (uint8_t)(half >> 8); }
+
+void write_simple(const QWeight& w, const QColumn& from, const uint8_t* codes, uint8_t* p) {
+  const QTraits& t = kQTraits[(int)w.type];
+  if (t.scale == QScale::exponent) {
+    *p++ = from.scales[from.c];
+  } else {
+    memcpy(p, from.scales + 2 * from.c, 2), p += 2;
+    if (t.least == QLeast::minimum) memcpy(p, q_least_at(w.type, from) + 2 * from.c, 2), p += 2;
+  }
+  if (t.low == 8) {
+    for (int i = 0; i < 32; ++i) p[i] = (uint8_t)(codes[i] ^ 128);
+    return;
+  }
+  if (t.high) {
+    memset(p, 0, 4);
+    for (int i = 0; i < 32; ++i) p[i / 8] = (uint8_t)(p[i / 8] | (codes[i] >> 4 & 1) << i % 8);
+    p += 4;
+  }
+  gather(codes, 16, 4, 16, 0, p);
+}
+
+void write_super(const QWeight& w, const QColumn& from, const uint8_t* codes, uint8_t* p) {
+  uint8_t scales[16] = {}, leasts[16] = {};
+  uint16_t d, dmin;
+  q_get_fields(w.type, from, scales, leasts, &d, &dmin);
+  switch (w.type) {
+    case QType::q2_k:
+      for (int i = 0; i < 16; ++i) p[i] = (uint8_t)(scales[i] | leasts[i] << 4);
+      gather(codes, 64, 2, 32, 0, p + 16);
+      put_half(p + 80, d), put_half(p + 82, dmin);
+      break;
+    case QType::q3_k:
+      gather(codes, 32, 1, 32, 2, p);
+      gather(codes, 64, 2, 32, 0, p + 32);
+      memset(p + 96, 0, 12);
+      for (int i = 0; i < 16; ++i) {
+        p[96 + i % 8] = (uint8_t)(p[96 + i % 8] | (scales[i] & 15) << (i < 8 ? 0 : 4));
+        p[104 + i % 4] = (uint8_t)(p[104 + i % 4] | scales[i] >> 4 << i / 4 * 2);
+      }
+      put_half(p + 108, d);
+      break;
+    case QType::q4_k: case QType::q5_k:
+      put_half(p, d), put_half(p + 2, dmin);
+      for (int i = 0; i < 4; ++i) {
+        p[4 + i] = (uint8_t)(scales[i] | scales[4 + i] >> 4 << 6);
+        p[8 + i] = (uint8_t)(leasts[i] | leasts[4 + i] >> 4 << 6);
+        p[12 + i] = (uint8_t)((scales[4 + i] & 15) | (leasts[4 + i] & 15) << 4);
+      }
+      gather(codes, 128, 4, 32, 0, p + (w.type == QType::q4_k ? 16 : 48));
+      if (w.type == QType::q5_k) gather(codes, 32, 1, 32, 4, p + 16);
+      break;
+    case QType::q6_k:
+      gather(codes, 128, 4, 64, 0, p);
+      gather(codes, 64, 2, 32, 4, p + 128);
+      memcpy(p + 192, scales, 16);
+      put_half(p + 208, d);
+      break;
+    default: {  // iq4_xs
+      uint16_t high = 0;
+      put_half(p, d), memset(p + 4, 0, 4);
+      for (int i = 0; i < 8; ++i) {
+        high = (uint16_t)(high | (scales[i] >> 4) << 2 * i);
+        p[4 + i / 2] = (uint8_t)(p[4 + i / 2] | (scales[i] & 15) << i % 2 * 4);
+      }
+      put_half(p + 2, high);
+      gather(codes, 128, 4, 16, 0, p + 8);
+    }
+  }
+}
+
+}  // namespace
+
+void qunblocks(const QUnblocksArgs& args, const Share& share) {
+  const QWeight& w = args.w;
+  const int64_t groups = q_groups(w.k, w.group), bytes = q_gguf_bytes(w.type), row_bytes = groups * bytes;
+  const int64_t begin = share.index * kQCols, end = begin + kQCols < args.rows ? begin + kQCols : args.rows;
+  const bool super = kQTraits[(int)w.type].part != 0;
+  uint8_t codes[kQMostGroup];
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t r = begin; r < end; ++r) {
+      const QColumn from = q_column(w, const_cast<uint8_t*>(w.data), args.first + r, g);
+      q_get_codes(w.type, from, codes, 0, w.group);
+      if (super) write_super(w, from, codes, args.blocks + r * row_bytes + g * bytes);
+      else write_simple(w, from, codes, args.blocks + r * row_bytes + g * bytes);
+    }
+  }
+}
+
 }  // namespace mg

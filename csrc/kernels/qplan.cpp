@@ -29,5 +29,12 @@ MG_PLAN(quantize, QuantizeArgs, (Plan{q_panels(args.rows), 0}))
 
 Plan plan_qpack(const QPackArgs& args) { return {q_panels(args.rows), 0}; }
 Plan plan_qblocks(const QBlocksArgs& args) { return {q_panels(args.rows), 0}; }
+Plan plan_qunblocks(const QUnblocksArgs& args) { return {q_panels(args.rows), 0}; }
+
+// Numbers and weights of as many groups as the widest target has lanes.
+Plan plan_qfit(const QFitArgs<float>& args) {
+  return {(args.groups + kQFitGroups - 1) / kQFitGroups, (size_t)args.length * 2 * 16 * sizeof(float)};
+}
+Plan plan_qfit(const QFitArgs<double>&) { return {1, 0}; }
 
 }  // namespace mg

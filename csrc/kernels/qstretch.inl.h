@@ -4,7 +4,7 @@ struct QStretchTile {
   const int8_t* a;  // [quad][row] words
   const uint8_t *b, *high, *table;
   int64_t parts, part, b_step;   // of k; bytes of codes from part to part, or of a block from group to group
-  const uint8_t* next;           // the next stretch, of which each part fetches its share, so that memory is read in order
+  const uint8_t *next, *far;     // the next stretch, of which each part fetches its share, and kQFar bytes on as much into L2
   int64_t next_step;
   const float *scales, *leasts;  // [part][column]
   int shift;                     // of starts: codes' offset is 2^shift
@@ -55,7 +55,10 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
     }
     for (int64_t p = 0; p < t.parts; ++p) {
       if (col == 0)
-        for (int64_t i = 0; i < t.next_step; i += 64) __builtin_prefetch(t.next + p * t.next_step + i);
+        for (int64_t i = 0; i < t.next_step; i += 64) {
+          __builtin_prefetch(t.far + p * t.next_step + i, 0, 2);
+          __builtin_prefetch(t.next + p * t.next_step + i);
+        }
       Ints sum[R][V];
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
@@ -124,6 +127,8 @@ static inline QStretchFn q_stretch_of(const QTraits& t, bool split, int64_t rows
   return least ? q_stretch_of<QWhole, false, true>(rows) : q_stretch_of<QWhole, false, false>(rows);
 }
 
+// A stretch is read faster than memory answers; two steps, because L1 can wait for few lines at a time.
+constexpr int64_t kQFar = 16384;
 constexpr int64_t kQTogether = 16;  // tiles that meet a stretch one after the other: their sums stay in L1
 
 template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Share& share) {
@@ -160,7 +165,7 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const S
         if (!split && traits.low != 8) q_expand_codes(w.type, blocks + g * block_bytes, count, w.group, stretch);
         t.b = split || traits.low == 8 ? blocks + g * block_bytes : stretch.codes;
         t.high = t.b + low_bytes;
-        t.parts = count * parts, t.next = blocks + (g + count) * block_bytes;
+        t.parts = count * parts, t.next = blocks + (g + count) * block_bytes, t.far = blocks + g * block_bytes + kQFar;
         const int64_t step = (count * block_bytes / t.parts + 63) / 64 * 64;
         for (int64_t tile = batch; tile < batch_end; ++tile) {
           const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;

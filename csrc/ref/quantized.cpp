@@ -178,4 +178,46 @@ void quantize(const QuantizeArgs<double>& args, const Share&) {
   }
 }
 
+void qfit(const QFitArgs<double>& args, const Share&) {
+  for (int64_t g = 0; g < args.groups; ++g) {
+    const double* x = args.x + g * args.length;
+    const auto weight = [&](int64_t i) { return args.weights ? args.weights[g % args.kinds * args.length + i] : 1.0; };
+    double largest = 0.0, lowest = args.bounded ? 0.0 : INFINITY, highest = args.bounded ? 0.0 : -INFINITY;
+    for (int64_t i = 0; i < args.length; ++i) {
+      largest = std::fmax(largest, std::fabs(x[i]));
+      lowest = std::fmin(lowest, x[i]), highest = std::fmax(highest, x[i]);
+    }
+    const double span = args.least ? highest - lowest : largest, start = args.least ? -lowest : 0.0;
+    double best = INFINITY, scale = span / args.high, least = start;
+    for (int64_t tried = 0; tried < args.sides * args.count; ++tried) {
+      double s = span / (args.high + args.steps[tried % args.count]) * (tried < args.count ? 1.0 : -1.0), m = start;
+      for (int32_t round = 0; round <= args.rounds; ++round) {
+        double error = 0.0, xq = 0.0, qq = 0.0, sum_q = 0.0, sum_x = 0.0, sum_w = 0.0;
+        for (int64_t i = 0; i < args.length; ++i) {
+          const double v = std::fabs(s) > kQTiny ? (x[i] + m) / s : 0.0, w = weight(i);
+          double q = std::fmin(std::fmax(std::nearbyint(v), args.low), args.high);
+          if (args.book == QBook::iq4) {
+            q = kQIq4[0];
+            for (const int8_t entry : kQIq4)
+              if (std::fabs(v - entry) < std::fabs(v - q)) q = entry;
+          }
+          error += w * (x[i] + m - s * q) * (x[i] + m - s * q);
+          xq += w * x[i] * q, qq += w * q * q, sum_q += w * q, sum_x += w * x[i], sum_w += w;
+        }
+        if (error < best) best = error, scale = s, least = m;
+        if (!args.least) {
+          if (qq > 0.0) s = xq / qq;
+          continue;
+        }
+        const double across = sum_w * qq - sum_q * sum_q;
+        double slope = (sum_w * xq - sum_q * sum_x) / across, shift = (xq * sum_q - qq * sum_x) / across;
+        if (args.bounded && shift < 0.0) slope = xq / qq, shift = 0.0;
+        if (slope > 0.0) s = slope, m = shift;
+      }
+    }
+    args.scale[g] = scale;
+    if (args.least) args.least[g] = least;
+  }
+}
+
 }  // namespace mg::ref

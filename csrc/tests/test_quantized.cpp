@@ -219,6 +219,92 @@ TEST_CASE("quantize") {
   }
 }
 
+TEST_CASE("qfit") {
+  for (const int64_t length : {1, 16, 32, 100}) {
+    for (const bool weighted : {false, true}) {
+      for (const int kind : {0, 1, 2, 3, 4}) {  // 4 bits of either sign, 8 bits, a minimum, one that is bounded, a book
+        const int64_t groups = 77, kinds = 3;
+        INFO("length " << length << " kind " << kind << (weighted ? " weighted" : ""));
+        Buffer x = Buffer::input(groups * length, 21), w = Buffer::input(kinds * length, 22, 0.0, 1.0);
+        for (int64_t i = 0; i < length; ++i) x.set(i, 0.0f), x.set(length + i, 0.75f), x.set(2 * length + i, -1e-42f);
+        const std::vector<float> steps = {-1.0f, -0.3f, 0.0f, 0.6f};  // the largest on no tie
+        const std::vector<double> wide_steps(steps.begin(), steps.end());
+        const bool line = kind == 2 || kind == 3;
+        const int high = kind == 0 ? 7 : kind == 1 || kind == 4 ? 127 : 15, low = kind == 0 ? -8 : line ? 0 : -127;
+        const auto fill = [&](auto& args) {
+          args.groups = groups, args.length = length, args.kinds = kinds, args.count = (int64_t)steps.size();
+          args.low = low, args.high = high, args.sides = line ? 1 : 2, args.rounds = 1, args.bounded = kind == 3;
+          args.book = kind == 4 ? QBook::iq4 : QBook::none;
+        };
+        std::vector<double> right((size_t)groups), right_least((size_t)groups);
+        QFitArgs<double> plain{};
+        plain.x = x.as<double>(), plain.weights = weighted ? w.as<double>() : nullptr, plain.steps = wide_steps.data();
+        plain.scale = right.data(), plain.least = line ? right_least.data() : nullptr;
+        fill(plain);
+        ref::qfit(plain, Share{0, 1, nullptr});
+        const auto error = [&](int64_t g, double scale, double least) {
+          double sum = 0.0;
+          for (int64_t i = 0; i < length; ++i) {
+            const double v = std::fabs(scale) > kQTiny ? (x.wide(g * length + i) + least) / scale : 0.0;
+            double q = std::fmin(std::fmax(std::nearbyint(v), low), high);
+            if (kind == 4) {
+              q = kQIq4[0];
+              for (const int8_t entry : kQIq4)
+                if (std::fabs(v - entry) < std::fabs(v - q)) q = entry;
+            }
+            const double off = x.wide(g * length + i) + least - scale * q;
+            sum += (weighted ? w.wide(g % kinds * length + i) : 1.0) * off * off;
+          }
+          return sum;
+        };
+        for (const Target& target : targets()) {
+          if (!target.supported) continue;
+          INFO(std::string(target.name));
+          std::vector<float> scale((size_t)groups, NAN), least((size_t)groups, 0.0f);
+          QFitArgs<float> args{};
+          args.x = x.as<float>(), args.weights = weighted ? w.as<float>() : nullptr, args.steps = steps.data();
+          args.scale = scale.data(), args.least = line ? least.data() : nullptr;
+          fill(args);
+          run_shares(target.table()->qfit, args, plan_qfit(args), true);
+          for (int64_t g = 0; g < groups; ++g) {
+            // Costs are sums of `length` squares of differences that are rounded at the numbers' size, 2: candidates of
+            // almost the same cost may change places.
+            const double ours = error(g, scale[(size_t)g], least[(size_t)g]), best = error(g, right[(size_t)g], right_least[(size_t)g]);
+            const double off = 8.0 * kU * 2.0 * (double)length;
+            CHECK(ours <= best * (1.0 + (double)(length + 8) * kU) + 2.0 * std::sqrt(best) * off + off * off);
+            if (kind == 3) CHECK(least[(size_t)g] >= 0.0f);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("blocks of GGUF come back as they were") {
+  for (int number = 0; number < kQTypes; ++number) {
+    const QType type = (QType)number;
+    const int64_t bytes = q_gguf_bytes(type), group = kQTraits[number].group ? kQTraits[number].group : 32, n = 70, groups = 3;
+    if (!bytes) continue;
+    INFO(std::string(kQTraits[number].name));
+    std::vector<uint8_t> blocks((size_t)(n * groups * bytes)), again(blocks.size() + 1, 0x5a);
+    Random random(9);
+    for (uint8_t& byte : blocks) byte = (uint8_t)(random.next() >> 20);
+    std::vector<uint8_t> data = empty_weight(type, n, groups * group, group);
+    const QWeight w = {data.data(), n, groups * group, group, type, nullptr, nullptr};
+    std::vector<int32_t> finite((size_t)q_panels(n));
+    const QBlocksArgs in{blocks.data(), finite.data(), w, data.data(), n, 0};
+    run_shares(&qblocks, in, plan_qblocks(in), true);
+    const QUnblocksArgs out{w, again.data(), n, 0};
+    run_shares(&qunblocks, out, plan_qunblocks(out), true);
+    CHECK(again.back() == 0x5a);
+    again.pop_back();
+    CHECK(again == blocks);
+    const QUnblocksArgs part{w, again.data(), 6, 64};  // the rows of a last panel
+    run_shares(&qunblocks, part, plan_qunblocks(part), true);
+    CHECK(std::memcmp(again.data(), blocks.data() + 64 * groups * bytes, (size_t)(6 * groups * bytes)) == 0);
+  }
+}
+
 TEST_CASE("float16") {
   for (uint32_t bits = 0; bits < 0x10000; ++bits) {
     const float value = half_value((uint16_t)bits);

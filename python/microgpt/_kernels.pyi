@@ -86,6 +86,7 @@ __all__: list[str] = [
     "q_blocks",
     "q_bytes",
     "q_dequantize",
+    "q_fit",
     "q_gather",
     "q_gemm",
     "q_matmul",
@@ -93,6 +94,7 @@ __all__: list[str] = [
     "q_rows",
     "q_table_floats",
     "q_types",
+    "q_unblocks",
     "quantize",
     "read",
     "recording",
@@ -664,6 +666,24 @@ def q_dequantize(
     Rows `ids`, or those from `first` on, as numbers.
     """
 
+def q_fit(
+    x: Array,
+    scale: Array,
+    steps: Array,
+    length: int,
+    low: int,
+    high: int,
+    sides: int = 1,
+    rounds: int = 1,
+    weights: Array | None = None,
+    least: Array | None = None,
+    bounded: bool = False,
+    book: int = 0,
+) -> None:
+    """
+    Scales (and minima) of groups of x, searched for.
+    """
+
 def q_gather(
     codes: Array,
     scales: Array,
@@ -756,6 +776,11 @@ def q_table_floats(
 def q_types() -> list[tuple[str, int, int, bool, int, int, int, bool, bool, int, int]]:
     """
     The table of types by number; QType of qtensor.py names the columns.
+    """
+
+def q_unblocks(data: Array, blocks: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:
+    """
+    Rows of a weight, from row `first` on, as GGUF blocks (rows, bytes).
     """
 
 def quantize(x: Array, data: Array, type: int, n: int, k: int, group: int, first: int = 0) -> None:

@@ -32,7 +32,7 @@ from .models.gguf import save_gguf
 from .models.gguf_config import facts_of
 from .models.pooling import Pooling, pooling_of, read_pooling
 from .models.pretrained import open_checkpoint, save_decoder, stale, take
-from .models.quantized import KEPT, Filters, Report, Scheme, weights_of
+from .models.quantized import KEPT, Filters, Report, Scheme
 from .nn.context import Ctx, Layout
 from .quantization import quantize_model
 from .state.spec import kv_type
@@ -271,11 +271,12 @@ class LanguageModel:
                     place.rmdir()
         return place
 
-    def export(self, path: str | os.PathLike[str], type: str = "f16") -> Path:
+    def export(self, path: str | os.PathLike[str], type: str | None = None) -> Path:
         """Write a GGUF file, replacing `path` when it is complete; llama.cpp reads it, with its vocabulary, and load().
 
         A vocabulary that llama.cpp cannot express is told by a warning; it then takes and gives ids.
-        `type` of the matrices: f32, f16, bf16, q8_0, q4_0, q4_k or q6_k (see models.gguf.save_gguf).
+        `type` of the matrices: f32, f16 (None), bf16, or a quantized type or mixture of GGUF's, such as q4_k_m (all are
+        in models.gguf_types). Weights that are quantized keep their numbers where blocks of GGUF hold them.
         Raises ConfigError for a model that GGUF has no form for, NonFiniteError, StorageError.
 
             model.export("m.gguf", type="q4_k")
@@ -283,13 +284,11 @@ class LanguageModel:
         place = Path(path)
         if place.suffix.lower() != ".gguf":
             raise ConfigError(f"export: expected a path that ends in .gguf, got {place}; save() writes a model folder")
-        if weights_of(self.decoder):
-            raise ConfigError("export: a quantized model has lost what a GGUF type would round; export the original")
         name = place.stem.encode(errors="replace").decode()  # a file's name need not be UTF-8
         words = embedded.write(self.tokenizer, self.decoder.config.vocab_size)
         if self.pooling is not None:
             words |= self.pooling.metadata(facts_of(self.decoder.config).arch)
-        save_gguf(self.decoder, place, type, {"general.name": name, **words})
+        save_gguf(self.decoder, place, type or "f16", {"general.name": name, **words})
         return place
 
     def _writes(self) -> None:
@@ -339,8 +338,8 @@ def load(
     how much memory the weights need before they are read. A file without a vocabulary gets a tokenizer of bare ids.
 
     `quantize` int4, int8, int8_channel (or q4_0, q8_0) rounds the matrices while they are read, in groups of 32,
-    without a copy of the whole (`report` then holds the error of each); "keep" leaves Q4_0 and Q8_0 of a GGUF
-    file as they are. The bits of a quantized model in a folder stay as they are.
+    without a copy of the whole (`report` then holds the error of each); "keep" leaves as they are those that a file
+    has in blocks of a known layout. The bits of a quantized model in a folder stay as they are.
 
     `kv_dtype` f32, bf16 or int8 is what generation keeps keys and values as (int8 with a scale a token and head);
     None: as the model computes them.

@@ -254,6 +254,54 @@ class QTensor:
                 raise NonFiniteError(f"{what}: scales of {kind} in rows {start} to {stop - 1} are not finite")
         return made
 
+    @property
+    def ggml_kind(self) -> str | None:
+        """GGUF's type whose blocks hold the same numbers: its own, Q4_0 or Q8_0; None where there is none."""
+        if self.ordered or self.shape[1] % (self.type.fixed or 32):
+            return None
+        if self.type.block and self.type.fixed:
+            return self.type.name.upper()
+        if self.type.name not in ("int4", "int8", "int4_bf16", "int8_bf16") or self.group % 32:
+            return None
+        halves = self._scale_halves()
+        return None if halves is None else "Q4_0" if self.type.bits == 4 else "Q8_0"
+
+    def to_ggml(self) -> npt.NDArray[np.uint8]:
+        """Its rows as blocks of `ggml_kind`, which it must have: (N, bytes of a row)."""
+        kind = self.ggml_kind
+        assert kind is not None
+        type, (n, inner) = q_type(GGUF_TYPES[kind]), self.shape
+        group = type.fixed or 32
+        out = k.empty((n, inner // group * type.block), "uint8")
+        k.q_unblocks(self._regrouped() if not type.fixed else self.data, out, type.number, n, inner, group)
+        return out.numpy()
+
+    def _blocks(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Codes and scales (panels, groups, bytes) of a type that has nothing else."""
+        groups = -(-self.shape[1] // self.group)
+        blocks = self.data.numpy()[: k.q_bytes(*self._sizes())].reshape(-(-self.shape[0] // k.Q_COLS), groups, -1)
+        return blocks[..., : -2 * k.Q_COLS], blocks[..., -2 * k.Q_COLS :]
+
+    def _scale_halves(self) -> npt.NDArray[np.uint8] | None:
+        """The bytes of float16 scales; None where they are others that float16 does not hold."""
+        scales = np.ascontiguousarray(self._blocks()[1])
+        if not self.type.name.endswith("_bf16"):
+            return scales
+        wide = scales.view(numpy_dtype("bfloat16")).astype(np.float32)
+        with np.errstate(over="ignore"):
+            halves = wide.astype(np.float16)
+        return halves.view(np.uint8) if np.array_equal(halves.astype(np.float32), wide) else None
+
+    def _regrouped(self) -> Array:
+        """The data of the same weight with a scale for every 32 numbers: codes lie in the order of K."""
+        codes, scales = self._blocks()[0], self._scale_halves()
+        assert scales is not None
+        times = self.group // 32
+        split = codes.reshape(*codes.shape[:2], times, -1)
+        again = np.broadcast_to(scales[:, :, None], (*split.shape[:3], scales.shape[-1]))
+        made = np.concatenate([split, again], axis=-1).reshape(len(codes), codes.shape[1] * times, -1)
+        return k.from_numpy(np.ascontiguousarray(made[:, : self.shape[1] // 32]).reshape(-1))
+
     def fill(self, rows: Callable[[int, int], npt.NDArray[Any]], what: str = "weight") -> None:
         """Quantize what rows(start, stop) gives, piece by piece."""
         for start, stop in self.pieces():

@@ -1,4 +1,5 @@
 #include "kernels/gemm.inl.h"
 #include "kernels/qgemm.inl.h"
 #include "kernels/qrows.inl.h"
+#include "kernels/qfit.inl.h"
 #include "kernels/kv_put.inl.h"

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigError
+from ..errors import ConfigError, nearest
 from .common import Command, Group, Model, Option, kv_option, say, stoppable
 
 EXAMPLES = """\
@@ -309,6 +309,14 @@ class Bench(Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and (Path(args[0]).exists() or args[0].endswith(".gguf")):
             args = ["model", *args]
+        elif (
+            args
+            and not args[0].startswith("-")
+            and args[0] not in self.commands
+            and not nearest(args[0], self.commands)
+        ):
+            raise click.UsageError(f"bench: {args[0]!r} is no verb ({', '.join(self.commands)}) and no such model "
+                                   "folder or file is here")  # fmt: skip
         return super().resolve_command(ctx, args)
 
 

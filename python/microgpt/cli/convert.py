@@ -13,9 +13,12 @@ from .common import Command, Model, Option, say, stoppable
 EXAMPLES = """\
 microgpt convert runs/names-1 names.gguf --type q8_0
 microgpt convert my-model my-model.q4_k.gguf --type q4_k
+microgpt convert my-model my-model.q4_k_m.gguf --type q4_k_m
+microgpt convert my-model-gptq my-model-gptq.gguf --type keep
 microgpt convert stories15M.bin stories15M
 microgpt convert model.q4_0.gguf my-model --type bf16"""
 FOLDER_TYPES = {"f32": "float32", "bf16": "bfloat16"}
+KEEP = "keep"
 
 
 def _run(source: Path | str, target: Path, kind: str | None, force: bool, quiet: bool) -> None:
@@ -24,14 +27,15 @@ def _run(source: Path | str, target: Path, kind: str | None, force: bool, quiet:
     if str(target) == "." or str(source) == "":
         raise ConfigError("expected a source and a target, got an empty name")
     to_file = target.suffix.lower() == ".gguf"
+    keep = kind is not None and kind.lower() == KEEP
     if not to_file and kind not in (None, *FOLDER_TYPES):
         raise ConfigError(
             f"--type {kind}: a folder holds {' or '.join(FOLDER_TYPES)}; name a target that ends in .gguf"
         )
     if to_file:
-        from ..models.gguf import type_of
+        from ..models.gguf_types import type_of
 
-        kind = type_of(kind or "f16")
+        kind = None if keep or kind is None else type_of(kind)
     if target.exists() and not force:
         raise ConfigError(f"{target} exists; --force replaces it")
     if target.exists() and target.is_dir() == to_file:
@@ -50,11 +54,11 @@ def _run(source: Path | str, target: Path, kind: str | None, force: bool, quiet:
                 decoder = load_rwkv7(source, dtype or "float32")
                 model = api.LanguageModel(decoder, IdsTokenizer(decoder.config.vocab_size))
             else:
-                model = api.load(source, dtype, tell)
+                model = api.load(source, dtype, tell, quantize=KEEP if keep else None)
         except ConfigError as error:  # what a file says is its own fault and not the command line's
             raise CheckpointError(str(error)) from error
         if to_file:
-            model.export(target, kind or "f16")
+            model.export(target, kind)
             size = target.stat().st_size
         else:
             model.save(target)
@@ -73,8 +77,10 @@ command = Command(
         click.Argument(["source"], metavar="SOURCE", type=Model(exists=True, path_type=Path)),
         click.Argument(["target"], metavar="TARGET", type=click.Path(path_type=Path)),
         Option(["--type", "kind"], metavar="TYPE",
-               help="Of a GGUF file's matrices: f32, f16, bf16, q8_0, q4_0, q4_k, q6_k [default: f16]; of a folder: "
-               "f32, bf16 [default: as the source has them]."),
+               help="Of a GGUF file's matrices: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k to q6_k, iq4_nl, "
+               "iq4_xs, mxfp4, llama.cpp's mixtures q3_k_m, q4_k_m, q5_k_m, or keep: what others quantized stays as it "
+               "is where GGUF has such blocks [default: f16]; of a folder: f32, bf16 [default: as the source has "
+               "them]."),
         Option(["--force"], is_flag=True, help="Replace a target that exists."),
         Option(["--quiet"], is_flag=True, help="Print nothing but errors and warnings."),
     ],
@@ -82,6 +88,6 @@ command = Command(
     help="Write a model in another format.\n\n"
     "SOURCE is a model folder, a run folder (its newest checkpoint), ORG/NAME of the hub, a GGUF file, a .bin of "
     "llama2.c or a .pth of RWKV-7's authors, of which tensors alone are read. A TARGET that ends in .gguf is a file "
-    "for llama.cpp, any other a folder in the Hugging Face layout. Quantized weights become numbers on the way. A GGUF "
-    "file is complete or not there.",
+    "for llama.cpp, any other a folder in the Hugging Face layout. Quantized weights of others become numbers on the "
+    "way, unless --type keep; those of `microgpt quantize` stay. A GGUF file is complete or not there.",
 )  # fmt: skip

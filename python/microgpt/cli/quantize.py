@@ -125,8 +125,8 @@ command = Command(
         Option(["--group-size"], type=int, default=32, metavar="N",
                help="Weights that share a scale, a multiple of 8 from 16 to 256. [default: 32]"),
         Option(["--filter", "filters"], multiple=True, metavar="PATTERN=TYPE",
-               help="Another type (int4, int8, int8_channel, q5_0, q4_k, q6_k, float for none) for weights whose names "
-               "fit; may be given several times, the first that fits counts."),
+               help="Another type (int4, int8, int8_channel, one of GGUF's such as q4_k, float for none) for weights "
+               "whose names fit; may be given several times, the first that fits counts."),
         Option(["--force"], is_flag=True, help="Replace a folder that exists."),
         Option(["--quiet"], is_flag=True, help="Print nothing but the report, errors and warnings."),
         Option(["--method"], default="rtn", metavar="NAME", section=QUALITY,

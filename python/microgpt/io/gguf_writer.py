@@ -26,12 +26,14 @@ _FLOAT32, _UINT32, _INT32, _UINT64, _INT64 = 6, 4, 5, 10, 11
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to write: `array()` makes its numbers (of `shape`, rows first) when its turn comes."""
+    """A tensor to write: `array()` makes its numbers (of `shape`, rows first) when its turn comes, or, where they are
+    blocks already, its bytes."""
 
     name: str
     shape: tuple[int, ...]
     kind: GgmlType
     array: Callable[[], npt.NDArray[Any]]
+    blocks: bool = False
 
     @property
     def bytes(self) -> int:
@@ -96,6 +98,12 @@ def _chunks(header: bytes, tensors: Sequence[Planned]) -> Iterator[bytes | memor
     yield header
     for each in tensors:
         values = each.array()
+        if each.blocks:
+            if values.nbytes != each.bytes:
+                raise FormatError(f"tensor {each.name!r}: expected {each.bytes} bytes, got {values.nbytes}")
+            yield np.ascontiguousarray(values).reshape(-1).data
+            yield bytes(_gap(each.bytes))
+            continue
         if values.shape != each.shape:
             raise FormatError(f"tensor {each.name!r}: expected shape {each.shape}, got {values.shape}")
         # Some rows at a time, so that what lies between is small beside the model.

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError, FormatError, nearest
-from ..io import ggml, gguf_writer
-from ..io.ggml import NAMED, GgmlType
+from ..errors import ConfigError, FormatError
+from ..io import gguf_writer
+from ..io.ggml import NAMED
 from ..io.gguf import GgufFile
 from ..io.names import Packing, Rule, to_file
 from ..io.stored import Stored
@@ -24,12 +24,8 @@ from .families import FAMILIES
 from .families.gguf import Gguf
 from .families.rope import turning
 from .gguf_config import FACTORS, config_json, facts_of, metadata_of, table_of
-
-# What llama.cpp calls the mixture of types in a file (general.file_type), by our name of it.
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 14, "q6_k": 18, "bf16": 32}
-# Where rows do not fill the blocks of a type, the nearest one that they fill; at last f16.
-FALLBACK = {"Q4_K": "Q5_0", "Q6_K": "Q8_0", "Q4_0": "F16", "Q5_0": "F16", "Q8_0": "F16"}
-LOW_RANK = re.compile(r"\.time_mix_[wavg][12]\.")  # of RWKV-7: little to save, so they are not quantized
+from .gguf_types import FILE_TYPES, LOW_RANK, base_of, tensor_type, type_of
+from .quantized import weights_of
 
 
 @dataclass(frozen=True)
@@ -206,28 +202,24 @@ def halved(stored: Stored, heads: int, dims: int, what: str) -> Stored:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def type_of(name: str) -> str:
-    """ "q4_k" for any spelling of it. Raises ConfigError with the known ones."""
-    lowered = name.lower()
-    if lowered not in FILE_TYPES:
-        known = ", ".join(FILE_TYPES)
-        raise ConfigError(f"type {name!r}: unknown GGUF type{nearest(lowered, FILE_TYPES)}; known: {known}")
-    return lowered
-
-
 def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[str, Any] | None = None) -> int:
     """Write the model as a GGUF file that llama.cpp reads; returns its size in bytes.
 
-    `kind` f32, f16, bf16, q8_0, q4_0, q4_k or q6_k is the type of matrices; vectors and learned positions stay float32,
-    a q4_k file has its output (or tied embedding) in q6_k, and rows that do not fill blocks take the next type that
-    they fill (told by a warning, as is a pooler, which GGUF has not). `metadata` adds keys, such as a tokenizer's.
+    `kind`, one of FILE_TYPES, is the type of matrices; vectors and learned positions stay float32, files of few bits
+    have their output (or tied embedding) in q6_k, and rows that do not fill blocks take the next type that they fill
+    (told by a warning, as is a pooler, which GGUF has not). Quantized weights keep their numbers where GGUF has such
+    blocks; others become numbers of `kind`, then f32, f16 or bf16. `metadata` adds keys, such as a tokenizer's.
     Raises ConfigError for what GGUF cannot hold, NonFiniteError, StorageError.
     """
     kind, plus_one = type_of(kind), facts_of(model.config).plus_one
     config, growth = facts_of(model.config).folded(replace(model.config, pooler=False))
     made, factors = metadata_of(config)
     rules, heads = rules_of(config), _rotated_heads(config)
-    arrays = model.arrays()
+    arrays, codes = model.arrays(), weights_of(model)
+    if codes and base_of(kind).weights > 1:
+        raise ConfigError(f"export: a quantized model has lost what {kind} would round; export the original, or keep "
+                          "its blocks")  # fmt: skip
+    lost: set[str] = set()  # types of weights that no block of GGUF holds
 
     rules, alone = [r for r in rules if not r.theirs.endswith("]")], [r for r in rules if r.theirs.endswith("]")]
     for rule in alone:  # numbers that stand in the metadata, block after block
@@ -238,11 +230,11 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
         made[key] = np.full(len(config.blocks), value, np.float32)
 
     def planned(rule: Rule) -> gguf_writer.Planned:
-        parts = {name: arrays[name] for name in rule.parts()}
-        shapes = [part.shape for part in parts.values()]
+        shapes = [codes[name].shape if name in codes else arrays[name].shape for name in rule.parts()]
         shape = rule.packing.shape(shapes) if rule.packing else (sum(each[0] for each in shapes), *shapes[0][1:])
 
         def values() -> npt.NDArray[Any]:
+            parts = {name: codes[name].dequantize() if name in codes else arrays[name] for name in rule.parts()}
             grown = {name: value.astype(np.float32) * np.float32(growth[name]) if name in growth else value
                      for name, value in parts.items()}  # fmt: skip
             value = to_file((rule,), grown)[rule.theirs]
@@ -250,7 +242,18 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
                 value = value.astype(np.float32) + 1
             return interleave(value, *heads[rule.theirs]) if rule.theirs in heads else value
 
-        return gguf_writer.Planned(rule.theirs, shape, _tensor_type(rule.theirs, shape, kind, config), values)
+        def blocks() -> npt.NDArray[Any]:
+            rows = np.concatenate([codes[name].to_ggml() for name in rule.parts()])
+            return interleave(rows, *heads[rule.theirs]) if rule.theirs in heads else rows
+
+        chosen = tensor_type(rule.theirs, shape, kind, config)
+        held = {codes[name].ggml_kind if name in codes else None for name in rule.parts()}
+        same = held.pop() if len(held) == 1 else None
+        if same is not None and rule.packing is None and not growth.keys() & {*rule.parts()} and chosen.name != "F32":
+            return gguf_writer.Planned(rule.theirs, shape, NAMED[same], blocks, True)
+        if chosen.name != "F32":
+            lost.update(codes[name].type.name for name in rule.parts() if name in codes)
+        return gguf_writer.Planned(rule.theirs, shape, chosen, values)
 
     tensors = [planned(rule) for rule in rules]
     copies = facts_of(config).copies
@@ -261,30 +264,19 @@ def save_gguf(model: Decoder, path: Path, kind: str = "f16", metadata: Mapping[s
     ]
     if model.config.pooler:
         warnings.warn(f"{path}: the layer over the first token (pooler) is left out: GGUF has none", stacklevel=3)
-    wanted = NAMED[kind.upper()]
+    wanted = base_of(kind)
     other = [t.kind.name for t in tensors
              if len(t.shape) > 1 and t.shape[-1] % wanted.weights != 0 and not LOW_RANK.search(t.name)]  # fmt: skip
     if other:
         warnings.warn(f"{path}: rows of {len(other)} tensors do not fill blocks of {wanted.weights}; they are written "
                       f"as {', '.join(sorted(set(other)))}", stacklevel=3)  # fmt: skip
+    if lost:
+        warnings.warn(f"{path}: quantized weights ({', '.join(sorted(lost))}) that no blocks of GGUF hold are written "
+                      f"as numbers of {kind}", stacklevel=3)  # fmt: skip
+    if codes:  # the type of most numbers
+        sizes: dict[str, int] = {}
+        for each in tensors:
+            sizes[each.kind.name] = sizes.get(each.kind.name, 0) + each.bytes
+        kind = max(sizes, key=sizes.__getitem__).lower()
     made |= {"general.quantization_version": 2, "general.file_type": FILE_TYPES[kind], **(metadata or {})}
     return gguf_writer.write(path, made, tensors)
-
-
-def _tensor_type(name: str, shape: tuple[int, ...], kind: str, config: ModelConfig) -> GgmlType:
-    # llama.cpp adds biases of experts in float32, and never quantizes what chooses them.
-    plain = (
-        name.endswith(("norm.weight", ".bias", "ssm_a", "ssm_d", "conv1d.weight", "shortconv.conv.weight"))
-        or "ffn_gate_inp" in name
-        or re.search(r"\.time_mix_(lerp_fused|w[12])\.", name)
-    )
-    if len(shape) < 2 or name.startswith(("position_embd", "token_types")) or plain:
-        return NAMED["F32"]
-    chosen = kind.upper()
-    if LOW_RANK.search(name) and NAMED[chosen].weights > 1:
-        return NAMED["F16"]
-    if chosen == "Q4_K" and name == ("token_embd.weight" if config.tie_embeddings else "output.weight"):
-        chosen = "Q6_K"
-    while shape[-1] % ggml.NAMED[chosen].weights:
-        chosen = FALLBACK[chosen]
-    return NAMED[chosen]

@@ -35,7 +35,7 @@ SCHEMES = {"int4": ("int4", "int8"), "int8": ("int8", "int8"), "int8_channel": (
 SCHEMES |= {"q4_0": SCHEMES["int4"], "q8_0": SCHEMES["int8"]}  # llama.cpp's names of such blocks
 ROUTERS = ".router.weight", ".shared_gate.weight"  # stay numbers: small, and what an error there changes is not small
 FLOAT = "float"  # what a rule calls a weight that stays numbers
-# Types of GGUF's blocks that numbers are rounded to, by GGUF's own rules or our search, whatever the method.
+# Types of GGUF's blocks that numbers are rounded to by a search, which every method weights by importance but rtn.
 BLOCKS = {name.lower(): name for name in ggml_quantize.ENCODERS if name.lower() in Q_TYPES}
 BLOCKS_OF = {name: GGUF_TYPES[kind] for name, kind in BLOCKS.items()}  # the types of ours
 KEPT = "keep"  # a file's own blocks where they are among the types
@@ -185,17 +185,21 @@ def rounded(
     report: Report | None = None,
     where: str = "",
     room: Room | None = None,
+    importance: Sequence[npt.NDArray[Any] | None] | None = None,
 ) -> QTensor:
     """A weight made of rows(start, stop), piece by piece: `parts` has one such function, or one for each expert where
-    the shape has three axes. Raises NonFiniteError naming it and `where` it is."""
+    the shape has three axes. `importance` of each one's columns is for types of GGUF's blocks.
+
+    Raises NonFiniteError naming it and `where` it is.
+    """
     if len(shape) not in (2, 3):
         raise ConfigError(f"{where}{name}: expected two axes, got {shape}")
     made = QTensor(shape, BLOCKS_OF.get(type, type), group, dtype, room=room)
     for e, (matrix, rows) in enumerate(zip(made.matrices(), parts, strict=True)):
         what = f"{where}{name}" + (f" of expert {e}" if len(shape) == 3 else "")
         if type in BLOCKS:
-            place = Place(matrix.data)
-            QTensor.from_ggml(BLOCKS[type], _encoded(rows, BLOCKS[type], what), matrix.shape, dtype, place, what)
+            encoded = _encoded(rows, BLOCKS[type], what, None if importance is None else importance[e])
+            QTensor.from_ggml(BLOCKS[type], encoded, matrix.shape, dtype, Place(matrix.data), what)
         else:
             matrix.fill(rows, what)
     if report is not None:
@@ -203,10 +207,12 @@ def rounded(
     return made
 
 
-def _encoded(rows: Rows, kind: str, what: str) -> Callable[[int, int], npt.NDArray[np.uint8]]:
+def _encoded(
+    rows: Rows, kind: str, what: str, importance: npt.NDArray[Any] | None
+) -> Callable[[int, int], npt.NDArray[np.uint8]]:
     def blocks(start: int, stop: int) -> npt.NDArray[np.uint8]:
         try:
-            return ggml_quantize.quantize(rows(start, stop), ggml.NAMED[kind])
+            return ggml_quantize.quantize(rows(start, stop), ggml.NAMED[kind], importance)
         except NonFiniteError as error:
             raise NonFiniteError(f"{what}: {error}") from None
 

@@ -18,7 +18,7 @@ from ..tensor import Room
 from .awq import fold_block
 from .calibrate import LEAST, ExpertsObserver, Observer, Streams, Tokenizer, pieces_of, read_calibration
 from .gptq import gptq
-from .rounding import weighted_round
+from .rounding import damped, weighted_round
 
 METHODS = ("rtn", "imatrix", "gptq", "awq")
 TOKENS = 32768  # of a calibration
@@ -138,25 +138,36 @@ class Work:
         weight = getattr(module, attribute)
         values = weight.numpy()
         check_finite(name, values)
+        experts = observer.experts if isinstance(observer, ExpertsObserver) else [] if observer is None else [observer]
+        few = [isinstance(observer, ExpertsObserver) and each.rows < LEAST_ROWS for each in experts]
+        if any(few):
+            self.report.unseen[name] = sum(few)
         if observer is None or type in BLOCKS:
-            made = rounded(rows_of(values), values.shape, type, size, weight.dtype, name, room=self.room)
+            importance = [None if less else damped(each.squares) for each, less in zip(experts, few, strict=True)]
+            made = rounded(
+                rows_of(values),
+                values.shape,
+                type,
+                size,
+                weight.dtype,
+                name,
+                room=self.room,
+                importance=importance or None,
+            )
         else:
             made = QTensor(values.shape, type, size, weight.dtype, room=self.room)
-            experts = observer.experts if isinstance(observer, ExpertsObserver) else [observer]
-            for matrix, each, part in zip(
-                made.matrices(), values if made.ndim == 3 else [values], experts, strict=True
-            ):
-                self._fill(name, matrix, each, part, made.ndim == 3)
+            each_values = values if made.ndim == 3 else [values]
+            for matrix, part, each, less in zip(made.matrices(), each_values, experts, few, strict=True):
+                self._fill(name, matrix, part, None if less else each)
         setattr(module, attribute, made)
         self.report.measure(name, made, rows_of(values))
         if self.progress is not None and not self.types:
             self.progress(self.all, self.all, "")
 
-    def _fill(self, name: str, made: QTensor, values: npt.NDArray[Any], observer: Observer, expert: bool) -> None:
-        """The codes of one matrix; of an expert that saw too little, the nearest."""
+    def _fill(self, name: str, made: QTensor, values: npt.NDArray[Any], observer: Observer | None) -> None:
+        """The codes of one matrix; without an observer, of an expert that saw too little, the nearest."""
         kind, group = made.type, made.group
-        if expert and observer.rows < LEAST_ROWS:
-            self.report.unseen[name] = self.report.unseen.get(name, 0) + 1
+        if observer is None:
             made.fill(lambda start, stop: values[start:stop], name)
             return
         if self.method == "gptq":
