@@ -5,6 +5,7 @@
 #define MG_PART_FILE(part) MG_TEXT(targets/parts/part.inl.h)
 
 namespace {
+#include "simd/ints.h"
 #include "simd/dot.h"
 #include "simd/math.h"
 //
