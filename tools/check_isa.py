@@ -2,9 +2,9 @@
 
 Disassembles the object files of a build (they still have symbols, unlike the extension). An object of
 csrc/targets/NAME.cpp may use what NAME has, in functions of namespace mg::NAME; every other object the baseline alone,
-x86-64-v2 or Armv8.0. An object of a target must also have no static initialiser, and no weak function outside its namespace: the
-linker keeps one copy of those, and might keep this one for every machine. No kernel may write MXCSR or the x87 control
-word.
+x86-64-v2 or Armv8.0. An object of a target must also have no static initialiser, and no weak function outside its
+namespace: the linker keeps one copy of those, and might keep this one for every machine. No kernel may write MXCSR, the
+x87 control word or FPCR.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 INSTRUCTION = re.compile(r"^ *[0-9a-f]+:\t((?:[0-9a-f]{2} )+|[0-9a-f]{8} ) *\t(.+)$")
 # Prefixes that may stand before VEX (C4, C5) and EVEX (62), whose first bytes mean nothing else in 64-bit code.
 PREFIXES = {"2e", "36", "3e", "26", "64", "65", "67"}
+# What objdump writes before a name.
+BEFORE = ("lock", "rep", "repz", "repnz", "notrack", "bnd", "{vex}", "{evex}")
 # Plain encodings that x86-64-v2 lacks. (TZCNT is left out: gcc uses it where an older processor's BSF gives the same.)
 NOT_IN_V2 = re.compile(r"^(lzcnt|movbe|ad[co]x|rd(rand|seed)|sha\d\S*|aes\S+|pclmul\S+|gf2p8\S+)$")
 
@@ -43,7 +45,9 @@ ARM = {
     "i8mm": re.compile(r"(su|us)dot\b|(s|u|us)mmla\b"),
     "bf16": re.compile(r"bf(dot|mmla|mlal[bt]|cvt)"),
     "fp16": re.compile(r"f(?!cvt)\w+\s.*(\bh\d+\b|\.[48]h\b)|(scvtf|ucvtf)\s.*(\bh\d+\b|\.[48]h\b)"),
-    "lse": re.compile(r"(ld|st)(add|clr|eor|set|[su]max|[su]min)(a|l|al)?[bh]?\s|casp?(a|l|al)?[bh]?\s|swp(a|l|al)?[bh]?\s"),
+    "lse": re.compile(
+        r"(ld|st)(add|clr|eor|set|[su]max|[su]min)(a|l|al)?[bh]?\s|casp?(a|l|al)?[bh]?\s|swp(a|l|al)?[bh]?\s"
+    ),
     "rcpc": re.compile(r"ldapu?r"),
     "sve": re.compile(r".*\bz\d+\.[bhsdq]\b"),
 }
@@ -57,7 +61,7 @@ def feature(code: list[str], text: str) -> str | None:
         text: mnemonic and operands as objdump writes them.
     """
     words = text.split()
-    name = next((word for word in words if word not in ("lock", "rep", "repz", "repnz", "notrack", "bnd")), words[0])
+    name = next((word for word in words if word not in BEFORE), words[0])
     first = next((byte for byte in code if byte not in PREFIXES), "")
     if first not in ("c4", "c5", "62"):
         return name if NOT_IN_V2.match(name) else None

@@ -14,8 +14,16 @@ struct QTile {
 };
 
 // Vectors of columns in hand, in powers of two: as many as leave the sums of `rows` rows and what the products need in
-// registers, and the totals too where there are 32. (Of 16, what is touched once a group waits in L1: words of activations are
-// loaded for each product, and two vectors share them.) A table is in docs/architecture.md.
+// registers, and the totals too where there are 32. Of 16, totals wait in L1 for the end of a group: words of activations are
+// loaded for each product, and two vectors share them. For 1 to 6 rows (sums + codes + activations and what else + totals of 6):
+//   VPDPBUSD, 512 bits   2 2 2 2 2 2    12 + 2 + 1 + 12 = 27   the 32 columns
+//   VPDPBUSD, 256 bits   4 4 2 2 2 2    12 + 2 + 1 = 15
+//   VPMADDUBSW, 256      4 4 2 2 2 2    12 + 2 + 2 = 16        products are added by themselves
+//     8 bits             4 2 2 2 1 1     6 + 2 + 3 = 11        absolute values beside codes
+//   VPMADDUBSW, 512      2 2 2 2 2 2    12 + 4 + 3 + 12 = 31
+//   SDOT, USMMLA         8 4 4 2 2 2    12 + 2 + 2 + 12 = 28   activations by element
+//   lanes, NEON          8 4 2 2 2 2    12 + 2 + 5 + 12 = 31
+//   lanes, scalar        4 2 2 2 1 1     6 + 1 + 5 = 12
 constexpr int q_vectors(int rows, int bits, bool totals) {
   int vectors = 1;
   while (2 * vectors * kWidth <= kQCols &&
@@ -32,7 +40,7 @@ struct Q4 {
   static inline Ints take(const uint8_t* p, int q) { return q ? high_codes(codes(p)) : low_codes(codes(p)); }
 };
 template <int Bits> struct QBytes {
-  static constexpr int kBits = Bits, kStep = 2;
+  static constexpr int kBits = Bits, kStep = kByteQuads;
   static inline Ints take(const uint8_t* p, int q) { return codes(p + 4 * kQCols * q); }
 };
 

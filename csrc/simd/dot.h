@@ -1,6 +1,7 @@
 // Exact sums of products of unsigned weight codes and signed activation codes where no instruction adds up four of them.
 #if defined(__AVX512BW__) || defined(__AVX2__)
 constexpr bool kLaneLoops = false, kNarrowSums = true;
+constexpr int kByteQuads = 2;
 #if defined(__AVX512BW__)
 typedef __m512i IntWords;
 #define MG_INT(name) _mm512_##name
@@ -26,6 +27,8 @@ static inline IntWords word_of(const int8_t* p) {
   return MG_INT(set1_epi32)(word);
 }
 static inline IntWords sum_pairs(IntWords shorts) { return MG_INT(madd_epi16)(shorts, MG_INT(set1_epi16)(1)); }
+// The compiler may not put off an addition: what waits to be added takes a register, of which there are 16.
+template <class T> static inline __attribute__((always_inline)) void settle(T& sum) { __asm__("" : "+v"(sum)); }
 // Sums; codes, and with 8 bits their signs; a word of activations and products.
 constexpr int dot_registers(int rows, int vectors, int bits) { return rows * vectors + (bits == 8 ? 2 * vectors + 1 : vectors) + 2; }
 
@@ -51,7 +54,7 @@ template <int R, int V, int Bits> struct QSums {
       for (int r = 0; r < R; ++r) {
         const IntWords x = word_of(a + 4 * (q * Stride + r));
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) part[r][v] += (Shorts)MG_INT(maddubs_epi16)(codes[v], x);
+        for (int v = 0; v < V; ++v) part[r][v] += (Shorts)MG_INT(maddubs_epi16)(codes[v], x), settle(part[r][v]);
       }
       if (N >= kQuads && (q + 1) % kQuads == 0) fold();
     }
@@ -90,7 +93,10 @@ template <int R, int V> struct QSums<R, V, 8> {
       for (int r = 0; r < R; ++r) {
         const IntWords x = word_of(a + 4 * (q * Stride + r));
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) at[r][v] += (IntLanes)sum_pairs(MG_INT(maddubs_epi16)(sizes[v], with_sign(x, sign[v])));
+        for (int v = 0; v < V; ++v) {
+          at[r][v] += (IntLanes)sum_pairs(MG_INT(maddubs_epi16)(sizes[v], with_sign(x, sign[v])));
+          settle(at[r][v]);
+        }
       }
     }
   }
@@ -100,6 +106,7 @@ template <int R, int V> struct QSums<R, V, 8> {
 #undef MG_INT
 #else
 constexpr bool kLaneLoops = true, kNarrowSums = false;
+constexpr int kByteQuads = 1;
 // Sums, codes, four factors and products.
 constexpr int dot_registers(int rows, int vectors, int) { return rows * vectors + vectors + 5; }
 struct Quads {

@@ -2,6 +2,7 @@
 // codes of 8 bits are multiplied less 128; USMMLA multiplies two columns of 8 k by two rows, USDOT a column by the row that
 // is left.
 constexpr bool kLaneLoops = false, kNarrowSums = false;
+constexpr int kByteQuads = 2;  // quads of k that products take at a time at least
 constexpr int dot_registers(int rows, int vectors, int) { return rows * vectors + vectors + (rows + 3) / 4; }
 
 // N words, N up to 4, above them zeros.

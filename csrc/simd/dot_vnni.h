@@ -1,6 +1,7 @@
 // Products of unsigned weight codes and signed activation codes, four a lane, added up exactly by VPDPBUSD. gcc 12 moves and
 // spills sums around the intrinsic. MG_EVEX_VNNI: the same instruction in the other encoding (docs/releasing.md).
 constexpr bool kLaneLoops = false, kNarrowSums = false;
+constexpr int kByteQuads = 1;
 constexpr int dot_registers(int rows, int vectors, int) { return rows * vectors + vectors + 1; }  // codes, a word of activations
 struct Quads {
   IntLanes v;

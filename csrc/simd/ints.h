@@ -18,7 +18,7 @@ static inline Ints less(Ints a, Ints b) { return {a.v - b.v}; }
 // The top bit of a byte in a lane: signed numbers plus 128.
 static inline Ints flipped(Ints a) { return {a.v ^ 128}; }
 static inline Ints shifted(Ints a, int shift) { return {a.v >> shift}; }  // down; what comes in at the top is masked off
-static inline Ints raised(Ints a, int shift) { return {a.v << shift}; }
+static inline Ints raised(Ints a, int shift) { return {a.v << (IntLanes{} + shift)}; }
 static inline Ints both(Ints a, Ints b) { return {a.v | b.v}; }
 static inline void store(uint8_t* p, Ints a) { memcpy(p, &a.v, sizeof a.v); }
 static inline Vec to_floats(Ints a) {
