@@ -27,8 +27,10 @@ static inline IntWords word_of(const int8_t* p) {
   return MG_INT(set1_epi32)(word);
 }
 static inline IntWords sum_pairs(IntWords shorts) { return MG_INT(madd_epi16)(shorts, MG_INT(set1_epi16)(1)); }
-// The compiler may not put off an addition: what waits to be added takes a register, of which there are 16.
-template <class T> static inline __attribute__((always_inline)) void settle(T& sum) { __asm__("" : "+v"(sum)); }
+// Where registers are tight the compiler may not put off an addition: what waits to be added takes one.
+static inline __attribute__((always_inline)) void settle(Shorts& sum, bool tight) {
+  if (tight) __asm__("" : "+v"(sum));
+}
 // Sums; codes, and with 8 bits their signs; a word of activations and products.
 constexpr int dot_registers(int rows, int vectors, int bits) { return rows * vectors + (bits == 8 ? 2 * vectors + 1 : vectors) + 2; }
 
@@ -37,6 +39,7 @@ constexpr int dot_registers(int rows, int vectors, int bits) { return rows * vec
 template <int R, int V, int Bits> struct QSums {
   static constexpr bool kLess128 = false;
   static constexpr int64_t kQuads = 32767 / (2 * 128 * ((1 << Bits) - 1));
+  static constexpr bool kTight = kRegisters == 16 && R * V > 4;
   IntLanes at[R][V];
   Shorts part[R][V];
   inline __attribute__((always_inline)) void start(int r, Ints x) {
@@ -46,7 +49,7 @@ template <int R, int V, int Bits> struct QSums {
   template <int Stride, int N, class Take> inline __attribute__((always_inline)) void add(const Take& take, const int8_t* a) {
 #pragma GCC unroll 8
     for (int q = 0; q < N; ++q) {
-      quad_by_quad();
+      forget_loads(kTight);
       IntWords codes[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) codes[v] = (IntWords)take(q, v).v;
@@ -54,7 +57,7 @@ template <int R, int V, int Bits> struct QSums {
       for (int r = 0; r < R; ++r) {
         const IntWords x = word_of(a + 4 * (q * Stride + r));
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) part[r][v] += (Shorts)MG_INT(maddubs_epi16)(codes[v], x), settle(part[r][v]);
+        for (int v = 0; v < V; ++v) part[r][v] += (Shorts)MG_INT(maddubs_epi16)(codes[v], x), settle(part[r][v], kTight);
       }
       if (N >= kQuads && (q + 1) % kQuads == 0) fold();
     }
@@ -81,7 +84,6 @@ template <int R, int V> struct QSums<R, V, 8> {
   template <int Stride, int N, class Take> inline __attribute__((always_inline)) void add(const Take& take, const int8_t* a) {
 #pragma GCC unroll 8
     for (int q = 0; q < N; ++q) {
-      quad_by_quad();
       IntWords sizes[V];
       Signs sign[V];
 #pragma GCC unroll 8
@@ -93,10 +95,7 @@ template <int R, int V> struct QSums<R, V, 8> {
       for (int r = 0; r < R; ++r) {
         const IntWords x = word_of(a + 4 * (q * Stride + r));
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-          at[r][v] += (IntLanes)sum_pairs(MG_INT(maddubs_epi16)(sizes[v], with_sign(x, sign[v])));
-          settle(at[r][v]);
-        }
+        for (int v = 0; v < V; ++v) at[r][v] += (IntLanes)sum_pairs(MG_INT(maddubs_epi16)(sizes[v], with_sign(x, sign[v])));
       }
     }
   }

@@ -10,7 +10,7 @@ template <int R, int V, int> struct QSums {
   template <int Stride, int N, class Take> inline __attribute__((always_inline)) void add(const Take& take, const int8_t* a) {
 #pragma GCC unroll 8
     for (int q = 0; q < N; ++q) {
-      quad_by_quad();
+      forget_loads(kRegisters == 16 && R * V > 8);
       Ints parts[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) parts[v] = take(q, v);

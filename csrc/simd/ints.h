@@ -61,9 +61,9 @@ static inline Ints load_bytes(const uint8_t* p) {
   return a;
 }
 #endif
-// With 16 registers codes of a second quad have no room beside sums: what they lie in is loaded again, not kept.
-static inline __attribute__((always_inline)) void quad_by_quad() {
-  if (kRegisters == 16) __asm__ volatile("" ::: "memory");
+// Where sums leave no room for codes of a second quad: what these lie in is loaded again, not kept.
+static inline __attribute__((always_inline)) void forget_loads(bool tight) {
+  if (tight) __asm__ volatile("" ::: "memory");
 }
 // table[byte] of bytes below 16.
 static inline Ints look_up(const uint8_t* table, Ints a) {
