@@ -64,7 +64,7 @@ static inline __attribute__((always_inline)) void q_dots(QSums<R, V, Codes::kBit
   }
 }
 
-// Float sums over the groups stay in registers.
+// Float sums over the groups stay in registers where there are 32.
 template <class Codes, int R> static void q_tile_groups(const QTile& t) {
   constexpr int V = q_vectors(R, Codes::kBits, true);
   const int64_t quads = t.group / 4, ahead_bytes = t.ahead_bytes / (kQCols / (V * kWidth));

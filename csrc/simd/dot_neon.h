@@ -1,6 +1,5 @@
 // Exact sums of products of unsigned weight codes and signed activation codes on AArch64. SDOT takes signed bytes alone, so
-// codes of 8 bits are multiplied less 128; USMMLA multiplies two columns of 8 k by two rows, USDOT a column by the row that
-// is left.
+// codes of 8 bits are multiplied less 128; USMMLA multiplies two columns of 8 k by two rows. A row by itself takes USDOT.
 constexpr bool kLaneLoops = false, kNarrowSums = false;
 constexpr int kByteQuads = 2;  // quads of k that products take at a time at least
 constexpr int dot_registers(int rows, int vectors, int) { return rows * vectors + vectors + (rows + 3) / 4; }
