@@ -17,7 +17,7 @@ template <int L, int H, bool Book> struct QPlanes {
   // Quad quad + q of a block's columns from byte `col` of a row of codes on; `quad` is a multiple of kStep.
   static inline __attribute__((always_inline)) Ints take(const uint8_t* low, const uint8_t* high, const uint8_t* table,
                                                          int64_t quad, int q, int64_t col) {
-    Ints out = field(codes(low + (quad + q) / kLow * 4 * kQCols + col), L * (q % kLow), kLowMask);
+    Ints out = field(codes(low + (quad / kLow + q / kLow) * 4 * kQCols + col), L * (q % kLow), kLowMask);
     if (H) {
       Ints top = codes(high + quad / kHigh * 4 * kQCols + col);
       if (kHigh > kStep) top = shifted(top, H * (int)(quad % kHigh));
