@@ -11,7 +11,7 @@ JOBS := -j $(shell getconf _NPROCESSORS_ONLN)
 BUILD := cmake --build $(JOBS) --preset
 SOURCES := $(shell find csrc python -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pxd' -o -name '*.txt') CMakeLists.txt pyproject.toml
 
-.PHONY: help demo test dev lint types stub layering cpp-test cross-test isa-check cpu-check guard sanitize parity soak bench wheel sdist wheel-check workflows clean
+.PHONY: help demo test dev lint types stub layering cpp-test cross-test evex-test isa-check cpu-check guard sanitize parity soak bench wheel sdist wheel-check workflows clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -71,6 +71,12 @@ cross-test:  ## the same for AArch64 under qemu (needs g++-aarch64-linux-gnu, qe
 	$(CONFIGURE) aarch64
 	$(BUILD) aarch64
 	ctest $(JOBS) --preset aarch64
+	$(PYTHON) tools/check_isa.py --prefix aarch64-linux-gnu- build/aarch64
+
+evex-test:  ## the products for AVX-VNNI, on a processor that has AVX-512's VNNI instead
+	$(CONFIGURE) evex
+	$(BUILD) evex
+	ctest $(JOBS) --preset evex
 
 isa-check:  ## no wide instruction outside its target's functions (x86-64; after cpp-test)
 	$(PYTHON) tools/check_isa.py build/release

@@ -1,10 +1,10 @@
 """Check that no wide instruction stands outside the functions of its instruction set.
 
-Disassembles the object files of a build (x86-64; they still have symbols, unlike the extension). An object of
+Disassembles the object files of a build (they still have symbols, unlike the extension). An object of
 csrc/targets/NAME.cpp may use what NAME has, in functions of namespace mg::NAME; every other object the baseline alone,
-x86-64-v2. An object of a target must also have no static initialiser, and no weak function outside its namespace: the
-linker keeps one copy of those, and might keep this one for every machine. No kernel may write MXCSR or the x87 control
-word.
+x86-64-v2 or Armv8.0. An object of a target must also have no static initialiser, and no weak function outside its
+namespace: the linker keeps one copy of those, and might keep this one for every machine. No kernel may write MXCSR, the
+x87 control word or FPCR.
 """
 
 from __future__ import annotations
@@ -20,30 +20,48 @@ from pathlib import Path
 ALLOWED = {
     "scalar": set[str](),
     "avx2": {"vex"},
+    "avx2vnni": {"vex", "avxvnni"},
     "avx512": {"vex", "avx512"},
     "avx512vnni": {"vex", "avx512", "vnni"},
     "avx512bf16": {"vex", "avx512", "bf16"},
     "avx512amx": {"vex", "avx512", "amx"},
+    "neon": set[str](),
+    "neon_dotprod": {"dotprod"},
+    "neon_i8mm": {"dotprod", "i8mm"},
 }
 FUNCTION = re.compile(r"^[0-9a-f]+ <(.+)>:$")
-INSTRUCTION = re.compile(r"^ *[0-9a-f]+:\t((?:[0-9a-f]{2} )+) *\t(.+)$")
+INSTRUCTION = re.compile(r"^ *[0-9a-f]+:\t((?:[0-9a-f]{2} )+|[0-9a-f]{8} ) *\t(.+)$")
 # Prefixes that may stand before VEX (C4, C5) and EVEX (62), whose first bytes mean nothing else in 64-bit code.
 PREFIXES = {"2e", "36", "3e", "26", "64", "65", "67"}
+# What objdump writes before a name.
+BEFORE = ("lock", "rep", "repz", "repnz", "notrack", "bnd", "{vex}", "{evex}")
 # Plain encodings that x86-64-v2 lacks. (TZCNT is left out: gcc uses it where an older processor's BSF gives the same.)
 NOT_IN_V2 = re.compile(r"^(lzcnt|movbe|ad[co]x|rd(rand|seed)|sha\d\S*|aes\S+|pclmul\S+|gf2p8\S+)$")
 
-CONTROL_WORD = re.compile(r"v?ldmxcsr|fldcw|fldenv|fxrstor|xrstor")
+CONTROL_WORD = re.compile(r"v?ldmxcsr|fldcw|fldenv|fxrstor|xrstor|msr\s+fpcr\b")
+# AArch64: what later versions of the architecture added that a compiler may choose by itself, or we by hand.
+ARM = {
+    "dotprod": re.compile(r"[us]dot\b"),
+    "i8mm": re.compile(r"(su|us)dot\b|(s|u|us)mmla\b"),
+    "bf16": re.compile(r"bf(dot|mmla|mlal[bt]|cvt)"),
+    "fp16": re.compile(r"f(?!cvt)\w+\s.*(\bh\d+\b|\.[48]h\b)|(scvtf|ucvtf)\s.*(\bh\d+\b|\.[48]h\b)"),
+    "lse": re.compile(
+        r"(ld|st)(add|clr|eor|set|[su]max|[su]min)(a|l|al)?[bh]?\s|casp?(a|l|al)?[bh]?\s|swp(a|l|al)?[bh]?\s"
+    ),
+    "rcpc": re.compile(r"ldapu?r"),
+    "sve": re.compile(r".*\bz\d+\.[bhsdq]\b"),
+}
 
 
 def feature(code: list[str], text: str) -> str | None:
-    """What an instruction needs beyond the baseline: vex, avx512, bf16, vnni, amx or its name; None for nothing.
+    """What an instruction of x86-64 needs: vex, avx512, bf16, vnni, avxvnni, amx or its name; None for the baseline.
 
     Args:
         code: its bytes in hexadecimal.
         text: mnemonic and operands as objdump writes them.
     """
     words = text.split()
-    name = next((word for word in words if word not in ("lock", "rep", "repz", "repnz", "notrack", "bnd")), words[0])
+    name = next((word for word in words if word not in BEFORE), words[0])
     first = next((byte for byte in code if byte not in PREFIXES), "")
     if first not in ("c4", "c5", "62"):
         return name if NOT_IN_V2.match(name) else None
@@ -52,8 +70,13 @@ def feature(code: list[str], text: str) -> str | None:
     if "bf16" in name:
         return "bf16"
     if name.startswith(("vpdpbu", "vpdpws")):
-        return "vnni"
+        return "vnni" if first == "62" else "avxvnni"
     return "avx512" if first == "62" or re.search(r"%k[0-7]", text) else "vex"
+
+
+def arm_feature(text: str) -> str | None:
+    """The same of AArch64, whose instructions are all as long: a name in ARM."""
+    return next((name for name, pattern in ARM.items() if pattern.match(text)), None)
 
 
 def in_namespace(symbol: str, target: str) -> bool:
@@ -76,7 +99,7 @@ def check(target: str | None, disassembly: Iterable[str], symbols: Iterable[str]
             function = header[1]
         elif found := INSTRUCTION.match(line):
             code, text = found[1].split(), found[2]
-            need = feature(code, text)
+            need = arm_feature(text) if len(code) == 1 and len(code[0]) == 8 else feature(code, text)
             if target and CONTROL_WORD.match(text):
                 need = "the floating-point control word"
             allowed = need is None or (target and need in ALLOWED[target] and in_namespace(function, target))
@@ -100,8 +123,10 @@ def run(*command: str | Path) -> str:
 def main() -> int:
     """0 if every object file is as it should be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("build", type=Path, help="a build folder with object files, build/release")
-    build = parser.parse_args().build
+    parser.add_argument("build", type=Path, help="a build folder with object files, build/release or build/aarch64")
+    parser.add_argument("--prefix", default="", help="of objdump and nm: aarch64-linux-gnu-")
+    options = parser.parse_args()
+    build, prefix = options.build, options.prefix
     objects = sorted(path for path in build.rglob("*.o") if "/csrc/" in str(path) and "/csrc/tests/" not in str(path))
     targets = [path for path in objects if path.parent.name == "targets" and path.name != "dispatch.cpp.o"]
     if not targets:
@@ -110,10 +135,10 @@ def main() -> int:
     bad, instructions = 0, 0
     for path in objects:
         target = path.name.removesuffix(".cpp.o") if path in targets else None
-        disassembly = run("objdump", "-dw", path).splitlines()
+        disassembly = run(f"{prefix}objdump", "-dw", path).splitlines()
         instructions += len(disassembly)
-        symbols = run("nm", "--defined-only", path).splitlines()
-        for problem in check(target, disassembly, symbols, run("objdump", "-h", path)):
+        symbols = run(f"{prefix}nm", "--defined-only", path).splitlines()
+        for problem in check(target, disassembly, symbols, run(f"{prefix}objdump", "-h", path)):
             bad += 1
             print(f"{path.relative_to(build)}: {problem}", file=sys.stderr)
     names = ", ".join(path.name.removesuffix(".cpp.o") for path in targets)

@@ -11,44 +11,44 @@ struct QStretch {
 
 // Codes whose planes have L and H bits, put together, and looked up where there is a table. Lanes of `kStep` quads at a time.
 template <int L, int H, bool Book> struct QPlanes {
+  static constexpr int kBits = Book ? 8 : L + H;
   static constexpr int kLow = 8 / L, kHigh = H ? 8 / H : 1, kStep = L == 2 ? 4 : kLow > kHigh ? kLow : kHigh;
   static constexpr int32_t kLowMask = 0x01010101 * ((1 << L) - 1), kHighMask = 0x01010101 * (((1 << H) - 1) << L);
-  // Quads `quad` .. quad + kStep - 1 of a block's columns from byte `col` of a row of codes on.
-  static inline __attribute__((always_inline)) void split(const uint8_t* low, const uint8_t* high, const uint8_t* table,
-                                                          int64_t quad, int64_t col, Ints* out) {
-    Ints top = H ? codes(high + quad / kHigh * 4 * kQCols + col) : ints(0), bytes = top;
-    if (kHigh > kStep) top = shifted(top, H * (int)(quad % kHigh));
-#pragma GCC unroll 8
-    for (int q = 0; q < kStep; ++q) {
-      if (q % kLow == 0) bytes = codes(low + (quad + q) / kLow * 4 * kQCols + col);
-      out[q] = field(bytes, L * (q % kLow), kLowMask);
-      if (H) out[q] = both(out[q], field(top, H * q - L, kHighMask));
-      if (Book) out[q] = look_up(table, out[q]);
+  // Quad quad + q of a block's columns from byte `col` of a row of codes on; `quad` is a multiple of kStep.
+  static inline __attribute__((always_inline)) Ints take(const uint8_t* low, const uint8_t* high, const uint8_t* table,
+                                                         int64_t quad, int q, int64_t col) {
+    Ints out = field(codes(low + (quad / kLow + q / kLow) * 4 * kQCols + col), L * (q % kLow), kLowMask);
+    if (H) {
+      Ints top = codes(high + quad / kHigh * 4 * kQCols + col);
+      if (kHigh > kStep) top = shifted(top, H * (int)(quad % kHigh));
+      out = both(out, field(top, H * q - L, kHighMask));
     }
+    return Book ? look_up(table, out) : out;
   }
   static inline void expand(const uint8_t* low, const uint8_t* high, const uint8_t* table, int64_t quads, uint8_t* to) {
     for (int64_t quad = 0; quad < quads; quad += kStep) {
 #pragma GCC unroll 2
       for (int64_t col = 0; col < 4 * kQCols; col += 4 * kWidth) {
-        Ints parts[kStep];
-        split(low, high, table, quad, col, parts);
+        Ints out[kStep];
 #pragma GCC unroll 8
-        for (int q = 0; q < kStep; ++q) store(to + (quad + q) * 4 * kQCols + col, parts[q]);
+        for (int q = 0; q < kStep; ++q) out[q] = take(low, high, table, quad, q, col);
+#pragma GCC unroll 8
+        for (int q = 0; q < kStep; ++q) store(to + (quad + q) * 4 * kQCols + col, out[q]);
       }
     }
   }
 };
 
 // Places of a table's numbers, 128 added: what codes of a table are multiplied as.
-struct QBytes {
+struct QTable {
   uint8_t at[16];
 };
-static constexpr QBytes q_book_bytes(const int8_t (&values)[16]) {
-  QBytes bytes = {};
+static constexpr QTable q_book_bytes(const int8_t (&values)[16]) {
+  QTable bytes = {};
   for (int i = 0; i < 16; ++i) bytes.at[i] = (uint8_t)(values[i] + 128);
   return bytes;
 }
-alignas(16) static constexpr QBytes kQIq4Bytes = q_book_bytes(kQIq4), kQMxfp4Bytes = q_book_bytes(kQMxfp4);
+alignas(16) static constexpr QTable kQIq4Bytes = q_book_bytes(kQIq4), kQMxfp4Bytes = q_book_bytes(kQMxfp4);
 
 static inline const uint8_t* q_table(QBook book) { return book == QBook::iq4 ? kQIq4Bytes.at : kQMxfp4Bytes.at; }
 

@@ -8,53 +8,66 @@ struct QTile {
   const uint8_t* b;       // a panel
   int64_t groups, group, code_bytes, block_bytes;
   float* out;             // [row][kQCols]
-  // Bytes to be fetched meanwhile: for each group of each pass over the columns `ahead_bytes` from `ahead` on.
+  // Bytes to be fetched meanwhile, in order: `ahead_bytes` for each group, from `ahead` on.
   const uint8_t* ahead;
   int64_t ahead_bytes;
 };
 
-// Vectors of columns in hand: with 16 registers, one.
-constexpr int kQVectors = kRegisters == 32 && 2 * kWidth <= kQCols ? 2 : 1;
-constexpr int64_t kQPasses = kQCols / (kQVectors * kWidth);
+// Vectors of columns in hand, in powers of two: as many as leave the sums of `rows` rows and what the products need in
+// registers, and the totals too where there are 32. Of 16, totals wait in L1 for the end of a group: words of activations are
+// loaded for each product, and two vectors share them. For 1 to 6 rows (sums + codes + activations and what else + totals of 6):
+//   VPDPBUSD, 512 bits   2 2 2 2 2 2    12 + 2 + 1 + 12 = 27   the 32 columns
+//   VPDPBUSD, 256 bits   4 4 2 2 2 2    12 + 2 + 1 = 15
+//   VPMADDUBSW, 256      4 4 2 2 2 2    12 + 2 + 2 = 16        products are added by themselves
+//     8 bits             4 2 2 2 1 1     6 + 2 + 3 = 11        absolute values beside codes
+//   VPMADDUBSW, 512      2 2 2 2 2 2    12 + 4 + 3 + 12 = 31
+//   SDOT, USMMLA         8 4 4 2 2 2    12 + 2 + 2 + 12 = 28   activations by element
+//   lanes, NEON          8 4 2 2 2 2    12 + 2 + 5 + 12 = 31
+//   lanes, scalar        4 2 2 2 1 1     6 + 1 + 5 = 12
+constexpr int q_vectors(int rows, int bits, bool totals) {
+  int vectors = 1;
+  while (2 * vectors * kWidth <= kQCols &&
+         dot_registers(rows, 2 * vectors, bits) + (totals && kRegisters > 16 ? rows * 2 * vectors : 0) <= kRegisters)
+    vectors *= 2;
+  return vectors;
+}
 // Tiles that fetch the panel after theirs. Where rows are two tiles, the first waits for memory and the second computes out of
 // L1 while memory is idle; with a fetch it is not.
 constexpr int64_t kQFetching = 2;
 
 struct Q4 {
-  static constexpr int kQuads = 2;  // of k in one load of codes
-  static inline void split(const uint8_t* p, Ints* out) {
-    const Ints both = codes(p);
-    out[0] = low_codes(both), out[1] = high_codes(both);
-  }
+  static constexpr int kBits = 4, kStep = 2;  // quads of k that lie together
+  static inline Ints take(const uint8_t* p, int q) { return q ? high_codes(codes(p)) : low_codes(codes(p)); }
 };
-struct Q8 {
-  static constexpr int kQuads = 1;
-  static inline void split(const uint8_t* p, Ints* out) { out[0] = codes(p); }
+template <int Bits> struct QBytes {
+  static constexpr int kBits = Bits, kStep = kByteQuads;
+  static inline Ints take(const uint8_t* p, int q) { return codes(p + 4 * kQCols * q); }
 };
 
-// sum[r][v] += products of `steps` loads of codes.
-template <class Codes, int R, int V>
-static inline __attribute__((always_inline)) void q_dots(Ints (&sum)[R][V], const uint8_t* b, const int8_t* a, int64_t steps) {
-  for (; steps > 0; --steps, b += 4 * kQCols, a += 4 * R * Codes::kQuads) {
-    Ints parts[V][Codes::kQuads];
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) Codes::split(b + v * 4 * kWidth, parts[v]);
-#pragma GCC unroll 2
-    for (int q = 0; q < Codes::kQuads; ++q) {
-#pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-        const Quads x = quads(a + 4 * (q * R + r));
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[r][v] = dot(sum[r][v], parts[v][q], x);
-      }
+// sums += products of `quads` quads of k; take(quad, q, v): the codes of quad + q, where `quad` is a multiple of kStep.
+template <class Codes, int R, int V, int Stride = R, class Take>
+static inline __attribute__((always_inline)) void q_dots(QSums<R, V, Codes::kBits>& sums, const int8_t* a, int64_t quads, const Take& take) {
+  constexpr int kStep = Codes::kStep;
+  constexpr int64_t kMost = QSums<R, V, Codes::kBits>::kQuads / kStep * kStep;  // before sums are folded
+  int64_t quad = 0;
+  const auto add_until = [&](int64_t end) __attribute__((always_inline)) {
+    for (; quad < end; quad += kStep, a += 4 * Stride * kStep)
+      sums.template add<Stride, kStep>([&](int q, int v) __attribute__((always_inline)) { return take(quad, q, v); }, a);
+  };
+  if constexpr (kMost <= kStep || kMost > kQMostGroup) {  // each step folds, or none
+    add_until(quads);
+  } else {
+    while (quad < quads) {
+      add_until(quads - quad < kMost ? quads : quad + kMost);
+      sums.fold();
     }
   }
 }
 
-// Float sums over the groups stay in registers.
+// Float sums over the groups stay in registers where there are 32.
 template <class Codes, int R> static void q_tile_groups(const QTile& t) {
-  constexpr int V = kQVectors;
-  const int64_t steps = t.group / (4 * Codes::kQuads);
+  constexpr int V = q_vectors(R, Codes::kBits, true);
+  const int64_t quads = t.group / 4, ahead_bytes = t.ahead_bytes / (kQCols / (V * kWidth));
   const uint8_t* ahead = t.ahead;
   for (int64_t col = 0; col < kQCols; col += V * kWidth) {
     const uint8_t* b = t.b + 4 * col;
@@ -64,59 +77,65 @@ template <class Codes, int R> static void q_tile_groups(const QTile& t) {
     Vec total[R][V];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) total[r][v] = zero();
     }
-    for (int64_t g = 0; g < t.groups; ++g, ahead += t.ahead_bytes) {
-      for (int64_t i = 0; i < t.ahead_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 2);
-      Ints sum[R][V];
+    for (int64_t g = 0; g < t.groups; ++g, ahead += ahead_bytes) {
+      for (int64_t i = 0; i < ahead_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 2);
+      QSums<R, V, Codes::kBits> sums;  // of codes less 128, which is their offset, no start is needed
 #pragma GCC unroll 12
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[r][v] = ints(starts[r]);
-      }
-      q_dots<Codes, R, V>(sum, b, a, steps);
+      for (int r = 0; r < R; ++r) sums.start(r, ints(sums.kLess128 ? 0 : starts[r]));
+      q_dots<Codes, R, V>(sums, a, quads, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
+        return Codes::take(b + quad * (Codes::kBits * kQCols / 2) + v * 4 * kWidth, q);
+      });
       Vec scale[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) scale[v] = load_halves(b - 4 * col + t.code_bytes + 2 * (col + v * kWidth));
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) total[r][v] = fma(to_floats(sum[r][v]), mul(scale[v], set1(scales[r])), total[r][v]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) total[r][v] = fma(to_floats(sums.get(r, v)), mul(scale[v], set1(scales[r])), total[r][v]);
       }
       a += R * t.group, scales += R, starts += R, b += t.block_bytes;
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) store(t.out + r * kQCols + col + v * kWidth, total[r][v]);
     }
   }
 }
 
-template <int R> static void q_tile_channel(const QTile& t) {
-  constexpr int V = kQVectors;
+// Rows First .. First + R - 1 of a tile of Height.
+template <int Height, int First, int R> static inline __attribute__((always_inline)) void q_channel_rows(const QTile& t) {
+  constexpr int V = q_vectors(R, 8, false);
   for (int64_t col = 0; col < kQCols; col += V * kWidth) {
-    Ints sum[R][V];
+    QSums<R, V, 8> sums;
 #pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[r][v] = ints(t.starts[r]);
-    }
-    q_dots<Q8, R, V>(sum, t.b + 4 * col, t.a, t.group / 4);
+    for (int r = 0; r < R; ++r) sums.start(r, ints(sums.kLess128 ? 0 : t.starts[First + r]));
+    const uint8_t* b = t.b + 4 * col;
+    q_dots<QBytes<8>, R, V, Height>(sums, t.a + 4 * First, t.group / 4, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
+      return QBytes<8>::take(b + quad * 4 * kQCols + v * 4 * kWidth, q);
+    });
     const float* scales = (const float*)(t.b + t.code_bytes) + col;
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+      const Vec x_scale = set1(t.scales[First + r]);
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v)
-        store(t.out + r * kQCols + col + v * kWidth, fma(to_floats(sum[r][v]), mul(load(scales + v * kWidth), set1(t.scales[r])), zero()));
+        store(t.out + (First + r) * kQCols + col + v * kWidth, fma(to_floats(sums.get(r, v)), mul(load(scales + v * kWidth), x_scale), zero()));
     }
   }
+}
+template <int R> static void q_tile_channel(const QTile& t) {
+  constexpr int kHalf = kRegisters > 16 || R <= 6 ? R : (R + 1) / 2;  // with 16 registers 12 rows leave room for one vector
+  q_channel_rows<R, 0, kHalf>(t);
+  if constexpr (kHalf < R) q_channel_rows<R, kHalf, R - kHalf>(t);
 }
 
 using QTileFn = void (*)(const QTile&);
 static inline QTileFn q_tile_of(QType type, int64_t rows) {
-#define MG_Q(r) {&q_tile_groups<Q8, r>, &q_tile_groups<Q4, r>}
+#define MG_Q(r) {&q_tile_groups<QBytes<8>, r>, &q_tile_groups<Q4, r>}
   static constexpr QTileFn groups[kQGroupRows][2] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
 #undef MG_Q
   static constexpr QTileFn channel[kQChannelRows] = {
@@ -155,8 +174,8 @@ template <class T> static void qgemm(const QGemmArgs<T>& args, const Share& shar
     const int64_t tile_begin = row_block * tiles / grid.row_blocks;
     const int64_t fetching = tile_end - tile_begin < kQFetching ? 0 : kQFetching;
     for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
-      t.ahead_bytes = tile - tile_begin < fetching ? t.block_bytes / (fetching * kQPasses) : 0;
-      t.ahead = t.b + t.groups * (t.block_bytes + (tile - tile_begin) * kQPasses * t.ahead_bytes);
+      t.ahead_bytes = tile - tile_begin < fetching ? t.block_bytes / fetching : 0;
+      t.ahead = t.b + t.groups * (t.block_bytes + (tile - tile_begin) * t.ahead_bytes);
       const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;

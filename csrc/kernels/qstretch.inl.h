@@ -14,43 +14,36 @@ struct QStretchTile {
 };
 
 // Codes of a part as bytes, in a stretch or in blocks of 8 bits.
-struct QWhole {
+template <int Bits> struct QWhole : QBytes<Bits> {
   template <int R, int V>
-  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
-    q_dots<Q8, R, V>(sum, t.b + p * t.b_step + 4 * col, a, t.part / 4);
+  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Bits>& sums, int64_t p, int64_t col, const int8_t* a) {
+    const uint8_t* b = t.b + p * t.b_step + 4 * col;
+    q_dots<QBytes<Bits>, R, V>(sums, a, t.part / 4, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
+      return QBytes<Bits>::take(b + quad * 4 * kQCols + v * 4 * kWidth, q);
+    });
   }
 };
 // Codes of a part taken out of the planes of blocks: what one tile alone does.
-template <class Planes, bool Super> struct QSplit {
+template <class Planes, bool Super> struct QSplit : Planes {
   template <int R, int V>
-  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, Ints (&sum)[R][V], int64_t p, int64_t col, const int8_t* a) {
-    const int64_t skip = Super ? 0 : p * t.b_step, begin = Super ? p * t.part / 4 : 0, end = begin + t.part / 4;
-    for (int64_t quad = begin; quad < end; quad += Planes::kStep, a += 4 * R * Planes::kStep) {
-      Ints parts[V][Planes::kStep];
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) Planes::split(t.b + skip, t.high + skip, t.table, quad, 4 * (col + v * kWidth), parts[v]);
-#pragma GCC unroll 8
-      for (int q = 0; q < Planes::kStep; ++q) {
-#pragma GCC unroll 12
-        for (int r = 0; r < R; ++r) {
-          const Quads x = quads(a + 4 * (q * R + r));
-#pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) sum[r][v] = dot(sum[r][v], parts[v][q], x);
-        }
-      }
-    }
+  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Planes::kBits>& sums, int64_t p, int64_t col, const int8_t* a) {
+    const int64_t skip = Super ? 0 : p * t.b_step, first = Super ? p * t.part / 4 : 0;
+    const uint8_t *low = t.b + skip, *high = t.high + skip, *table = t.table;
+    q_dots<Planes, R, V>(sums, a, t.part / 4, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
+      return Planes::take(low, high, table, first + quad, q, 4 * (col + v * kWidth));
+    });
   }
 };
 
 // Super: the activations have one scale for all parts.
 template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch(const QStretchTile& t) {
-  constexpr int V = kQVectors;
+  constexpr int V = q_vectors(R, Codes::kBits, true);
   for (int64_t col = 0; col < kQCols; col += V * kWidth) {
     const int8_t* a = t.a;
     Vec total[R][V];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) total[r][v] = Super ? zero() : load(t.out + r * kQCols + col + v * kWidth);
     }
     for (int64_t p = 0; p < t.parts; ++p) {
@@ -59,33 +52,32 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
           __builtin_prefetch(t.far + p * t.next_step + i, 0, 2);
           __builtin_prefetch(t.next + p * t.next_step + i);
         }
-      Ints sum[R][V];
+      QSums<R, V, Codes::kBits> sums;
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const Ints start = Least ? ints(0) : raised(ints(t.starts[p * R + r]), t.shift);
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[r][v] = start;
+        const Ints x = ints(t.starts[p * R + r]), start = Least ? ints(0) : raised(x, t.shift);  // x: less the sum of codes
+        sums.start(r, sums.kLess128 ? less(start, raised(x, 7)) : start);
       }
-      Codes::template dots<R, V>(t, sum, p, col, a);
+      Codes::template dots<R, V>(t, sums, p, col, a);
       Vec scale[V], least[V];
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         scale[v] = load(t.scales + p * kQCols + col + v * kWidth);
         if (Least) least[v] = load(t.leasts + p * kQCols + col + v * kWidth);
       }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-                const Vec x_sum = Least ? to_floats(ints(t.starts[p * R + r])) : zero();  // negative
-#pragma GCC unroll 2
+        const Vec x_sum = Least ? to_floats(ints(t.starts[p * R + r])) : zero();  // negative
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
           if (Super) {
-            total[r][v] = fma(to_floats(sum[r][v]), scale[v], total[r][v]);
+            total[r][v] = fma(to_floats(sums.get(r, v)), scale[v], total[r][v]);
             if (Least) total[r][v] = fnma(least[v], x_sum, total[r][v]);
           } else if (Least) {
-            const Vec part = fnma(least[v], x_sum, mul(to_floats(sum[r][v]), scale[v]));
+            const Vec part = fnma(least[v], x_sum, mul(to_floats(sums.get(r, v)), scale[v]));
             total[r][v] = fma(part, set1(t.x_scales[p * R + r]), total[r][v]);
           } else {
-            total[r][v] = fma(to_floats(sum[r][v]), mul(scale[v], set1(t.x_scales[p * R + r])), total[r][v]);
+            total[r][v] = fma(to_floats(sums.get(r, v)), mul(scale[v], set1(t.x_scales[p * R + r])), total[r][v]);
           }
         }
       }
@@ -93,7 +85,7 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         float* out = t.out + r * kQCols + col + v * kWidth;
         store(out, Super ? fma(total[r][v], set1(t.x_scales[r]), load(out)) : total[r][v]);
@@ -103,7 +95,7 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
 }
 
 // Of so few tiles each takes codes apart for itself, and no bytes are stored; not where a lane's work is a loop.
-constexpr int64_t kQSplitTiles = kWidth >= 8 ? 2 : 0;
+constexpr int64_t kQSplitTiles = kLaneLoops ? 0 : 2;
 
 using QStretchFn = void (*)(const QStretchTile&);
 template <class Codes, bool Super, bool Least> static inline QStretchFn q_stretch_of(int64_t rows) {
@@ -112,10 +104,15 @@ template <class Codes, bool Super, bool Least> static inline QStretchFn q_stretc
       &q_tile_stretch<Codes, 4, Super, Least>, &q_tile_stretch<Codes, 5, Super, Least>, &q_tile_stretch<Codes, 6, Super, Least>};
   return tiles[rows - 1];
 }
+template <int Bits> static inline QStretchFn q_whole_of(const QTraits& t, int64_t rows) {
+  using W = QWhole<Bits>;
+  if (t.least != QLeast::none) return t.part ? q_stretch_of<W, true, true>(rows) : q_stretch_of<W, false, true>(rows);
+  return t.part ? q_stretch_of<W, true, false>(rows) : q_stretch_of<W, false, false>(rows);
+}
 static inline QStretchFn q_stretch_of(const QTraits& t, bool split, int64_t rows) {
-  const bool least = t.least != QLeast::none;
   if constexpr (kQSplitTiles > 0) {
     if (split) {
+      const bool least = t.least != QLeast::none;
       return q_planes_of(t, [&](auto planes) {
         using P = decltype(planes);
         if (t.part) return least ? q_stretch_of<QSplit<P, true>, true, true>(rows) : q_stretch_of<QSplit<P, true>, true, false>(rows);
@@ -123,8 +120,12 @@ static inline QStretchFn q_stretch_of(const QTraits& t, bool split, int64_t rows
       });
     }
   }
-  if (t.part) return least ? q_stretch_of<QWhole, true, true>(rows) : q_stretch_of<QWhole, true, false>(rows);
-  return least ? q_stretch_of<QWhole, false, true>(rows) : q_stretch_of<QWhole, false, false>(rows);
+  if constexpr (kNarrowSums) {
+    const int bits = t.book != QBook::none ? 8 : t.low + t.high;
+    if (bits <= 4) return q_whole_of<4>(t, rows);
+    if (bits <= 6) return q_whole_of<6>(t, rows);
+  }
+  return q_whole_of<8>(t, rows);
 }
 
 // A stretch is read faster than memory answers; two steps, because L1 can wait for few lines at a time.

@@ -1,81 +1,113 @@
-// Four products of unsigned weight codes and signed activation codes a lane, added up exactly, where no instruction does it
-// all: pairs of 16 bits by VPMADDWD (its 8-bit sister saturates), else lane arithmetic that any compiler lowers.
-typedef int32_t IntLanes __attribute__((vector_size(4 * kWidth)));
-struct Ints {
-  IntLanes v;
-};
-static inline Ints ints(int32_t x) { return {IntLanes{} + x}; }
-static inline Ints codes(const uint8_t* p) {
-  Ints a;
-  memcpy(&a.v, p, sizeof a.v);
-  return a;
-}
-static inline Ints low_codes(Ints a) { return {a.v & 0x0f0f0f0f}; }
-static inline Ints high_codes(Ints a) { return {(a.v >> 4) & 0x0f0f0f0f}; }
-// Fields of lanes (or of their bytes, as the mask says): those at `shift` moved down, or up by -shift.
-static inline Ints field(Ints a, int shift, int32_t mask) { return {(shift < 0 ? a.v << -shift : a.v >> shift) & mask}; }
-// The top bit of a byte in a lane: signed numbers plus 128.
-static inline Ints flipped(Ints a) { return {a.v ^ 128}; }
-static inline Ints shifted(Ints a, int shift) { return {a.v >> shift}; }  // down; what comes in at the top is masked off
-static inline Ints raised(Ints a, int shift) { return {a.v << shift}; }
-static inline Ints both(Ints a, Ints b) { return {a.v | b.v}; }
-static inline void store(uint8_t* p, Ints a) { memcpy(p, &a.v, sizeof a.v); }
-static inline Vec as_floats(Ints a) {  // the same bits
-  Vec y;
-  memcpy(&y, &a.v, sizeof y);
-  return y;
-}
-static inline Vec to_floats(Ints a) {
-  typedef float FloatLanes __attribute__((vector_size(4 * kWidth)));
-  const FloatLanes wide = __builtin_convertvector(a.v, FloatLanes);
-  Vec y;
-  memcpy(&y, &wide, sizeof y);
-  return y;
-}
+// Exact sums of products of unsigned weight codes and signed activation codes where no instruction adds up four of them.
+#if defined(__AVX512BW__) || defined(__AVX2__)
+constexpr bool kLaneLoops = false, kNarrowSums = true;
+constexpr int kByteQuads = 2;
 #if defined(__AVX512BW__)
-#define MG_MADD(a, b) (IntLanes)_mm512_madd_epi16((__m512i)(a), (__m512i)(b))
-static inline Vec load_halves(const uint8_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
-static inline Ints load_shorts(const uint8_t* p) { return {(IntLanes)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p))}; }
-static inline Ints load_bytes(const uint8_t* p) { return {(IntLanes)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p))}; }
-#elif defined(__AVX2__)
-#define MG_MADD(a, b) (IntLanes)_mm256_madd_epi16((__m256i)(a), (__m256i)(b))
-static inline Vec load_halves(const uint8_t* p) { return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p))}; }
-static inline Ints load_shorts(const uint8_t* p) { return {(IntLanes)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p))}; }
-static inline Ints load_bytes(const uint8_t* p) { return {(IntLanes)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p))}; }
-#else
-static inline Vec load_halves(const uint8_t* p) {
-  float lanes[kWidth];
-  for (int i = 0; i < kWidth; ++i) lanes[i] = half_value((uint16_t)(p[2 * i] | p[2 * i + 1] << 8));
-  return load(lanes);
-}
-static inline Ints load_shorts(const uint8_t* p) {
-  Ints a;
-  for (int i = 0; i < kWidth; ++i) a.v[i] = p[2 * i] | p[2 * i + 1] << 8;
-  return a;
-}
-static inline Ints load_bytes(const uint8_t* p) {
-  Ints a;
-  for (int i = 0; i < kWidth; ++i) a.v[i] = p[i];
-  return a;
-}
-#endif
-#ifdef MG_MADD
-struct Quads {  // codes 0 and 2, and 1 and 3, as pairs of 16 bits
-  IntLanes even, odd;
+typedef __m512i IntWords;
+#define MG_INT(name) _mm512_##name
+// x where the code is not negative, else -x.
+struct Signs {
+  __mmask64 negative;
 };
-static inline Quads quads(const int8_t* p) {
-  typedef int16_t Shorts __attribute__((vector_size(4 * kWidth)));
+static inline Signs signs(IntWords codes) { return {_mm512_movepi8_mask(codes)}; }
+static inline IntWords with_sign(IntWords x, Signs of) { return _mm512_mask_sub_epi8(x, of.negative, _mm512_setzero_si512(), x); }
+#else
+typedef __m256i IntWords;
+#define MG_INT(name) _mm256_##name
+struct Signs {
+  __m256i codes;
+};
+static inline Signs signs(IntWords codes) { return {codes}; }
+static inline IntWords with_sign(IntWords x, Signs of) { return _mm256_sign_epi8(x, of.codes); }
+#endif
+typedef int16_t Shorts __attribute__((vector_size(4 * kWidth)));
+static inline IntWords word_of(const int8_t* p) {
   int32_t word;
   memcpy(&word, p, 4);
-  const Shorts both = (Shorts)(IntLanes{} + word);
-  return {(IntLanes)((both << 8) >> 8), (IntLanes)(both >> 8)};
+  return MG_INT(set1_epi32)(word);
 }
-static inline Ints dot(Ints sum, Ints a, Quads b) {
-  typedef uint16_t Halves __attribute__((vector_size(4 * kWidth)));
-  return {sum.v + MG_MADD(a.v & 0x00ff00ff, b.even) + MG_MADD((Halves)a.v >> 8, b.odd)};
+static inline IntWords sum_pairs(IntWords shorts) { return MG_INT(madd_epi16)(shorts, MG_INT(set1_epi16)(1)); }
+// Where registers are tight the compiler may not put off an addition: what waits to be added takes one.
+static inline __attribute__((always_inline)) void settle(Shorts& sum, bool tight) {
+  if (tight) __asm__("" : "+v"(sum));
 }
-#undef MG_MADD
+// Sums; codes, and with 8 bits their signs; a word of activations and products.
+constexpr int dot_registers(int rows, int vectors, int bits) { return rows * vectors + (bits == 8 ? 2 * vectors + 1 : vectors) + 2; }
+
+// VPMADDUBSW adds up pairs of products in 16 bits, and these hold as many quads as kQuads says before VPMADDWD must widen
+// them: 2 x 128 x 15 x 8 = 30,720 of codes of 4 bits.
+template <int R, int V, int Bits> struct QSums {
+  static constexpr bool kLess128 = false;
+  static constexpr int64_t kQuads = 32767 / (2 * 128 * ((1 << Bits) - 1));
+  static constexpr bool kTight = kRegisters == 16 && R * V > 4;
+  IntLanes at[R][V];
+  Shorts part[R][V];
+  inline __attribute__((always_inline)) void start(int r, Ints x) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) at[r][v] = x.v, part[r][v] = Shorts{};
+  }
+  template <int Stride, int N, class Take> inline __attribute__((always_inline)) void add(const Take& take, const int8_t* a) {
+#pragma GCC unroll 8
+    for (int q = 0; q < N; ++q) {
+      forget_loads(kTight);
+      IntWords codes[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) codes[v] = (IntWords)take(q, v).v;
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const IntWords x = word_of(a + 4 * (q * Stride + r));
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) part[r][v] += (Shorts)MG_INT(maddubs_epi16)(codes[v], x), settle(part[r][v], kTight);
+      }
+      if (N >= kQuads && (q + 1) % kQuads == 0) fold();
+    }
+  }
+  inline __attribute__((always_inline)) void fold() {
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) at[r][v] += (IntLanes)sum_pairs((IntWords)part[r][v]), part[r][v] = Shorts{};
+    }
+  }
+  inline Ints get(int r, int v) const { return {at[r][v]}; }
+};
+// Of 8 bits a pair of products fits 16 bits if codes are taken less 128: their absolute values times the activations with
+// their signs, at most 2 x 128 x 127 = 32,512.
+template <int R, int V> struct QSums<R, V, 8> {
+  static constexpr bool kLess128 = true;
+  static constexpr int64_t kQuads = INT64_MAX;
+  IntLanes at[R][V];
+  inline __attribute__((always_inline)) void start(int r, Ints x) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) at[r][v] = x.v;
+  }
+  template <int Stride, int N, class Take> inline __attribute__((always_inline)) void add(const Take& take, const int8_t* a) {
+#pragma GCC unroll 8
+    for (int q = 0; q < N; ++q) {
+      IntWords sizes[V];
+      Signs sign[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) {
+        const IntWords codes = (IntWords)(take(q, v).v ^ (int32_t)0x80808080u);
+        sizes[v] = MG_INT(abs_epi8)(codes), sign[v] = signs(codes);
+      }
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const IntWords x = word_of(a + 4 * (q * Stride + r));
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) at[r][v] += (IntLanes)sum_pairs(MG_INT(maddubs_epi16)(sizes[v], with_sign(x, sign[v])));
+      }
+    }
+  }
+  inline void fold() {}
+  inline Ints get(int r, int v) const { return {at[r][v]}; }
+};
+#undef MG_INT
 #else
+constexpr bool kLaneLoops = true, kNarrowSums = false;
+constexpr int kByteQuads = 1;
+// Sums, codes, four factors and products.
+constexpr int dot_registers(int rows, int vectors, int) { return rows * vectors + vectors + 5; }
 struct Quads {
   int32_t code[4];
 };
@@ -84,17 +116,5 @@ static inline Ints dot(Ints sum, Ints a, Quads b) {
   return {sum.v + (a.v & 255) * b.code[0] + ((a.v >> 8) & 255) * b.code[1] + ((a.v >> 16) & 255) * b.code[2] +
           ((a.v >> 24) & 255) * b.code[3]};
 }
+#include "simd/dot_sums.h"
 #endif
-// table[byte] of bytes below 16.
-static inline Ints look_up(const uint8_t* table, Ints a) {
-#if defined(__AVX512BW__)
-  return {(IntLanes)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), (__m512i)a.v)};
-#elif defined(__AVX2__)
-  return {(IntLanes)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), (__m256i)a.v)};
-#else
-  uint8_t bytes[4 * kWidth];
-  store(bytes, a);
-  for (int i = 0; i < 4 * kWidth; ++i) bytes[i] = table[bytes[i]];
-  return codes(bytes);
-#endif
-}

@@ -1,4 +1,5 @@
 // NEON of AArch64, part of its base architecture: four floats in 32 registers.
+#define MG_NEON  // for headers that are not of one target
 constexpr int kWidth = 4;
 constexpr int kRegisters = 32;
 struct Vec {

@@ -10,31 +10,12 @@
 #include "kernels/tiles.h"
 #include "targets/targets.h"
 
+#define MG_BASE avx512
 namespace mg::avx512vnni {
 #include "simd/avx512.h"
-#include "simd/dot_avx512vnni.h"
 namespace {
-#include "simd/math.h"
-//
-#include "kernels/loops.inl.h"
-#include "kernels/gemm.inl.h"
-#include "kernels/qgemm.inl.h"
+#include "simd/ints.h"
+#include "simd/dot_vnni.h"
 }  // namespace
-
-const KernelTable<float>* table() {
-  static const KernelTable<float> kernels = [] {
-    KernelTable<float> all = *avx512::table();
-    all.qgemm = &qgemm<float>;
-    return all;
-  }();
-  return &kernels;
-}
-const KernelTable<bf16>* table_bf16() {
-  static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512::table_bf16();
-    all.qgemm = &qgemm<bf16>;
-    return all;
-  }();
-  return &kernels;
-}
+#include "targets/quantized.inl.h"
 }  // namespace mg::avx512vnni

@@ -5,7 +5,6 @@
 #define MG_PART_FILE(part) MG_TEXT(targets/parts/part.inl.h)
 
 namespace {
-#include "simd/dot.h"
 #include "simd/math.h"
 //
 #include "kernels/loops.inl.h"

@@ -69,39 +69,54 @@ const Target& choose() {
 
 }  // namespace
 
-const std::vector<Target>& targets() {
-  static const std::vector<Target> list = [] {
-    const CpuFeatures& cpu = cpu_features();
-    (void)cpu;
-    std::vector<Target> all;
-    // The first two have a bf16 matrix product of their own, and with avx512vnni quantized ones; the rest is avx512's.
+std::vector<Target> targets_of(const CpuFeatures& cpu) {
+  (void)cpu;
+  std::vector<Target> all;
+  // The first two have a bf16 matrix product of their own, and with avx512vnni quantized ones; the rest is avx512's.
 #ifdef MG_TARGET_AVX512AMX
-    all.push_back({"avx512amx", &avx512vnni::table, &avx512amx::table_bf16,
-                   cpu.amx_bf16 && cpu.avx512_vnni && allow_tiles(), true});
+  all.push_back({"avx512amx", &avx512vnni::table, &avx512amx::table_bf16,
+                 cpu.amx_bf16 && cpu.avx512_vnni && allow_tiles(), true});
 #endif
 #ifdef MG_TARGET_AVX512BF16
-    const Target pairs = {"avx512bf16", &avx512vnni::table, &avx512bf16::table_bf16, cpu.avx512_bf16 && cpu.avx512_vnni,
-                          cpu.pairs_pay};
-    if (cpu.pairs_pay) all.push_back(pairs);
+  const Target pairs = {"avx512bf16", &avx512vnni::table, &avx512bf16::table_bf16, cpu.avx512_bf16 && cpu.avx512_vnni,
+                        cpu.pairs_pay};
+  if (cpu.pairs_pay) all.push_back(pairs);
 #endif
 #ifdef MG_TARGET_AVX512VNNI
-    all.push_back({"avx512vnni", &avx512vnni::table, &avx512vnni::table_bf16, cpu.avx512_vnni});
+  all.push_back({"avx512vnni", &avx512vnni::table, &avx512vnni::table_bf16, cpu.avx512_vnni});
 #endif
 #ifdef MG_TARGET_AVX512
-    all.push_back({"avx512", &avx512::table, &avx512::table_bf16, cpu.avx512});
+  all.push_back({"avx512", &avx512::table, &avx512::table_bf16, cpu.avx512});
 #endif
 #ifdef MG_TARGET_AVX512BF16
-    if (!cpu.pairs_pay) all.push_back(pairs);
+  if (!cpu.pairs_pay) all.push_back(pairs);
+#endif
+#ifdef MG_TARGET_AVX2VNNI
+#ifdef MG_EVEX_VNNI
+  const bool vnni = cpu.avx512_vnni;
+#else
+  const bool vnni = cpu.avx_vnni;
+#endif
+  all.push_back({"avx2vnni", &avx2vnni::table, &avx2vnni::table_bf16, cpu.avx2 && cpu.fma && vnni});
 #endif
 #ifdef MG_TARGET_AVX2
-    all.push_back({"avx2", &avx2::table, &avx2::table_bf16, cpu.avx2 && cpu.fma});
+  all.push_back({"avx2", &avx2::table, &avx2::table_bf16, cpu.avx2 && cpu.fma});
+#endif
+#ifdef MG_TARGET_NEON_I8MM
+  all.push_back({"neon_i8mm", &neon_i8mm::table, &neon_i8mm::table_bf16, cpu.neon && cpu.dotprod && cpu.i8mm});
+#endif
+#ifdef MG_TARGET_NEON_DOTPROD
+  all.push_back({"neon_dotprod", &neon_dotprod::table, &neon_dotprod::table_bf16, cpu.neon && cpu.dotprod});
 #endif
 #ifdef MG_TARGET_NEON
-    all.push_back({"neon", &neon::table, &neon::table_bf16, cpu.neon});
+  all.push_back({"neon", &neon::table, &neon::table_bf16, cpu.neon});
 #endif
-    all.push_back({"scalar", &scalar::table, &scalar::table_bf16, true});
-    return all;
-  }();
+  all.push_back({"scalar", &scalar::table, &scalar::table_bf16, true});
+  return all;
+}
+
+const std::vector<Target>& targets() {
+  static const std::vector<Target> list = targets_of(cpu_features());
   return list;
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/list.h"
+#include "runtime/cpu.h"
 
 namespace mg {
 
@@ -11,11 +12,12 @@ struct Target {
   const char* name;
   const KernelTable<float>* (*table)();
   const KernelTable<bf16>* (*table_bf16)();
-  bool supported;          // by this machine
+  bool supported;          // by the machine
   bool fast_bf16 = false;  // its bf16 product is faster than its float one
 };
 
-const std::vector<Target>& targets();          // compiled into this build, best first
+std::vector<Target> targets_of(const CpuFeatures& cpu);  // compiled into this build, best first; `supported` by such a machine
+const std::vector<Target>& targets();          // by this one
 const Target& current_target();                // throws Error("IsaError") if MICROGPT_ISA asks for what is missing
 void force_target(const std::string& name);    // for tests; "auto" chooses again. Throws Error("IsaError")
 const KernelTable<double>& reference_table();  // float64

@@ -163,6 +163,44 @@ TEST_CASE("products of every type") {
   }
 }
 
+TEST_CASE("sums at the ends of their range are exact") {
+  const int64_t m = 7, n = 33, k = 512;
+  Buffer x = Buffer::input(m * k, 3);
+  for (int64_t i = 0; i < m * k; ++i) {  // 127 and -127: all, none, every other one, pairs, quads; and sums that come back
+    const int64_t row = i / k, at = i % k;
+    const bool low = row == 0 ? false : row == 1 ? true : row == 6 ? at >= k / 2 : at >> (row - 2) & 1;
+    x.set(i, low ? -2.0f : 2.0f);
+  }
+  for (int number = 0; number < kQTypes; ++number) {
+    const QType type = (QType)number;
+    const QTraits& t = kQTraits[number];
+    if (t.book == QBook::floats) continue;
+    INFO(std::string(t.name));
+    for (int ends = 0; ends < 3; ++ends) {  // lowest codes, highest, by turns
+      Weight weight = weight_of(type, n, k, 32, true);
+      std::vector<uint8_t> codes((size_t)weight.w.group);
+      for (size_t i = 0; i < codes.size(); ++i)
+        codes[i] = (uint8_t)(ends == 1 || (ends == 2 && i % 2) ? (1u << (t.low + t.high)) - 1 : 0);
+      for (int64_t row = 0; row < q_panels(n) * kQCols; ++row)
+        for (int64_t g = 0; g < q_groups(k, weight.w.group); ++g)
+          q_put_codes(type, q_column(weight.w, weight.data.data(), row, g), codes.data(), 0, weight.w.group);
+      Rows rows(weight.w, m);
+      ref::qrows(rows.args(weight.w, x.as<double>(), m), Share{0, 1, nullptr});
+      std::fill(rows.scales.begin(), rows.scales.end(), 1.0f);
+      Buffer c = Buffer::output(m * n);
+      const auto make = [&](auto u) {
+        using T = decltype(u);
+        QGemmArgs<T> args{};
+        args.w = weight.w;
+        args.codes = rows.codes.data(), args.scales = rows.scales.data(), args.starts = rows.starts.data();
+        args.c = c.as<T>(), args.m = m, args.act = Act::none;
+        return args;
+      };
+      CHECK_KERNEL(qgemm, make, (Tolerance{0.0, 0.0}), &c);  // below 255 x 127 x 512 + 127 x 512 < 2^24
+    }
+  }
+}
+
 TEST_CASE("a row of every type has the same bits alone, and on every target that fuses multiplication and addition") {
   for (int number = 0; number < kQTypes; ++number) {
     const QType type = (QType)number;

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
 #include <atomic>
 #include <fstream>
 #include <string>
@@ -15,6 +16,7 @@
 #include "core/error.h"
 #include "runtime/cpu.h"
 #include "runtime/pool.h"
+#include "targets/dispatch.h"
 
 using namespace mg;
 
@@ -38,6 +40,17 @@ class FakeRoot {
   }
   std::string path;
 };
+
+// Of a build's instruction sets, the one that such a machine is given.
+std::string chosen(const CpuFeatures& cpu) {
+  for (const Target& target : targets_of(cpu))
+    if (target.supported) return target.name;
+  return "";
+}
+bool built(const std::string& name) {
+  const std::vector<Target> all = targets_of({});
+  return std::any_of(all.begin(), all.end(), [&](const Target& target) { return name == target.name; });
+}
 
 std::string features(const CpuidWords& words) { return features_text(features_of(words)); }
 
@@ -102,6 +115,31 @@ TEST_CASE("cpu features of recorded machines") {
   }
   const CpuidWords alder_lake{0x7ffafbff, 0x239c27eb, 0x98c007ac, 0xfc18c410, 0x400810, 0, 0x207};
   CHECK(features(alder_lake) == "sse4.2 avx2 fma f16c avx_vnni");
+  CpuidWords unsaved = alder_lake;
+  unsaved.xcr0 = 3;
+  CHECK(features(unsaved) == "sse4.2");
+
+#ifndef MG_EVEX_VNNI  // whose build runs it elsewhere
+  if (built("avx2vnni")) CHECK(chosen(features_of(alder_lake)) == "avx2vnni");
+#endif
+  if (built("avx512bf16")) CHECK(chosen(features_of(zen4)) == "avx512bf16");
+  CpuidWords sapphire_rapids = zen4;  // without tiles, as in many virtual machines; AVX-VNNI beside AVX-512's
+  sapphire_rapids.amd = false, sapphire_rapids.leaf7_1_eax |= 1u << 4;
+  if (built("avx512vnni")) CHECK(chosen(features_of(sapphire_rapids)) == "avx512vnni");
+  CHECK(chosen(features_of(nehalem)) == "scalar");
+  CHECK(chosen(features_of(unsaved)) == "scalar");
+}
+
+TEST_CASE("instruction sets of AArch64 machines") {
+  CpuFeatures cpu;
+  cpu.neon = true;
+  if (built("neon")) CHECK(chosen(cpu) == "neon");
+  cpu.i8mm = true;  // not enough alone
+  if (built("neon")) CHECK(chosen(cpu) == "neon");
+  cpu.i8mm = false, cpu.dotprod = true;
+  if (built("neon_dotprod")) CHECK(chosen(cpu) == "neon_dotprod");
+  cpu.i8mm = true;
+  if (built("neon_i8mm")) CHECK(chosen(cpu) == "neon_i8mm");
 }
 
 TEST_CASE("this machine is described") {
@@ -109,6 +147,7 @@ TEST_CASE("this machine is described") {
   CHECK(features_text(cpu_features()) == features_text(cpu_features()));
   // Set where the processor is emulated, so that what it has is known.
   if (const char* expected = getenv("MICROGPT_TEST_FEATURES")) CHECK(features_text(cpu_features()) == expected);
+  if (const char* expected = getenv("MICROGPT_TEST_TARGET")) CHECK(current_target().name == std::string(expected));
 #if defined(__x86_64__)
   CHECK(cpu_features().avx2 == (bool)__builtin_cpu_supports("avx2"));
   CHECK(cpu_features().fma == (bool)__builtin_cpu_supports("fma"));

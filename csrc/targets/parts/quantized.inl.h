@@ -1,3 +1,6 @@
+#include "simd/ints.h"
+#include "simd/dot.h"
+//
 #include "kernels/gemm.inl.h"
 #include "kernels/qgemm.inl.h"
 #include "kernels/qrows.inl.h"

@@ -14,7 +14,7 @@ from ..errors import MicrogptError, nearest
 from .common import Command, Option
 
 VARIABLES = {
-    "MICROGPT_ISA": "instruction set to use: avx512amx, avx512bf16, avx512, avx2, scalar or auto",
+    "MICROGPT_ISA": "instruction set to use, one of those in this build, or auto",
     "MICROGPT_NUM_THREADS": "threads to use",
     "MICROGPT_REPLAY": "0 runs training steps eagerly, with the same bits",
     "MICROGPT_TRACE": "1 shows the traceback behind an error",
