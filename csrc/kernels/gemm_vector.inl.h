@@ -6,6 +6,7 @@ template <class T> struct GemmEpilogue {
   int64_t ldc;
   Act act;
   bool any;     // the sums are not yet C
+  bool rounds;  // and rounding is all that is left
 };
 
 static inline float* gemm_sums(const GemmArgs<float>& args) { return args.c; }
@@ -14,9 +15,10 @@ static inline float* gemm_sums(const GemmArgs<bf16>& args) { return args.wide_c;
 template <class T> static inline GemmEpilogue<T> gemm_epilogue(const GemmArgs<T>& args, int64_t batch) {
   const int64_t at = batch * args.stride_c;
   float* sums = gemm_sums(args);
+  const bool more = args.bias || args.residual || args.pre || args.act != Act::none;
   return {args.bias, args.residual ? args.residual + at : nullptr, args.pre ? args.pre + at : nullptr,
           args.c ? args.c + at : nullptr, sums ? sums + at : nullptr, args.ldc, args.act,
-          args.bias || args.residual || args.pre || args.act != Act::none || !sums};
+          more || !sums, !more && !sums};
 }
 
 // Sums of rows row .. row + rows and columns col .. col + cols go to C. The residual is read before C is written: they
