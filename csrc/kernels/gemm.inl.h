@@ -162,7 +162,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const bool fight = gemm_rows_fight<P>(args);
   const bool packs_a = kWidth < 16 || args.k * args.lda * (int64_t)sizeof(T) <= kGemmPackBytes;
   const int64_t rows = block.row_end - block.row_begin;
-  const GemmStrip shape = kGemmStrips[args.trans_a && kWidth < 16];
+  const GemmStrip shape = kGemmStrips[args.trans_a && (kWidth < 16 || !packs_a)];
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
@@ -241,7 +241,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
           t.rounded = nullptr;
-          if constexpr (kNarrow<T>) t.rounded = last && epilogue.rounds ? epilogue.c + at : nullptr, t.rounded_step = args.ldc;
+          if constexpr (kNarrow<T>) {
+            if (last && epilogue.rounds) t.rounded = epilogue.c + at, t.rounded_step = args.ldc;
+          }
           if (last) gemm_ahead_c(epilogue, at, height, cols);
           const int64_t p = col / kGemmTileCols;
           t.ahead = (const char*)&t;  // nothing: a line that is at hand

@@ -205,7 +205,7 @@ static inline __attribute__((always_inline)) void gemm_turn_quad(const char* src
 // What a whole tile may pack for later while it computes, a step of K at a time: the next whole panel of B, of rows as they are
 // used or of a transposed B, or the words of A's next tile where A is transposed.
 enum class GemmPacks { b_rows, b_turned, a_columns };
-// So many steps before it is taken up, a line is asked for.
+// So many steps before it is taken up, a line is asked for; of a transposed B a panel before, too.
 constexpr int64_t kGemmPackAhead = kWidth == 16 ? 16 : 48;
 
 // B is turned in blocks of 4 x 4, two a step: four registers are enough, and the units for shuffles are idle. 16 words of four
@@ -228,6 +228,8 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static bool gemm_tile_pa
           const Vec column[2] = {load(b), load(b + kWidth)};
           __builtin_prefetch(src + half * step + 64, 0, 2);
           __builtin_prefetch((half ? fourth : src + 2 * step) + 64, 0, 2);
+          __builtin_prefetch(src + (32 + half) * step, 0, 2);  // the panel after
+          __builtin_prefetch(half ? fourth + 32 * step : src + 34 * step, 0, 2);
           gemm_turn_quad(src + 32 * half, fourth + 32 * half, step, dst + 8 * half * kGemmTileCols);
           gemm_step<Step, R, 2, kRows>(a, column, sum);
           gemm_turn_quad(src + 32 * half + 16, fourth + 32 * half + 16, step, dst + (8 * half + 4) * kGemmTileCols);

@@ -8,13 +8,13 @@
 namespace mg {
 
 // A strip of C: the panels of B for `cols` columns and `depth` words of K stay in L2 (512 KiB), past which the rows of A
-// stream. Deep and narrow, because C is read and written once for each block of K; less deep where a packed tile of A would
-// fill L1, and then wide, because each strip packs A anew. Cutting K keeps the chain of fma: the partial sum is stored and
-// reloaded.
+// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where packing A, which
+// each strip does anew, is dear, or a packed tile would fill L1. Cutting K keeps the chain of fma: the partial sum is stored
+// and reloaded.
 struct GemmStrip {
   int64_t depth, cols;
 };
-constexpr GemmStrip kGemmStrips[] = {{1024, 128}, {512, 256}};  // and where A is transposed and vectors are short
+constexpr GemmStrip kGemmStrips[] = {{1024, 128}, {512, 256}};  // the second for some transposed A
 // Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
 constexpr int64_t kGemmRowStep = 12;
 constexpr int64_t kGemmColStep = 32;
