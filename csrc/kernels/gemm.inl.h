@@ -103,8 +103,8 @@ template <class P> static inline bool gemm_rows_fight(const GemmArgs<typename P:
 // Transposed A has a tile's 12 rows in one cache line of each k: four tiles are packed at a time, to touch each line once.
 constexpr int64_t kGemmPackTiles = kGemmPackTileRows / kGemmPackedRows;
 
-// One at a time, while the tile before is in use, is better as long as lines that are touched more than once come from a cache:
-// 4 MiB measured with 16 lanes.
+// One at a time, while the tile before is in use, is better; not in bf16 where lines that are touched more than once come from
+// memory. Measured: 4 MiB.
 constexpr int64_t kGemmPackBytes = (int64_t)4 << 20;
 
 // `tiles` tiles are left, `left` rows, the first `longer` of them one row higher than `rows`. What lies behind a tile's rows
@@ -160,9 +160,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const T *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   const bool fight = gemm_rows_fight<P>(args);
-  const bool packs_a = kWidth < 16 || args.k * args.lda * (int64_t)sizeof(T) <= kGemmPackBytes;
+  const bool large = kWidth < 16 || args.k * args.lda * (int64_t)sizeof(T) > kGemmPackBytes;  // a transposed A
   const int64_t rows = block.row_end - block.row_begin;
-  const GemmStrip shape = kGemmStrips[args.trans_a && (kWidth < 16 || !packs_a)];
+  const GemmStrip shape = kGemmStrips[args.trans_a && large];
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
@@ -184,7 +184,8 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
       const int64_t copy_panel = strip_cols / kGemmTileCols - 1;
       bool copies = !in_place && P::kInMemory && copy_panel >= 0 && tile_rows > kGemmTileRows - kGemmPackingHeights;
       if (args.trans_a)
-        copies = copies && packs_a && now % P::kPer == 0 && gemm_tile_packing_of<P, false, GemmPacks::a_columns>(tile_rows);
+        copies = copies && (P::kPer == 1 || (!large && now % P::kPer == 0)) &&
+                 gemm_tile_packing_of<P, false, GemmPacks::a_columns>(tile_rows);
       else copies = copies && kGemmTileRows <= kWidth && now % (kWidth * P::kPer) == 0;
       int64_t row = block.row_begin;
       bool copied = false;  // the tile of A, while the one before was in use
