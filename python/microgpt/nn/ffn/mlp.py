@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ... import ops
 from ...ops.layers import act_code
+from ...qtensor import QTensor
 from ...tensor import Tensor
 from ..checks import number, whole
 from ..context import Ctx
@@ -50,7 +51,11 @@ class Mlp(Module):
         self.down = Linear(spec.width, width, spec.bias, out_std, dtype)
 
     def __call__(self, x: Tensor, ctx: Ctx, residual: Tensor | None = None) -> Tensor:
-        return self.down(self.up(x, ctx, act=self.spec.act), ctx, residual=residual)
+        up, down = self.up, self.down
+        if any(each.adapters or isinstance(each.weight, QTensor) for each in (up, down)):
+            return down(up(x, ctx, act=self.spec.act), ctx, residual=residual)
+        y: Tensor = ops.mlp(x, up.weight, down.weight, up.bias, down.bias, residual, self.spec.act)
+        return y
 
 
 @dataclass(frozen=True)
