@@ -144,6 +144,12 @@ static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t he
   }
 }
 
+// Whether a tile can end in C itself: an activation's constants would take the registers of the sums.
+template <class P> static inline bool gemm_ends(const GemmEpilogue<typename P::Element>& e) {
+  if constexpr (sizeof(typename P::Element) != sizeof(typename P::Step::Out)) return false;
+  return e.act == Act::none && !e.slope && e.c && (!kNarrow<typename P::Element> || !e.sums);
+}
+
 template <class P>
 static void gemm_block_product(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch,
                                const GemmGrid& grid, float* scratch) {
@@ -227,6 +233,15 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const bool finish = last && epilogue.any;
           t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
+          const bool ends = finish && gemm_ends<P>(epilogue) && (cols == kWidth || cols == kGemmTileCols);
+          t.c = nullptr;
+          if (ends) {
+            t.c = epilogue.c + at;
+            t.c_step = epilogue.ldc;
+            t.bias = epilogue.bias ? epilogue.bias + strip + col : nullptr;
+            t.factor = epilogue.factor ? epilogue.factor + at : nullptr;
+            t.residual = epilogue.residual ? epilogue.residual + at : nullptr;
+          }
           if (last) gemm_ahead_c(epilogue, at, height, cols);
           const int64_t p = col / kGemmTileCols;
           if (p + 1 < panel_count && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
@@ -258,7 +273,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             gemm_tile_of<Step, 2, true, true>(height)(t);
           } else if (cols > kWidth) (args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height))(t);
           else (args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height))(t);
-          if (finish) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
+          if (finish && !ends) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }
         row += height;
       }

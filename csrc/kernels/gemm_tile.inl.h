@@ -10,9 +10,10 @@ constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWid
 
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
-// two and there is `more`), `word` one from a row, and Step::step is what a tile does with a word of A and a vector of B.
+// two and there is `more`), `word` one from a row, and Step::step is what a tile does with a word of A and a vector of B; it can end in C of type Step::Out.
 // kInMemory: a row's words lie in memory as they are.
 struct FmaStep {
+  using Out = float;
   static inline Vec step(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };
 template <class T> struct FloatWords {
@@ -45,6 +46,11 @@ struct GemmTile {
   int64_t start_step;
   float* out;
   int64_t out_step, cols;
+  // Instead of `out`, where columns are whole vectors: C of type Step::Out = residual + (sums + bias) factor, each but C or null,
+  // in rows `c_step` apart. What goes through memory once more takes as long as 20 steps.
+  void* c;
+  const void *bias, *factor, *residual;
+  int64_t c_step;
   // What to fetch meanwhile, for each k: the cache line at `ahead` and, of two, the one `ahead_second` bytes on. Then on by
   // `ahead_step` bytes, and after `ahead_group` of these to the next row, `ahead_row` bytes from the last.
   const char* ahead;
@@ -54,6 +60,36 @@ struct GemmTile {
   float* copy;
   int64_t copy_rows, copy_step;
 };
+
+// Sums in registers -> C.
+template <class Out, int R, int V> static inline void gemm_end(const GemmTile& t, Vec (&sum)[R][V]) {
+  Out* c = (Out*)t.c;
+  const int64_t step = t.c_step;
+  if (const Out* bias = (const Out*)t.bias) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      const Vec b = load(bias + v * kWidth);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][v] = add(sum[r][v], b);
+    }
+  }
+  if (const Out* factor = (const Out*)t.factor) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = mul(sum[r][v], load(factor + r * step + v * kWidth));
+  }
+  if (const Out* residual = (const Out*)t.residual) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = add(load(residual + r * step + v * kWidth), sum[r][v]);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(c + r * step + v * kWidth, sum[r][v]);
+}
 
 // One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or copied); otherwise the rows of
 // one k do (transposed as stored, or packed so).
@@ -119,6 +155,10 @@ template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_t
       ahead_row += t.ahead_row;
       if (kCopies) copy_row += t.copy_step;
     }
+  }
+  if (t.c) {
+    gemm_end<typename Step::Out, R, V>(t, sum);
+    return;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {

@@ -34,7 +34,7 @@ static void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int64_t ste
         Vec x = get(sums + r * step + j, part);
         if (bias) x = add(x, get(bias + j, part));
         if (factor) x = mul(x, get(factor + at + j, part));
-        const ActPair pair = act_pair(kind.value, x);  // one exponential serves both
+        const ActPair pair = act_pair<kNarrow<T>>(kind.value, x);  // one exponential serves both
         if (slope) put(slope + at + j, pair.slope, part);
         x = pair.value;
         if (residual) x = add(get(residual + at + j, part), x);

@@ -2,6 +2,7 @@
 // kernels/gemm_tile.inl.h). A word holds k (low half) and k + 1; beyond the end of K both factors are zero. The instruction
 // reads denormals as zero.
 struct PairStep {
+  using Out = bf16;
   static inline Vec step(Vec a, Vec b, Vec sum) {
     return {_mm512_dpbf16_ps(sum.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v))};
   }
