@@ -133,15 +133,21 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
 
-// C's lines are asked for before the tile that fills them: where C is in no cache, stores would wait one by one.
+// Lines of C and of what is as large are asked for before the tile that ends there: in no cache they would be waited for one
+// by one.
+template <int kWrite, class T> static inline void gemm_ahead_tile(const T* p, int64_t ld, int64_t height, int64_t cols) {
+  for (int64_t r = 0; r < height; ++r, p += ld) {
+    __builtin_prefetch(p, kWrite);
+    if (cols * (int64_t)sizeof(T) > 64) __builtin_prefetch((const char*)p + 64, kWrite);
+  }
+}
 template <class T>
 static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
-  const int64_t size = e.sums ? sizeof(float) : sizeof(T);
-  const char* line = e.sums ? (const char*)(e.sums + at) : (const char*)(e.c + at);
-  for (int64_t r = 0; r < height; ++r, line += e.ldc * size) {
-    __builtin_prefetch(line, 1);
-    if (cols * size > 64) __builtin_prefetch(line + 64, 1);
-  }
+  if (e.sums) gemm_ahead_tile<1>(e.sums + at, e.ldc, height, cols);
+  else gemm_ahead_tile<1>(e.c + at, e.ldc, height, cols);
+  if (e.slope) gemm_ahead_tile<1>(e.slope + at, e.ldc, height, cols);
+  if (e.factor) gemm_ahead_tile<0>(e.factor + at, e.ldc, height, cols);
+  if (e.residual && e.residual != e.c) gemm_ahead_tile<0>(e.residual + at, e.ldc, height, cols);
 }
 
 // Whether a tile can end in C itself: an activation's constants would take the registers of the sums.

@@ -54,16 +54,14 @@ def _(saved: Any, dy: Array, dx: Any, dup: Any, ddown: Any, dup_bias: Any, ddown
     if dy.dtype != x.dtype:
         dy = raw.cast(dy, x.dtype)
     rows, (width, inner) = y_rows(dy.shape), up.shape
+    _weight_gradients(hidden, dy, rows, ddown, ddown_bias)
     if dx is not None or dup is not None or dup_bias is not None:
-        dz = k.empty_like(hidden)
+        dz = k.empty_like(hidden)  # read as soon as it is written
         k.gemm(dy, down, dz, rows, width, down.shape[0], factor=slope)
-        _weight_gradients(hidden, dy, rows, ddown, ddown_bias)
         if dx is not None:
             array, add_to = dx.target()
             k.gemm(dz, up, array, rows, inner, width, accumulate=add_to)
         _weight_gradients(x, dz, rows, dup, dup_bias)
-    else:
-        _weight_gradients(hidden, dy, rows, ddown, ddown_bias)
     if dresidual is not None:
         dresidual.take(dy)
 
