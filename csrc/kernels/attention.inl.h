@@ -248,7 +248,7 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
   for (int64_t r = 0; r < q.count; ++r) {
     const auto* row = args.q + (q.row + r) * args.q_stride + group * each * args.k_dim;
     pack_along<P>(row, args.k_dim, each, args.k_dim, s.queries + r * each * k_step, k_step);
-    ask_for(row + after.q, each * args.k_dim);
+    if (after.q) ask_for(row + after.q, each * args.k_dim);
   }
   clear(s.stretch, rows, v_step);
 
@@ -322,6 +322,7 @@ static int64_t attend_units(const AttentionArgs<typename P::Element>& args, int6
   const int64_t group = is_long ? unit / blocks : unit % args.kv_heads;
   const int64_t block = is_long ? blocks - 1 - unit % blocks : unit / args.kv_heads;
   const int64_t groups = is_long ? 1 : at_most(args.kv_heads - group, end - unit);
+  const NextUnit before = {block > 0 ? -rows * args.q_stride : 0, 0, 0, 0};  // of a long sequence
   const int64_t first = block * rows, behind = at_most(first + rows, args.q_rows);
   for (int64_t seq = sequence_of(args, first); seq < args.seqs && args.q_start[seq] < behind; ++seq) {
     const int64_t from = at_least(args.q_start[seq], first), to = at_most(args.q_start[seq + 1], behind);
@@ -329,7 +330,7 @@ static int64_t attend_units(const AttentionArgs<typename P::Element>& args, int6
     const QueryRows q = rows_of(args, seq, from, to - from);
     if (args.kv == KvType::same && attend_narrow<P>(args, q, group, groups)) continue;
     for (int64_t g = group; g < group + groups; ++g)
-      attend<P, W>(args, q, g, is_long ? NextUnit{0, 0, 0, 0} : next_unit(args, seq, g), scratch);
+      attend<P, W>(args, q, g, is_long ? before : next_unit(args, seq, g), scratch);
   }
   return groups;
 }

@@ -24,14 +24,17 @@ template <class T> static inline GemmEpilogue<T> gemm_epilogue(const GemmArgs<T>
 template <class T>
 static void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows, int64_t col,
                         int64_t cols) {
-  const T *bias = e.bias ? e.bias + col : nullptr, *residual = e.residual, *factor = e.factor;
-  T *slope = e.slope, *c = e.c;
-  float* wide = kNarrow<T> ? e.sums : nullptr;
   with_act(e.act, [&](auto kind) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (row + r) * e.ldc + col;
-      each_vec(0, cols, [&](int64_t j, auto part) {
-        Vec x = get(sums + r * step + j, part);
+    // Here, or they are read again from what the lambda refers to after every store.
+    const T *bias = e.bias ? e.bias + col : nullptr, *residual = e.residual, *factor = e.factor;
+    T *slope = e.slope, *c = e.c;
+    float* wide = kNarrow<T> ? e.sums : nullptr;
+    const float* const of = sums;
+    const int64_t ldc = e.ldc, height = rows, width = cols, of_step = step;
+    for (int64_t r = 0; r < height; ++r) {
+      const int64_t at = (row + r) * ldc + col;
+      each_vec(0, width, [&](int64_t j, auto part) {
+        Vec x = get(of + r * of_step + j, part);
         if (bias) x = add(x, get(bias + j, part));
         if (factor) x = mul(x, get(factor + at + j, part));
         const ActPair pair = act_pair<kNarrow<T>>(kind.value, x);  // one exponential serves both

@@ -36,7 +36,7 @@ class MlpSpec(LayerSpec):
         return linear("up", width, self.width, self.bias) | linear("down", self.width, width, self.bias)
 
     def activations(self, width: int) -> int:
-        """Numbers a token that the backward needs: before and after the activation."""
+        """Numbers a token that the backward needs: the activation and its slope."""
         return 2 * self.width
 
 
