@@ -133,15 +133,27 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
 
-// C's lines are asked for before the tile that fills them: where C is in no cache, stores would wait one by one.
+// Lines of C and of what is as large are asked for before the tile that ends there: in no cache they would be waited for one
+// by one.
+template <int kWrite, class T> static inline void gemm_ahead_tile(const T* p, int64_t ld, int64_t height, int64_t cols) {
+  for (int64_t r = 0; r < height; ++r, p += ld) {
+    __builtin_prefetch(p, kWrite);
+    if (cols * (int64_t)sizeof(T) > 64) __builtin_prefetch((const char*)p + 64, kWrite);
+  }
+}
 template <class T>
 static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
-  const int64_t size = e.sums ? sizeof(float) : sizeof(T);
-  const char* line = e.sums ? (const char*)(e.sums + at) : (const char*)(e.c + at);
-  for (int64_t r = 0; r < height; ++r, line += e.ldc * size) {
-    __builtin_prefetch(line, 1);
-    if (cols * size > 64) __builtin_prefetch(line + 64, 1);
-  }
+  if (e.sums) gemm_ahead_tile<1>(e.sums + at, e.ldc, height, cols);
+  else gemm_ahead_tile<1>(e.c + at, e.ldc, height, cols);
+  if (e.slope) gemm_ahead_tile<1>(e.slope + at, e.ldc, height, cols);
+  if (e.factor) gemm_ahead_tile<0>(e.factor + at, e.ldc, height, cols);
+  if (e.residual && e.residual != e.c) gemm_ahead_tile<0>(e.residual + at, e.ldc, height, cols);
+}
+
+// Whether a tile can end in C itself: an activation's constants would take the registers of the sums.
+template <class P> static inline bool gemm_ends(const GemmEpilogue<typename P::Element>& e) {
+  if constexpr (sizeof(typename P::Element) != sizeof(typename P::Step::Out)) return false;
+  return e.act == Act::none && !e.slope && e.c && (!kNarrow<typename P::Element> || !e.sums);
 }
 
 // The panel of B that is packed next: its first column, where it goes, and its stretch of K.
@@ -241,9 +253,14 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const bool finish = last && epilogue.any;
           t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
-          t.rounded = nullptr;
-          if constexpr (kNarrow<T>) {
-            if (last && epilogue.rounds) t.rounded = epilogue.c + at, t.rounded_step = args.ldc;
+          const bool ends = finish && gemm_ends<P>(epilogue) && (cols == kWidth || cols == kGemmTileCols);
+          t.c = nullptr;
+          if (ends) {
+            t.c = epilogue.c + at;
+            t.c_step = epilogue.ldc;
+            t.bias = epilogue.bias ? epilogue.bias + strip + col : nullptr;
+            t.factor = epilogue.factor ? epilogue.factor + at : nullptr;
+            t.residual = epilogue.residual ? epilogue.residual + at : nullptr;
           }
           if (last) gemm_ahead_c(epilogue, at, height, cols);
           const int64_t p = col / kGemmTileCols;
@@ -301,8 +318,8 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             if (cols > kWidth) tile = args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height);
             else tile = args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height);
           }
-          const bool rounded = tile(t);
-          if (finish && !rounded) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
+          tile(t);
+          if (finish && !ends) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }
         row += height;
       }

@@ -11,9 +11,10 @@ constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWid
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
 // two and there is `more`), `word` one from a row, and Step::step is what a tile does with a word of A and a vector of B.
-// kRounds: a tile can store bf16 itself.
+// A tile can end in C of type Step::Out; kRounds: by an instruction, if Step::rounds says so of each vector.
 // kInMemory: a row's words lie in memory as they are.
 struct FmaStep {
+  using Out = float;
   static constexpr bool kRounds = false;
   static inline Vec step(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };
@@ -51,8 +52,11 @@ struct GemmTile {
   int64_t start_step;
   float* out;
   int64_t out_step, cols;
-  bf16* rounded;           // or null; a whole tile of sums goes here instead of to `out`, if Step can round them
-  int64_t rounded_step;
+  // Instead of `out`, where columns are whole vectors: C of type Step::Out = residual + (sums + bias) factor, each but C or null,
+  // in rows `c_step` apart. What goes through memory once more takes as long as 20 steps.
+  void* c;
+  const void *bias, *factor, *residual;
+  int64_t c_step;
   // What to fetch meanwhile, for each k: the cache line at `ahead` and, of two, the one `ahead_second` bytes on. Then on by
   // `ahead_step` bytes, and after `ahead_group` of these to the next row, `ahead_row` bytes from the last.
   const char* ahead;
@@ -85,26 +89,58 @@ static inline __attribute__((always_inline)) void gemm_sums_from(const GemmTile&
   }
 }
 
-// Stores them; true if rounded.
+// Sums in registers -> C.
 template <class Step, int R, int V>
-static inline __attribute__((always_inline)) bool gemm_sums_to(const GemmTile& t, int64_t last, const Vec (&sum)[R][V]) {
-  if constexpr (Step::kRounds) {
-    if (t.rounded && last == kWidth) {
-      bool can = true;
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
+static inline __attribute__((always_inline)) void gemm_end(const GemmTile& t, Vec (&sum)[R][V]) {
+  using Out = typename Step::Out;
+  Out* c = (Out*)t.c;
+  const int64_t step = t.c_step;
+  if (const Out* bias = (const Out*)t.bias) {
 #pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) can &= Step::rounds(sum[r][v]);
-      }
-      if (__builtin_expect(can, 1)) {
+    for (int v = 0; v < V; ++v) {
+      const Vec b = load(bias + v * kWidth);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
-          for (int v = 0; v < V; ++v) Step::store_rounded(t.rounded + r * t.rounded_step + v * kWidth, sum[r][v]);
-        }
-        return true;
-      }
+      for (int r = 0; r < R; ++r) sum[r][v] = add(sum[r][v], b);
     }
+  }
+  if (const Out* factor = (const Out*)t.factor) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = mul(sum[r][v], load(factor + r * step + v * kWidth));
+  }
+  if (const Out* residual = (const Out*)t.residual) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = add(load(residual + r * step + v * kWidth), sum[r][v]);
+  }
+  if constexpr (Step::kRounds) {
+    bool can = true;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) can &= Step::rounds(sum[r][v]);
+    if (__builtin_expect(can, 1)) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) Step::store_rounded(c + r * step + v * kWidth, sum[r][v]);
+      return;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(c + r * step + v * kWidth, sum[r][v]);
+}
+
+// Stores them.
+template <class Step, int R, int V>
+static inline __attribute__((always_inline)) void gemm_sums_to(const GemmTile& t, int64_t last, Vec (&sum)[R][V]) {
+  if (t.c) {
+    gemm_end<Step, R, V>(t, sum);
+    return;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -114,7 +150,6 @@ static inline __attribute__((always_inline)) bool gemm_sums_to(const GemmTile& t
     if (last == kWidth) store(row + (V - 1) * kWidth, sum[r][V - 1]);
     else store_n(row + (V - 1) * kWidth, sum[r][V - 1], last);
   }
-  return false;
 }
 
 // Where the words of A are that come next. Rows are addressed as one of four pointers plus 0, 1 or 2 steps: twelve pointers
@@ -143,9 +178,9 @@ static inline __attribute__((always_inline)) void gemm_step(GemmRows<R>& a, cons
   }
 }
 
-// One tile of R rows and V vectors; true if it left C rounded. kRows: a row's words of A lie side by side (in place, or
+// One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or
 // copied); otherwise the rows of one k do (transposed as stored, or packed so).
-template <class Step, int R, int V, bool kRows, bool kCopies> static bool gemm_tile(const GemmTile& t) {
+template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_tile(const GemmTile& t) {
   const float* b = t.b;
   const int64_t b_step = t.b_step;
   const int64_t last = t.cols - (V - 1) * kWidth;  // columns in the last vector
@@ -181,7 +216,7 @@ template <class Step, int R, int V, bool kRows, bool kCopies> static bool gemm_t
       if (kCopies) copy_row += t.copy_step;
     }
   }
-  return gemm_sums_to<Step, R, V>(t, last, sum);
+  gemm_sums_to<Step, R, V>(t, last, sum);
 }
 
 // Four words of four rows, `step` bytes apart (`last` is the fourth), turned: into 4 columns of a panel.
@@ -210,7 +245,7 @@ constexpr int64_t kGemmPackAhead = kWidth == 16 ? 16 : 48;
 
 // B is turned in blocks of 4 x 4, two a step: four registers are enough, and the units for shuffles are idle. 16 words of four
 // rows are finished at a time, so that rows that share cache sets do no harm; K is whole 16s of words.
-template <class P, int R, bool kRows, GemmPacks kPacks> static bool gemm_tile_packing(const GemmTile& t) {
+template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_packing(const GemmTile& t) {
   using Step = typename P::Step;
   using T = typename P::Element;
   const float* b = t.b;
@@ -264,10 +299,10 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static bool gemm_tile_pa
       src += P::kPer * step;
     }
   }
-  return gemm_sums_to<Step, R, 2>(t, kWidth, sum);
+  gemm_sums_to<Step, R, 2>(t, kWidth, sum);
 }
 
-using GemmTileFn = bool (*)(const GemmTile&);
+using GemmTileFn = void (*)(const GemmTile&);
 
 // Every height has its own instance, so that a short last tile costs what its rows cost.
 template <class Step, int V, bool kRows, bool kCopies = false> static inline GemmTileFn gemm_tile_of(int64_t rows) {

@@ -6,6 +6,7 @@ struct PairStep {
   static constexpr bool kRounds = true;
   static inline bool rounds(Vec a) { return _mm512_fpclass_ps_mask(a.v, 0x20) == 0; }
   static inline void store_rounded(bf16* p, Vec a) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(a.v)); }
+  using Out = bf16;
   static inline Vec step(Vec a, Vec b, Vec sum) {
     return {_mm512_dpbf16_ps(sum.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v))};
   }
