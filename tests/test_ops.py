@@ -21,7 +21,7 @@ THREADS = (1, 2, 3, 4, 8)
 
 # Gradients that are one chain started from what is added to, or whose terms are.
 CHAINS = {"matmul", "linear", "linear_cross_entropy", "rms_norm", "layer_norm", "embedding", "attention", "ssd",
-          "gated_delta", "grouped_linear"}  # fmt: skip
+          "gated_delta", "grouped_linear", "mlp"}  # fmt: skip
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 

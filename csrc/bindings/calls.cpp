@@ -146,22 +146,22 @@ Made linear(const Array& x, const Array& weight, const Array* bias, const Array*
   for (int axis = 0; axis < x.rank - 1; ++axis) rows = checked_mul(rows, shape[axis] = x.dim(axis));
   shape[x.rank - 1] = n;
   check_shape(residual, shape, x.rank, "linear", "residual");
-  Array y, pre;
+  Array y, slope;
   by_dtype(x, "linear", [&](auto t) {
     using T = decltype(t);
     y = make_array(wide_out ? dtype_of<Wide<T>>::value : x.dtype, shape, x.rank);
-    if (keep && act) pre = make_array(x.dtype, shape, x.rank);
+    if (keep && act) slope = make_array(x.dtype, shape, x.rank);
     GemmArgs<T> args{};
     args.a = x.as<T>(), args.b = weight.as<T>();
     if (y.dtype == x.dtype) args.c = y.as<T>();
     else args.wide_c = y.as<Wide<T>>();
     args.bias = bias ? bias->as<T>() : nullptr, args.residual = residual ? residual->as<T>() : nullptr;
-    args.pre = pre.as<T>();
+    args.slope = slope.as<T>();
     args.m = rows, args.n = n, args.k = inner, args.lda = inner, args.ldb = inner, args.ldc = n;
     args.batch = 1, args.trans_b = 1, args.act = (Act)act;
-    MG_RUN(gemm, T, args, &x, &weight, &y, bias, residual, &pre);
+    MG_RUN(gemm, T, args, &x, &weight, &y, bias, residual, &slope);
   });
-  return results(std::move(y), std::move(pre));
+  return results(std::move(y), std::move(slope));
 }
 
 // -> (y, mean or None, rstd) of layer_norm, or of rms_norm.
@@ -202,7 +202,7 @@ void register_calls(py::module_& m) {
   };
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();
   define<&linear>(m, "linear", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("act"),
-                  py::arg("wide_out"), py::arg("keep"), "(y, pre or None) of residual + act(x weight^T + bias)");
+                  py::arg("wide_out"), py::arg("keep"), "(y, slope of act or None) of residual + act(x weight^T + bias)");
   define<&normalize>(m, "normalize", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("center"),
                      "(y, mean or None, rstd) of layer_norm if `center`, else of rms_norm");
 }

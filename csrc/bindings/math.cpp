@@ -22,8 +22,8 @@ int64_t product(const Sizes& shape) {
 }
 
 void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b,
-          const Array* bias, const Array* residual, const Array* pre, int act, bool accumulate, int64_t batch,
-          int64_t stride_a, int64_t stride_b, int64_t stride_c) {
+          const Array* bias, const Array* residual, const Array* factor, const Array* slope, int act, bool accumulate,
+          int64_t batch, int64_t stride_a, int64_t stride_b, int64_t stride_c) {
   by_dtype(a, "matmul", [&](auto t) {
     using T = decltype(t);
     const char* op = "matmul";
@@ -39,13 +39,14 @@ void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, 
     else args.c = out<T>(&c, extent(stride_c, mn), op, "out");
     args.bias = in_opt<T>(bias, n, op, "bias");
     args.residual = in_opt<T>(residual, extent(stride_c, mn), op, "residual");
-    args.pre = out_opt<T>(pre, extent(stride_c, mn), op, "pre");
+    args.factor = in_opt<T>(factor, extent(stride_c, mn), op, "factor");
+    args.slope = out_opt<T>(slope, extent(stride_c, mn), op, "slope");
     args.m = m, args.n = n, args.k = k;
     args.lda = trans_a ? m : k, args.ldb = trans_b ? k : n, args.ldc = n;
     args.batch = batch, args.stride_a = stride_a, args.stride_b = stride_b, args.stride_c = stride_c;
     args.trans_a = trans_a, args.trans_b = trans_b, args.accumulate = accumulate;
     args.act = (Act)act;
-    MG_RUN(gemm, T, args, &a, &b, &c, bias, residual, pre);
+    MG_RUN(gemm, T, args, &a, &b, &c, bias, residual, factor, slope);
   });
 }
 
@@ -152,7 +153,7 @@ void cast(const Array& x, const Array& y, bool accumulate) {
 void register_math(py::module_& m) {
   define<&gemm>(m, "gemm", py::arg("a"), py::arg("b"), py::arg("c"), py::arg("m"), py::arg("n"), py::arg("k"),
         py::arg("trans_a") = false, py::arg("trans_b") = false, py::arg("bias") = nullptr,
-        py::arg("residual") = nullptr, py::arg("pre") = nullptr, py::arg("act") = 0, py::arg("accumulate") = false,
+        py::arg("residual") = nullptr, py::arg("factor") = nullptr, py::arg("slope") = nullptr, py::arg("act") = 0, py::arg("accumulate") = false,
         py::arg("batch") = 1, py::arg("stride_a") = 0, py::arg("stride_b") = 0, py::arg("stride_c") = 0);
   define<&unary>(m, "unary", py::arg("x"), py::arg("y"), py::arg("op"));
   define<&binary>(m, "binary", py::arg("a"), py::arg("b"), py::arg("y"), py::arg("op"),

@@ -173,13 +173,13 @@ void q_rows(const Array& x, const Array& codes, const Array& scales, const Array
 }
 
 void q_gemm(const Array& codes, const Array& scales, const Array& starts, const Array& data, const Array& c, int type,
-            int64_t m, int64_t n, int64_t k, int64_t group, const Array* bias, const Array* residual, const Array* pre,
+            int64_t m, int64_t n, int64_t k, int64_t group, const Array* bias, const Array* residual, const Array* slope,
             int act) {
   const char* op = "q_gemm";
   const QWeight w = weight_of(data, type, n, k, group, op);
   if (m < 0) throw shape_error("q_gemm: negative size");
   if (kQTraits[type].book == QBook::floats) throw usage_error(std::string("q_gemm: ") + kQTraits[type].name + " has no codes that are integers");
-  const Array& typed = bias ? *bias : residual ? *residual : pre ? *pre : c;  // c may be wider
+  const Array& typed = bias ? *bias : residual ? *residual : slope ? *slope : c;  // c may be wider
   by_dtype(typed, op, [&](auto t) {
     using T = decltype(t);
     const int64_t numbers = checked_mul(m, q_groups(k, group)), mn = checked_mul(m, n);
@@ -192,17 +192,17 @@ void q_gemm(const Array& codes, const Array& scales, const Array& starts, const 
     else args.c = out<T>(&c, mn, op, "out");
     args.bias = in_opt<T>(bias, n, op, "bias");
     args.residual = in_opt<T>(residual, mn, op, "residual");
-    args.pre = out_opt<T>(pre, mn, op, "pre");
+    args.slope = out_opt<T>(slope, mn, op, "slope");
     args.m = m;
     args.act = (Act)act;
-    MG_RUN(qgemm, T, args, &codes, &scales, &starts, &data, bias, residual, pre, &c);
+    MG_RUN(qgemm, T, args, &codes, &scales, &starts, &data, bias, residual, slope, &c);
   });
 }
 
 // Y = residual + act(X W^T + bias) with W as numbers of X's type, made a few panels at a time; or, to_inputs, Y (+)= X W
 // for X (m, n), which sums in Y over the pieces and so wants it wide.
 void q_matmul(const Array& x, const Array& data, const Array& y, int type, int64_t m, int64_t n, int64_t k, int64_t group,
-              const Array* bias, const Array* residual, const Array* pre, int act, bool to_inputs, bool accumulate) {
+              const Array* bias, const Array* residual, const Array* slope, int act, bool to_inputs, bool accumulate) {
   const char* op = "q_matmul";
   const QWeight w = weight_of(data, type, n, k, group, op);
   by_dtype(x, op, [&](auto t) {
@@ -229,10 +229,10 @@ void q_matmul(const Array& x, const Array& data, const Array& y, int type, int64
       if (!to_inputs) {
         args.bias = bias ? in<T>(bias, n, op, "bias") + at : nullptr;
         args.residual = residual ? in<T>(residual, mn, op, "residual") + at : nullptr;
-        args.pre = pre ? out<T>(pre, mn, op, "pre") + at : nullptr;
+        args.slope = slope ? out<T>(slope, mn, op, "slope") + at : nullptr;
         args.act = (Act)act;
       }
-      MG_RUN(gemm, T, args, &x, &part, &y, bias, residual, pre);
+      MG_RUN(gemm, T, args, &x, &part, &y, bias, residual, slope);
     }
   });
 }
@@ -291,11 +291,11 @@ void register_quantized(py::module_& m) {
         "Activations x (m, k) to int8, for products with such a weight.");
   define<&q_gemm>(m, "q_gemm", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"), py::arg("c"),
         py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr,
-        py::arg("residual") = nullptr, py::arg("pre") = nullptr, py::arg("act") = 0);
+        py::arg("residual") = nullptr, py::arg("slope") = nullptr, py::arg("act") = 0);
   define<&put_rows>(m, "put_rows", py::arg("x"), py::arg("ids"), py::arg("table"), "table[ids[t]] = x[t]");
   define<&q_matmul>(m, "q_matmul", py::arg("x"), py::arg("data"), py::arg("y"), py::arg("type"), py::arg("m"),
         py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr, py::arg("residual") = nullptr,
-        py::arg("pre") = nullptr, py::arg("act") = 0, py::arg("to_inputs") = false, py::arg("accumulate") = false,
+        py::arg("slope") = nullptr, py::arg("act") = 0, py::arg("to_inputs") = false, py::arg("accumulate") = false,
         "y = residual + act(x W^T + bias) with the numbers of W; to_inputs: y (+)= x W.");
 }
 

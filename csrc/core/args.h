@@ -22,9 +22,9 @@ enum class Unary : int32_t { neg, exp, log, sqrt, rsqrt, tanh, erf, sigmoid, squ
 enum class Binary : int32_t { add, sub, mul, div, max, min, less, less_equal, equal };
 enum class Reduce : int32_t { sum, max };
 
-// C = residual + act(op(A) op(B) + bias); op(A) is (M, K), op(B) is (K, N), C is (M, N); `batch` independent products.
-// trans_a: A is stored (K, M); trans_b: B is stored (N, K). ld*: row stride as stored. residual and pre share ldc.
-// accumulate: C += op(A) op(B), and then bias, act, residual and pre are null/none.
+// C = residual + act(op(A) op(B) + bias), or op(A) op(B) factor, element by element; op(A) is (M, K), op(B) is (K, N), C is (M, N); `batch` independent products.
+// trans_a: A is stored (K, M); trans_b: B is stored (N, K). ld*: row stride as stored. What is (M, N) shares ldc.
+// accumulate: C += op(A) op(B), and then everything else is null/none.
 // Promise: each element of C is one chain of fma over k = 0..K-1 in order (started from C when accumulating), whatever
 // M, N, the tiles and the threads are; so a row has the same bits alone or in a batch. bf16 is summed in float and rounded
 // once, when C is written; what avx512amx and avx512bf16 add when is in docs/architecture.md.
@@ -34,7 +34,8 @@ template <class T> struct GemmArgs {
   Wide<T>* wide_c;    // or null; a weight gradient
   const T* bias;      // (N) or null
   const T* residual;  // (M, N) or null
-  T* pre;             // (M, N) or null: op(A) op(B) + bias, kept for the backward of act
+  const T* factor;    // (M, N) or null; then bias, act and residual are null/none
+  T* slope;           // (M, N) or null: act'(op(A) op(B) + bias), kept for the backward
   int64_t m, n, k, lda, ldb, ldc;
   int64_t batch, stride_a, stride_b, stride_c;
   int32_t trans_a, trans_b, accumulate;
@@ -69,7 +70,7 @@ template <class T> struct QGemmArgs {
   Wide<T>* wide_c;    // or null
   const T* bias;      // (N) or null
   const T* residual;  // (M, N) or null
-  T* pre;             // (M, N) or null
+  T* slope;           // (M, N) or null, as in GemmArgs
   int64_t m;
   Act act;
 };

@@ -235,18 +235,21 @@ static inline void finish_rows(const AttentionArgs<T>& args, int64_t query_row, 
   }
 }
 
-// The rows of one sequence. W: the words of what keys and values are stored as.
+// The rows of one sequence. W: the words of what keys and values are stored as. `after`: what is read next.
 template <class P, class W>
-static void attend(const AttentionArgs<typename P::Element>& args, const QueryRows& q, int64_t group, const ForwardScratch& s) {
+static void attend(const AttentionArgs<typename P::Element>& args, const QueryRows& q, int64_t group, const NextUnit& after,
+                   const ForwardScratch& s) {
   using S = typename W::Element;
   const int64_t each = args.heads / args.kv_heads, rows = q.count * each, tiles = parts_of(rows, kTallRows);
   const int64_t k_words = (args.k_dim + P::kPer - 1) / P::kPer, k_step = padded(k_words), v_step = padded(args.v_dim);
   const S* keys = stored<S>(args.k, q.k_start * args.k_stride + group * args.k_dim);
   const S* values = stored<S>(args.v, q.k_start * args.v_stride + group * args.v_dim);
   float* words = P::kPer == 1 ? s.probs : s.words;
-  for (int64_t r = 0; r < q.count; ++r)
-    pack_along<P>(args.q + (q.row + r) * args.q_stride + group * each * args.k_dim, args.k_dim, each, args.k_dim,
-                  s.queries + r * each * k_step, k_step);
+  for (int64_t r = 0; r < q.count; ++r) {
+    const auto* row = args.q + (q.row + r) * args.q_stride + group * each * args.k_dim;
+    pack_along<P>(row, args.k_dim, each, args.k_dim, s.queries + r * each * k_step, k_step);
+    if (after.q) ask_for(row + after.q, each * args.k_dim);
+  }
   clear(s.stretch, rows, v_step);
 
   const ScoreRule shared = score_rule(args, group * each);
@@ -262,10 +265,11 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
     }
     const int64_t count = clamped(seen.end - chunk, 0, kChunk);
     const bool all = all_seen(args, q, chunk, count);
-    const int64_t next = chunk + kChunk < seen.end ? kChunk : 0;
-    pack_turned<W>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys, next * args.k_stride);
+    const bool more = chunk + kChunk < seen.end;
+    pack_turned<W>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys,
+                   ahead_of_chunk(chunk, more, args.k_stride, after.k));
     const bool finite = W::pack_across(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
-                                       v_step, next * args.v_stride);
+                                       v_step, ahead_of_chunk(chunk, more, args.v_stride, after.v));
     Spans spans;
     if (all) same_spans(kTallRows, (int)count, spans);
     for (int64_t i = 0; i < tiles; ++i) {
@@ -318,13 +322,15 @@ static int64_t attend_units(const AttentionArgs<typename P::Element>& args, int6
   const int64_t group = is_long ? unit / blocks : unit % args.kv_heads;
   const int64_t block = is_long ? blocks - 1 - unit % blocks : unit / args.kv_heads;
   const int64_t groups = is_long ? 1 : at_most(args.kv_heads - group, end - unit);
+  const NextUnit before = {block > 0 ? -rows * args.q_stride : 0, 0, 0, 0};  // of a long sequence
   const int64_t first = block * rows, behind = at_most(first + rows, args.q_rows);
   for (int64_t seq = sequence_of(args, first); seq < args.seqs && args.q_start[seq] < behind; ++seq) {
     const int64_t from = at_least(args.q_start[seq], first), to = at_most(args.q_start[seq + 1], behind);
     if (from >= to) continue;
     const QueryRows q = rows_of(args, seq, from, to - from);
     if (args.kv == KvType::same && attend_narrow<P>(args, q, group, groups)) continue;
-    for (int64_t g = group; g < group + groups; ++g) attend<P, W>(args, q, g, scratch);
+    for (int64_t g = group; g < group + groups; ++g)
+      attend<P, W>(args, q, g, is_long ? before : next_unit(args, seq, g), scratch);
   }
   return groups;
 }

@@ -88,19 +88,22 @@ static inline void dscores_tile(const ScoreRule& rule, const float* offsets, int
 }
 
 // delta = sum(dout * out), the gradient that the normalisation of the softmax takes back.
-template <class T> static inline float row_delta(const T* dout, const T* out, int64_t width) {
+template <class T> static inline float row_delta(const T* dout, const T* out, int64_t width, int64_t ahead) {
   Vec sum = zero();
+  ask_for(dout + ahead, width);
+  ask_for(out + ahead, width);
   int64_t i = 0;
   for (; i + kWidth <= width; i += kWidth) sum = fma(load(dout + i), load(out + i), sum);
   if (i < width) sum = fma(load_n(dout + i, width - i), load_n(out + i, width - i), sum);
   return hsum(sum);
 }
 
-// Query rows of one head against one chunk of keys; dq_sums, delta and lse are of the first of these rows.
+// Query rows of one head against one chunk of keys; dq_sums, delta and lse are of the first of these rows. `ahead`: queries
+// to ask for.
 template <class P>
 static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args, const QueryRows& q, int64_t head,
                           int64_t chunk, int64_t keys, float* dq_sums, const float* delta, const float* lse,
-                          bool finite_keys, const BackwardScratch& s) {
+                          bool finite_keys, int64_t ahead, const BackwardScratch& s) {
   const AttentionArgs<typename P::Element>& fwd = args.fwd;
   const int64_t k_words = (fwd.k_dim + P::kPer - 1) / P::kPer, v_words = (fwd.v_dim + P::kPer - 1) / P::kPer;
   const int64_t k_step = padded(k_words), v_step = padded(v_words), k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
@@ -108,7 +111,7 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
   const auto* dout = args.d_o + q.row * fwd.o_stride + head * fwd.v_dim;
   const ScoreRule rule = score_rule(fwd, head);
   const bool all = all_seen(fwd, q, chunk, keys);
-  const bool finite_queries = P::pack_across(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width, 0);
+  const bool finite_queries = P::pack_across(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width, ahead);
   const bool finite_dout = P::pack_across(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout_across, v_width, 0);
   if (P::kPer > 1) {
     pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries, k_step);
@@ -158,10 +161,11 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
   const int64_t begin = fwd.q_start[seq], end = fwd.q_start[seq + 1], rows = end - begin;
   const int64_t k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
   const float scale = (float)fwd.scale;
+  const NextUnit next = next_unit(fwd, seq, group);
   for (int64_t h = 0; h < each; ++h)
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t head = group * each + h, at = (begin + r) * fwd.o_stride + head * fwd.v_dim;
-      s.delta[h * rows + r] = row_delta(args.d_o + at, fwd.o + at, fwd.v_dim);
+      s.delta[h * rows + r] = row_delta(args.d_o + at, fwd.o + at, fwd.v_dim, next.o);
       s.lse[h * rows + r] = fwd.lse[head * fwd.q_rows + begin + r];
     }
   clear(s.dq_sums, each * rows * k_width);
@@ -169,8 +173,9 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     const int64_t keys = at_most(k_len - chunk, kChunk);
     const int64_t k_at = (k_start + chunk) * fwd.k_stride + group * fwd.k_dim;
     const int64_t v_at = (k_start + chunk) * fwd.v_stride + group * fwd.v_dim;
-    pack_turned<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t);
-    pack_turned<P>(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t);
+    const bool more = chunk + kChunk < k_len;
+    pack_turned<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t, ahead_of_chunk(chunk, more, fwd.k_stride, next.k));
+    pack_turned<P>(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t, ahead_of_chunk(chunk, more, fwd.v_stride, next.v));
     const bool finite_keys = P::pack_across(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width, 0);
     clear(s.dkeys, keys * k_width);
     clear(s.dvalues, keys * v_width);
@@ -181,7 +186,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
         if (chunk < seen.begin || chunk >= seen.end) continue;
         const int64_t at = h * rows + row;
         backward_tile<P>(args, q, group * each + h, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at,
-                         finite_keys, s);
+                         finite_keys, chunk == 0 ? next.q : 0, s);
       }
     write_rows(s.dkeys, k_width, keys, fwd.k_dim, &scale, 0, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, v_width, keys, fwd.v_dim, kUnchanged, 0, args.dv + v_at, fwd.v_stride, args.accumulate_dv);

@@ -7,6 +7,27 @@ struct QueryRows {
   int64_t position;  // of the first row
   int64_t k_start, k_len;
 };
+// How far from a unit's rows the next one's lie, in elements: those of the next heads, or of the next sequence. A head's rows
+// lie between those of others, which no hardware foresees: a unit asks for the next one's while it reads its own.
+struct NextUnit {
+  int64_t q, k, v, o;
+};
+template <class T> static inline NextUnit next_unit(const AttentionArgs<T>& args, int64_t seq, int64_t group) {
+  const int64_t each = args.heads / args.kv_heads;
+  if (group + 1 < args.kv_heads) return {each * args.k_dim, args.k_dim, args.v_dim, each * args.v_dim};
+  if (seq + 1 >= args.seqs) return {0, 0, 0, 0};
+  const int64_t rows = args.q_start[seq + 1] - args.q_start[seq], keys = args.k_start[seq + 1] - args.k_start[seq];
+  return {rows * args.q_stride - group * each * args.k_dim, keys * args.k_stride - group * args.k_dim,
+          keys * args.v_stride - group * args.v_dim, rows * args.o_stride - group * each * args.v_dim};
+}
+// From a chunk's rows to those that are read next, `next` from the first chunk.
+static inline int64_t ahead_of_chunk(int64_t chunk, bool more, int64_t stride, int64_t next) {
+  return more ? kKeyChunk * stride : next ? next - chunk * stride : 0;
+}
+template <class T> static inline void ask_for(const T* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(T)) __builtin_prefetch(p + i, 0, 2);
+}
+
 struct Stretch {
   int64_t begin, end;
 };

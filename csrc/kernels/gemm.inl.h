@@ -5,7 +5,7 @@
 // panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used. A is read where
 // it lies unless its words must be made or its lines would fight for the same cache sets: then the rows of a tile are copied
 // (if A is transposed, packed as [k][rows]). P says what a packed word is (gemm_tile.inl.h). While a tile computes it
-// fetches what is needed next, or copies it.
+// fetches what is needed next, or copies or packs it.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
@@ -33,10 +33,6 @@ static inline void gemm_pack_columns(const typename P::Element* src, int64_t ld,
     for (int64_t c = 0; c < kWidth; ++c) row[c] = c < count ? P::word(src + c * ld + k, k + 1 < depth) : 0.0f;
   }
 }
-
-// Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead where no
-// tile has.
-constexpr int64_t kGemmAhead = 8;
 
 // Packs `cols` <= kGemmTileCols columns of B into a panel, kWidth wide if that is enough.
 template <class P>
@@ -99,13 +95,17 @@ static inline void gemm_copy_rows(const typename P::Element* a, int64_t lda, int
 static inline int64_t gemm_copy_step(int64_t words) { return (words + 15) / 16 * 16 + 16; }
 
 // Rows of A that many bytes apart share cache sets: the 12 rows of a tile one of L1's 64 sets of 8 lines, the 512 of a block
-// of a transposed A 64 of L2's 2048 sets or fewer. From this many panels on a copy of the tile is worth its 3 %.
-constexpr int64_t kGemmPackPanels = 4;
+// of a transposed A 64 of L2's 2048 sets or fewer. From this many panels on a copy of the tile is worth it.
+constexpr int64_t kGemmPackPanels = 2;
 template <class P> static inline bool gemm_rows_fight(const GemmArgs<typename P::Element>& args) {
   return args.lda * (int64_t)sizeof(typename P::Element) % (args.trans_a ? 2048 : 4096) == 0;
 }
 // Transposed A has a tile's 12 rows in one cache line of each k: four tiles are packed at a time, to touch each line once.
 constexpr int64_t kGemmPackTiles = kGemmPackTileRows / kGemmPackedRows;
+
+// One at a time, while the tile before is in use, is better; not in bf16 where lines that are touched more than once come from
+// memory. Measured: 4 MiB.
+constexpr int64_t kGemmPackBytes = (int64_t)4 << 20;
 
 // `tiles` tiles are left, `left` rows, the first `longer` of them one row higher than `rows`. What lies behind a tile's rows
 // in its packed row is never used, so whole vectors are copied where A has them.
@@ -133,16 +133,33 @@ static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, in
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
 
-// C's lines are asked for before the tile that fills them: where C is in no cache, stores would wait one by one.
-template <class T>
-static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
-  const int64_t size = e.sums ? sizeof(float) : sizeof(T);
-  const char* line = e.sums ? (const char*)(e.sums + at) : (const char*)(e.c + at);
-  for (int64_t r = 0; r < height; ++r, line += e.ldc * size) {
-    __builtin_prefetch(line, 1);
-    if (cols * size > 64) __builtin_prefetch(line + 64, 1);
+// Lines of C and of what is as large are asked for before the tile that ends there: in no cache they would be waited for one
+// by one.
+template <int kWrite, class T> static inline void gemm_ahead_tile(const T* p, int64_t ld, int64_t height, int64_t cols) {
+  for (int64_t r = 0; r < height; ++r, p += ld) {
+    __builtin_prefetch(p, kWrite);
+    if (cols * (int64_t)sizeof(T) > 64) __builtin_prefetch((const char*)p + 64, kWrite);
   }
 }
+template <class T>
+static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
+  if (e.sums) gemm_ahead_tile<1>(e.sums + at, e.ldc, height, cols);
+  else gemm_ahead_tile<1>(e.c + at, e.ldc, height, cols);
+  if (e.slope) gemm_ahead_tile<1>(e.slope + at, e.ldc, height, cols);
+  if (e.factor) gemm_ahead_tile<0>(e.factor + at, e.ldc, height, cols);
+  if (e.residual && e.residual != e.c) gemm_ahead_tile<0>(e.residual + at, e.ldc, height, cols);
+}
+
+// Whether a tile can end in C itself: an activation's constants would take the registers of the sums.
+template <class P> static inline bool gemm_ends(const GemmEpilogue<typename P::Element>& e) {
+  if constexpr (sizeof(typename P::Element) != sizeof(typename P::Step::Out)) return false;
+  return e.act == Act::none && !e.slope && e.c && (!kNarrow<typename P::Element> || !e.sums);
+}
+
+// The panel of B that is packed next: its first column, where it goes, and its stretch of K.
+struct GemmNext {
+  int64_t col, panel, k, now;
+};
 
 template <class P>
 static void gemm_block_product(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch,
@@ -155,13 +172,15 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const T *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   const bool fight = gemm_rows_fight<P>(args);
-  const GemmStrip shape = kGemmStrips[fight];
+  const bool large = kWidth < 16 || args.k * args.lda * (int64_t)sizeof(T) > kGemmPackBytes;  // a transposed A
   const int64_t rows = block.row_end - block.row_begin;
+  const GemmStrip shape = kGemmStrips[args.trans_a && large];
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
   const bool b_in_place = !kNarrow<T> && !args.trans_b && (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats);
   alignas(64) float finished[kGemmTileRows * kGemmTileCols];
+  bool packed_ahead = false;  // the panel of B that comes next
 
   for (int64_t strip = block.col_begin; strip < block.col_end; strip += shape.cols) {
     const int64_t strip_cols = block.col_end - strip < shape.cols ? block.col_end - strip : shape.cols;
@@ -171,8 +190,15 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
     do {  // once even if K is 0: the epilogue of nothing
       const int64_t now = args.k - k < depth ? args.k - k : depth, words = (now + P::kPer - 1) / P::kPer;
       const bool first = k == 0, last = k + now == args.k;
-      // Tiles copy the next one's rows of A, if those are whole vectors, no more of them than a panel has steps.
-      const bool copies = copy_a && P::kInMemory && !args.trans_a && kGemmTileRows <= kWidth && now % (kWidth * P::kPer) == 0;
+      const bool in_place = !copy_a && P::kInMemory && (args.trans_a ? P::kPer == 1 : now % P::kPer == 0);
+      // Tiles copy or pack A for the next one, with their last whole panel, if that is whole vectors and no more of them than a
+      // panel has steps.
+      const int64_t copy_panel = strip_cols / kGemmTileCols - 1;
+      bool copies = !in_place && P::kInMemory && copy_panel >= 0 && tile_rows > kGemmTileRows - kGemmPackingHeights;
+      if (args.trans_a)
+        copies = copies && (P::kPer == 1 || (!large && now % P::kPer == 0)) &&
+                 gemm_tile_packing_of<P, false, GemmPacks::a_columns>(tile_rows);
+      else copies = copies && kGemmTileRows <= kWidth && now % (kWidth * P::kPer) == 0;
       int64_t row = block.row_begin;
       bool copied = false;  // the tile of A, while the one before was in use
       for (int64_t i = 0; i < tiles; ++i) {
@@ -181,21 +207,20 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         GemmTile t;
         t.a = (const char*)a_tile;
         t.a_step = args.lda * (int64_t)sizeof(T);
-        const bool in_place = !copy_a && P::kInMemory && (args.trans_a ? P::kPer == 1 : now % P::kPer == 0);
         if (!in_place) {
           float* tile = packed;
           if (!args.trans_a) {
             const int64_t step = gemm_copy_step(words);
             tile += i % 2 * kGemmTileRows * step;
             if (!copied) gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
-            copied = false;
             t.a_step = step * 4;
           } else {
-            tile += i % kGemmPackTiles * words * kGemmPackedRows;
-            if (i % kGemmPackTiles == 0)
-              gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, tiles - i, tile_rows, longer - i, now, tile);
+            tile += i % (copies ? 2 : kGemmPackTiles) * words * kGemmPackedRows;
+            if (copies ? !copied : i % kGemmPackTiles == 0)
+              gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, copies ? 1 : tiles - i, tile_rows, longer - i, now, tile);
             t.a_step = kGemmPackedRows * 4;
           }
+          copied = false;
           t.a = (const char*)tile;
         }
         for (int64_t col = 0; col < strip_cols; col += kGemmTileCols) {
@@ -203,7 +228,8 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const T* source = b + (args.trans_b ? (strip + col) * args.ldb + k : k * args.ldb + strip + col);
           if (!b_in_place || (cols != kWidth && cols != kGemmTileCols)) {
             float* panel = panels + (tiles == 1 ? 0 : col * words);  // a panel used once stays in L1
-            if (i == 0) gemm_pack_panel<P>(source, args.ldb, args.trans_b, cols, now, panel);
+            if (i == 0 && !packed_ahead) gemm_pack_panel<P>(source, args.ldb, args.trans_b, cols, now, panel);
+            if (i == 0) packed_ahead = false;
             t.b = panel;
             t.b_step = cols <= kWidth ? kWidth : kGemmTileCols;
           } else if constexpr (!kNarrow<T>) {
@@ -227,38 +253,73 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
           const bool finish = last && epilogue.any;
           t.out = finish ? finished : last ? sums : aside;
           t.out_step = finish ? kGemmTileCols : last ? args.ldc : aside_step;
+          const bool ends = finish && gemm_ends<P>(epilogue) && (cols == kWidth || cols == kGemmTileCols);
+          t.c = nullptr;
+          if (ends) {
+            t.c = epilogue.c + at;
+            t.c_step = epilogue.ldc;
+            t.bias = epilogue.bias ? epilogue.bias + strip + col : nullptr;
+            t.factor = epilogue.factor ? epilogue.factor + at : nullptr;
+            t.residual = epilogue.residual ? epilogue.residual + at : nullptr;
+          }
           if (last) gemm_ahead_c(epilogue, at, height, cols);
           const int64_t p = col / kGemmTileCols;
-          if (p + 1 < panel_count && !args.trans_a && i + 1 < tiles) {  // the next tile's rows, a few while each panel is used
-            const T* next = a_tile + height * args.lda;
-            for (int64_t r = p * height / (panel_count - 1); r < (p + 1) * height / (panel_count - 1); ++r)
-              for (int64_t x = 0; x < now; x += 64 / (int64_t)sizeof(T)) __builtin_prefetch(next + r * args.lda + x, 0, 2);
-          }
           t.ahead = (const char*)&t;  // nothing: a line that is at hand
           t.ahead_second = t.ahead_step = t.ahead_row = 0;
           t.ahead_group = words;
+          GemmTileFn tile = nullptr;
+          // The panel of B that is packed after this one: while this one is in use if both are whole, else it is fetched.
+          GemmNext next = {-1, 0, k, now};
           if (i == 0 && p + 1 < panel_count) {
-            gemm_ahead_b<P>(t, args, b, strip + col + kGemmTileCols, k, now);
+            next = {strip + col + kGemmTileCols, col + kGemmTileCols, k, now};
           } else if (i + 1 == tiles && p + 1 == panel_count) {
-            const int64_t next = last ? 0 : k + now, next_strip = last ? strip + shape.cols : strip;
-            if (next_strip < block.col_end) gemm_ahead_b<P>(t, args, b, next_strip, next, args.k - next < depth ? args.k - next : depth);
-          } else if (args.trans_a && i + 1 < tiles && (in_place ? p == 0 : p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1)) {
-            // The next tile, or the next four.
-            gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));
+            if (!last) next = {strip, 0, k + now, args.k - k - now < depth ? args.k - k - now : depth};
+            else if (strip + shape.cols < block.col_end) next = {strip + shape.cols, 0, 0, args.k < depth ? args.k : depth};
           }
-          if (copies && p + 2 == panel_count && i > 0 && i + 1 < tiles) {  // a whole panel, and B is packed
-            const int64_t step = gemm_copy_step(words);
-            t.ahead = (const char*)(a_tile + height * args.lda);
+          if (next.col >= 0) {
+            const bool whole = cols == kGemmTileCols && next.col + kGemmTileCols <= block.col_end && next.now == now;
+            if (whole && !b_in_place && tiles > 1 && panel_count > 1 && now % ((args.trans_b ? 16 : 1) * P::kPer) == 0)
+              tile = gemm_tile_packing_b<P>(height, args.trans_a, args.trans_b);
+            if (tile) {
+              t.ahead = (const char*)(b + (args.trans_b ? next.col * args.ldb + next.k : next.k * args.ldb + next.col));
+              t.ahead_row = args.ldb * (int64_t)sizeof(T);
+              t.copy = panels + next.panel * words;
+              packed_ahead = true;
+            } else {
+              gemm_ahead_b<P>(t, args, b, next.col, next.k, next.now);
+            }
+          } else if (copies && i + 1 < tiles && p == copy_panel) {
+            t.ahead = (const char*)(args.trans_a ? a_tile + height : a_tile + height * args.lda);
             t.ahead_row = args.lda * (int64_t)sizeof(T);
-            t.ahead_group = words / kWidth;
-            t.copy = packed + (i + 1) % 2 * kGemmTileRows * step;
-            t.copy_rows = tile_rows + (i + 1 < longer);
-            t.copy_step = step;
             copied = true;
-            gemm_tile_of<Step, 2, true, true>(height)(t);
-          } else if (cols > kWidth) (args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height))(t);
-          else (args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height))(t);
-          if (finish) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
+            if (args.trans_a) {
+              const int64_t left = block.row_end - row - height;
+              t.copy = packed + (i + 1) % 2 * words * kGemmPackedRows;
+              t.copy_rows = left < kWidth ? left : kWidth;
+              tile = gemm_tile_packing_of<P, false, GemmPacks::a_columns>(height);
+            } else {
+              const int64_t step = gemm_copy_step(words);
+              t.ahead_group = words / kWidth;
+              t.copy = packed + (i + 1) % 2 * kGemmTileRows * step;
+              t.copy_rows = tile_rows + (i + 1 < longer);
+              t.copy_step = step;
+              tile = gemm_tile_of<Step, 2, true, true>(height);
+            }
+          } else if (i + 1 < tiles && args.trans_a) {  // A of the next tile, or of the next four, is fetched
+            if (in_place ? p == 0 : !copies && p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1)
+              gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));
+          } else if (i + 1 < tiles && p + 1 == (copies ? copy_panel : panel_count)) {  // a line each step
+            t.ahead = (const char*)(a_tile + height * args.lda);
+            t.ahead_step = 64;
+            t.ahead_group = (now * (int64_t)sizeof(T) + 63) / 64;
+            t.ahead_row = args.lda * (int64_t)sizeof(T);
+          }
+          if (!tile) {
+            if (cols > kWidth) tile = args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height);
+            else tile = args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height);
+          }
+          tile(t);
+          if (finish && !ends) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);
         }
         row += height;
       }

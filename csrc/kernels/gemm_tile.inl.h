@@ -11,8 +11,11 @@ constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWid
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
 // two and there is `more`), `word` one from a row, and Step::step is what a tile does with a word of A and a vector of B.
+// A tile can end in C of type Step::Out; kRounds: by an instruction, if Step::rounds says so of each vector.
 // kInMemory: a row's words lie in memory as they are.
 struct FmaStep {
+  using Out = float;
+  static constexpr bool kRounds = false;
   static inline Vec step(Vec a, Vec b, Vec sum) { return fma(a, b, sum); }
 };
 template <class T> struct FloatWords {
@@ -32,6 +35,10 @@ static inline Vec gemm_word(const char* p) {
   return set1(word);
 }
 
+// Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead where no
+// tile has.
+constexpr int64_t kGemmAhead = 8;
+
 // Cache lines that a tile may fetch for each k: as many as it takes of B.
 constexpr int64_t kGemmAheadLines = kGemmTileCols > 16 ? 2 : 1;
 
@@ -45,42 +52,141 @@ struct GemmTile {
   int64_t start_step;
   float* out;
   int64_t out_step, cols;
+  // Instead of `out`, where columns are whole vectors: C of type Step::Out = residual + (sums + bias) factor, each but C or null,
+  // in rows `c_step` apart. What goes through memory once more takes as long as 20 steps.
+  void* c;
+  const void *bias, *factor, *residual;
+  int64_t c_step;
   // What to fetch meanwhile, for each k: the cache line at `ahead` and, of two, the one `ahead_second` bytes on. Then on by
   // `ahead_step` bytes, and after `ahead_group` of these to the next row, `ahead_row` bytes from the last.
   const char* ahead;
   int64_t ahead_second, ahead_step, ahead_group, ahead_row;
   // Instead of that: the vector at `ahead` goes to `copy`, for `copy_rows` rows (then the last of them again), each
-  // `copy_step` floats on. What a copy waits for is hidden behind the arithmetic.
+  // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`. What they wait
+  // for is hidden behind the arithmetic. Of a transposed A there are `copy_rows` columns.
   float* copy;
   int64_t copy_rows, copy_step;
 };
 
-// One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or copied); otherwise the rows of
-// one k do (transposed as stored, or packed so).
-template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_tile(const GemmTile& t) {
-  const float *b = t.b, *start = t.start;
-  float* out = t.out;
-  const int64_t a_step = t.a_step, b_step = t.b_step, start_step = t.start_step, out_step = t.out_step;
-  const int64_t last = t.cols - (V - 1) * kWidth;  // columns in the last vector
-  // Rows are addressed as one of four pointers plus 0, 1 or 2 steps: twelve pointers would not fit the registers.
-  const char* a[4] = {t.a, t.a + (R > 3 ? 3 * a_step : 0), t.a + (R > 6 ? 6 * a_step : 0), t.a + (R > 9 ? 9 * a_step : 0)};
-  Vec sum[R][V];
-  if (!start) {
+// The sums at the start: from memory, or zero.
+template <int R, int V>
+static inline __attribute__((always_inline)) void gemm_sums_from(const GemmTile& t, int64_t last, Vec (&sum)[R][V]) {
+  if (!t.start) {
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(out + r * out_step, 1);  // written once the sums are ready
+      __builtin_prefetch(t.out + r * t.out_step, 1);  // written once the sums are ready
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[r][v] = zero();
     }
-  } else {
+    return;
+  }
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const float* row = start + r * start_step;
+  for (int r = 0; r < R; ++r) {
+    const float* row = t.start + r * t.start_step;
 #pragma GCC unroll 2
-      for (int v = 0; v < V - 1; ++v) sum[r][v] = load(row + v * kWidth);
-      sum[r][V - 1] = last == kWidth ? load(row + (V - 1) * kWidth) : load_n(row + (V - 1) * kWidth, last);
+    for (int v = 0; v < V - 1; ++v) sum[r][v] = load(row + v * kWidth);
+    sum[r][V - 1] = last == kWidth ? load(row + (V - 1) * kWidth) : load_n(row + (V - 1) * kWidth, last);
+  }
+}
+
+// Sums in registers -> C.
+template <class Step, int R, int V>
+static inline __attribute__((always_inline)) void gemm_end(const GemmTile& t, Vec (&sum)[R][V]) {
+  using Out = typename Step::Out;
+  Out* c = (Out*)t.c;
+  const int64_t step = t.c_step;
+  if (const Out* bias = (const Out*)t.bias) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      const Vec b = load(bias + v * kWidth);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) sum[r][v] = add(sum[r][v], b);
     }
   }
+  if (const Out* factor = (const Out*)t.factor) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = mul(sum[r][v], load(factor + r * step + v * kWidth));
+  }
+  if (const Out* residual = (const Out*)t.residual) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[r][v] = add(load(residual + r * step + v * kWidth), sum[r][v]);
+  }
+  if constexpr (Step::kRounds) {
+    bool can = true;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) can &= Step::rounds(sum[r][v]);
+    if (__builtin_expect(can, 1)) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) Step::store_rounded(c + r * step + v * kWidth, sum[r][v]);
+      return;
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) store(c + r * step + v * kWidth, sum[r][v]);
+}
+
+// Stores them.
+template <class Step, int R, int V>
+static inline __attribute__((always_inline)) void gemm_sums_to(const GemmTile& t, int64_t last, Vec (&sum)[R][V]) {
+  if (t.c) {
+    gemm_end<Step, R, V>(t, sum);
+    return;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    float* row = t.out + r * t.out_step;
+#pragma GCC unroll 2
+    for (int v = 0; v < V - 1; ++v) store(row + v * kWidth, sum[r][v]);
+    if (last == kWidth) store(row + (V - 1) * kWidth, sum[r][V - 1]);
+    else store_n(row + (V - 1) * kWidth, sum[r][V - 1], last);
+  }
+}
+
+// Where the words of A are that come next. Rows are addressed as one of four pointers plus 0, 1 or 2 steps: twelve pointers
+// would not fit the registers.
+template <int R> struct GemmRows {
+  const char* at[4];
+  int64_t step;
+};
+template <int R> static inline __attribute__((always_inline)) GemmRows<R> gemm_rows(const GemmTile& t) {
+  return {{t.a, t.a + (R > 3 ? 3 * t.a_step : 0), t.a + (R > 6 ? 6 * t.a_step : 0), t.a + (R > 9 ? 9 * t.a_step : 0)}, t.a_step};
+}
+
+// One word of each row times a vector or two of B.
+template <class Step, int R, int V, bool kRows>
+static inline __attribute__((always_inline)) void gemm_step(GemmRows<R>& a, const Vec (&column)[V], Vec (&sum)[R][V]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const Vec x = gemm_word(kRows ? a.at[r / 3] + r % 3 * a.step : a.at[0] + 4 * r);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[r][v] = Step::step(x, column[v], sum[r][v]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < (kRows ? (R + 2) / 3 : 1); ++i) {
+    a.at[i] += kRows ? 4 : a.step;
+    asm("" : "+r"(a.at[i]));  // or the compiler makes a pointer for every row again
+  }
+}
+
+// One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or
+// copied); otherwise the rows of one k do (transposed as stored, or packed so).
+template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_tile(const GemmTile& t) {
+  const float* b = t.b;
+  const int64_t b_step = t.b_step;
+  const int64_t last = t.cols - (V - 1) * kWidth;  // columns in the last vector
+  GemmRows<R> a = gemm_rows<R>(t);
+  Vec sum[R][V];
+  gemm_sums_from<R, V>(t, last, sum);
   const char* ahead_row = t.ahead;
   float* copy_row = t.copy;
   int64_t rows_left = t.copy_rows;
@@ -102,17 +208,7 @@ template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_t
         if (kGemmAheadLines > 1) __builtin_prefetch(ahead + ahead_second, 0, 2);
         ahead += ahead_step;
       }
-#pragma GCC unroll 16
-      for (int r = 0; r < R; ++r) {
-        const Vec x = gemm_word(kRows ? a[r / 3] + r % 3 * a_step : a[0] + 4 * r);
-#pragma GCC unroll 2
-        for (int v = 0; v < V; ++v) sum[r][v] = Step::step(x, column[v], sum[r][v]);
-      }
-#pragma GCC unroll 4
-      for (int i = 0; i < (kRows ? (R + 2) / 3 : 1); ++i) {
-        a[i] += kRows ? 4 : a_step;
-        asm("" : "+r"(a[i]));  // or the compiler makes a pointer for every row again
-      }
+      gemm_step<Step, R, V, kRows>(a, column, sum);
       b += b_step;
     }
     if (!kCopies || --rows_left > 0) {
@@ -120,14 +216,90 @@ template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_t
       if (kCopies) copy_row += t.copy_step;
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    float* row = out + r * out_step;
+  gemm_sums_to<Step, R, V>(t, last, sum);
+}
+
+// Four words of four rows, `step` bytes apart (`last` is the fourth), turned: into 4 columns of a panel.
+typedef float GemmQuad __attribute__((vector_size(16)));
+static inline GemmQuad gemm_quad(const char* p) {
+  GemmQuad q;
+  memcpy(&q, p, sizeof q);
+  return q;
+}
+static inline __attribute__((always_inline)) void gemm_turn_quad(const char* src, const char* last, int64_t step, float* dst) {
+  const GemmQuad r0 = gemm_quad(src), r1 = gemm_quad(src + step), r2 = gemm_quad(src + 2 * step), r3 = gemm_quad(last);
+  const GemmQuad low = __builtin_shufflevector(r0, r1, 0, 4, 1, 5), low2 = __builtin_shufflevector(r2, r3, 0, 4, 1, 5);
+  const GemmQuad high = __builtin_shufflevector(r0, r1, 2, 6, 3, 7), high2 = __builtin_shufflevector(r2, r3, 2, 6, 3, 7);
+  const GemmQuad turned[4] = {
+      __builtin_shufflevector(low, low2, 0, 1, 4, 5), __builtin_shufflevector(low, low2, 2, 3, 6, 7),
+      __builtin_shufflevector(high, high2, 0, 1, 4, 5), __builtin_shufflevector(high, high2, 2, 3, 6, 7)};
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) memcpy(dst + i * kGemmTileCols, &turned[i], sizeof turned[i]);
+}
+
+// What a whole tile may pack for later while it computes, a step of K at a time: the next whole panel of B, of rows as they are
+// used or of a transposed B, or the words of A's next tile where A is transposed.
+enum class GemmPacks { b_rows, b_turned, a_columns };
+// So many steps before it is taken up, a line is asked for; of a transposed B a panel before, too.
+constexpr int64_t kGemmPackAhead = kWidth == 16 ? 16 : 48;
+
+// B is turned in blocks of 4 x 4, two a step: four registers are enough, and the units for shuffles are idle. 16 words of four
+// rows are finished at a time, so that rows that share cache sets do no harm; K is whole 16s of words.
+template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_packing(const GemmTile& t) {
+  using Step = typename P::Step;
+  using T = typename P::Element;
+  const float* b = t.b;
+  const int64_t b_step = t.b_step, step = t.ahead_row, ld = step / (int64_t)sizeof(T), count = t.copy_rows;
+  GemmRows<R> a = gemm_rows<R>(t);
+  Vec sum[R][2];
+  gemm_sums_from<R, 2>(t, kWidth, sum);
+  const char *src = t.ahead, *fourth = t.ahead + 3 * step;
+  float* dst = t.copy;
+  if constexpr (kPacks == GemmPacks::b_turned) {
+    for (int64_t left = t.depth; left > 0; left -= 16) {
+      for (int group = 0; group < 8; ++group) {
 #pragma GCC unroll 2
-    for (int v = 0; v < V - 1; ++v) store(row + v * kWidth, sum[r][v]);
-    if (last == kWidth) store(row + (V - 1) * kWidth, sum[r][V - 1]);
-    else store_n(row + (V - 1) * kWidth, sum[r][V - 1], last);
+        for (int half = 0; half < 2; ++half) {
+          const Vec column[2] = {load(b), load(b + kWidth)};
+          __builtin_prefetch(src + half * step + 64, 0, 2);
+          __builtin_prefetch((half ? fourth : src + 2 * step) + 64, 0, 2);
+          __builtin_prefetch(src + (32 + half) * step, 0, 2);  // the panel after
+          __builtin_prefetch(half ? fourth + 32 * step : src + 34 * step, 0, 2);
+          gemm_turn_quad(src + 32 * half, fourth + 32 * half, step, dst + 8 * half * kGemmTileCols);
+          gemm_step<Step, R, 2, kRows>(a, column, sum);
+          gemm_turn_quad(src + 32 * half + 16, fourth + 32 * half + 16, step, dst + (8 * half + 4) * kGemmTileCols);
+          b += b_step;
+        }
+        src += 4 * step;
+        fourth += 4 * step;
+        dst += 4;
+      }
+      src -= 32 * step - 64;
+      fourth -= 32 * step - 64;
+      dst += 15 * kGemmTileCols;
+    }
+  } else {
+    const char* ahead = src + kGemmPackAhead * P::kPer * step;
+    for (int64_t k = t.depth; k > 0; --k) {
+      const Vec column[2] = {load(b), load(b + kWidth)};
+      __builtin_prefetch(ahead, 0, 2);
+      if (kGemmAheadLines > 1) __builtin_prefetch(ahead + (P::kPer == 2 ? step : 64), 0, 2);
+      ahead += P::kPer * step;
+      const T* row = (const T*)src;
+      if constexpr (kPacks == GemmPacks::a_columns) {
+        store(dst, P::across(row, ld, true, count));
+        dst += kGemmPackedRows;
+      } else {
+        store(dst, P::across(row, ld, true, kWidth));
+        store(dst + kWidth, P::across(row + kWidth, ld, true, kWidth));
+        dst += kGemmTileCols;
+      }
+      gemm_step<Step, R, 2, kRows>(a, column, sum);
+      b += b_step;
+      src += P::kPer * step;
+    }
   }
+  gemm_sums_to<Step, R, 2>(t, kWidth, sum);
 }
 
 using GemmTileFn = void (*)(const GemmTile&);
@@ -139,6 +311,23 @@ template <class Step, int V, bool kRows, bool kCopies = false> static inline Gem
                                            MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
 #undef MG_ROWS
   return table[rows - 1];
+}
+// Tiles that pack are the four highest, where words are in memory and registers are left; null otherwise.
+constexpr int64_t kGemmPackingHeights = 4;
+template <class P, bool kRows, GemmPacks kPacks> static inline GemmTileFn gemm_tile_packing_of(int64_t rows) {
+  constexpr bool kEnough = kPacks == GemmPacks::b_turned ? kWidth == 16 : kWidth >= 8;
+  if constexpr (P::kInMemory && kEnough && kGemmPackedRows == kWidth) {
+    static constexpr GemmTileFn table[4] = {
+        &gemm_tile_packing<P, kGemmTileRows - 3, kRows, kPacks>, &gemm_tile_packing<P, kGemmTileRows - 2, kRows, kPacks>,
+        &gemm_tile_packing<P, kGemmTileRows - 1, kRows, kPacks>, &gemm_tile_packing<P, kGemmTileRows, kRows, kPacks>};
+    return rows > kGemmTileRows - kGemmPackingHeights ? table[rows - (kGemmTileRows - 3)] : nullptr;
+  }
+  return nullptr;
+}
+template <class P> static inline GemmTileFn gemm_tile_packing_b(int64_t rows, bool trans_a, bool trans_b) {
+  if (trans_a)
+    return trans_b ? gemm_tile_packing_of<P, false, GemmPacks::b_turned>(rows) : gemm_tile_packing_of<P, false, GemmPacks::b_rows>(rows);
+  return trans_b ? gemm_tile_packing_of<P, true, GemmPacks::b_turned>(rows) : gemm_tile_packing_of<P, true, GemmPacks::b_rows>(rows);
 }
 
 // rows[i] is vector i of a kWidth x kWidth block; afterwards vector i holds lane i of each. A template only so that the

@@ -8,22 +8,25 @@
 namespace mg {
 
 // A strip of C: the panels of B for `cols` columns and `depth` words of K stay in L2 (512 KiB), past which the rows of A
-// stream. Deep and narrow, because C is read and written once for each block of K; but every strip copies A anew where A is
-// copied at all, so there wide and less deep. Cutting K keeps the chain of fma: the partial sum is stored and reloaded.
+// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where packing A, which
+// each strip does anew, is dear, or a packed tile would fill L1. Cutting K keeps the chain of fma: the partial sum is stored
+// and reloaded.
 struct GemmStrip {
   int64_t depth, cols;
 };
-constexpr GemmStrip kGemmStrips[] = {{1024, 128}, {512, 256}};  // where A stays in place, where it is copied
+constexpr GemmStrip kGemmStrips[] = {{1024, 128}, {512, 256}};  // the second for some transposed A
 // Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
 constexpr int64_t kGemmRowStep = 12;
 constexpr int64_t kGemmColStep = 32;
 // Rows of A that are packed together: four tiles of 12 rows, each filled up to 16 (8 or 16 smaller tiles).
 constexpr int64_t kGemmPackTileRows = 64;
-// 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to
-// balance; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
+// 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to balance, 16
+// where each still has 2^23; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
 constexpr int kGemmShareLog2 = 18;
+constexpr int kGemmLargeShareLog2 = 23;
 constexpr int kGemmBlockLog2 = 17;
 constexpr int64_t kGemmManyShares = 8;
+constexpr int64_t kGemmMoreShares = 16;
 constexpr int64_t kGemmMaxShares = 64;
 // Blocks no smaller than this: a panel of B is used by at least 48 rows, a tile of A by at least 64 columns. Half of it
 // where all would be one share otherwise.
@@ -54,16 +57,20 @@ static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64
     return grid;
   }
   double want = work / share;
-  if (want > (double)kGemmManyShares) want = (double)kGemmManyShares;
+  if (want > (double)kGemmManyShares) {
+    want = work / (double)((int64_t)1 << kGemmLargeShareLog2);
+    want = want < (double)kGemmManyShares ? (double)kGemmManyShares : want > (double)kGemmMoreShares ? (double)kGemmMoreShares : want;
+  }
   const double large = (double)m * (double)n / (double)((int64_t)1 << kGemmBlockLog2);
   if (work / share > large && large > want) want = large;
   if (want > (double)kGemmMaxShares) want = (double)kGemmMaxShares;
   if (batch > 1) want = want * 2 / (double)batch;  // the batch already gives shares
+  // Columns before rows, up to twice as many rows: a panel of B is packed for the rows of its block.
   while (2 * grid.row_blocks * grid.col_blocks <= (int64_t)want) {
     const int64_t rows = m / grid.row_blocks, cols = n / grid.col_blocks;
     const int64_t least = grid.row_blocks * grid.col_blocks == 1 ? 1 : 2;
     const bool split_rows = rows >= least * kGemmMinRows, split_cols = cols >= least * kGemmMinCols;
-    if (split_rows && (rows > cols || !split_cols)) grid.row_blocks *= 2;
+    if (split_rows && (rows > 2 * cols || !split_cols)) grid.row_blocks *= 2;
     else if (split_cols) grid.col_blocks *= 2;
     else break;
   }
@@ -112,7 +119,7 @@ template <class T> static inline bool gemm_sums_aside(const GemmArgs<T>& args) {
 }
 
 // Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut; for either strip,
-// and for words of one element or two.
+// and for words of one element, which need more.
 struct GemmScratch {
   int64_t panels, tile, partial, partial_step;
 };

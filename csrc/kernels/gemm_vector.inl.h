@@ -1,11 +1,11 @@
-// What follows the sums (bias, activation, residual), and the product of a few rows with a transposed B.
+// What follows the sums (bias, activation, residual, or a factor), and the product of a few rows with a transposed B.
 template <class T> struct GemmEpilogue {
-  const T *bias, *residual;
-  T *pre, *c;
+  const T *bias, *residual, *factor;
+  T *slope, *c;
   float* sums;  // where C is as wide as the sums, C; else null
   int64_t ldc;
   Act act;
-  bool any;     // the sums are not yet C
+  bool any;  // the sums are not yet C
 };
 
 static inline float* gemm_sums(const GemmArgs<float>& args) { return args.c; }
@@ -14,9 +14,9 @@ static inline float* gemm_sums(const GemmArgs<bf16>& args) { return args.wide_c;
 template <class T> static inline GemmEpilogue<T> gemm_epilogue(const GemmArgs<T>& args, int64_t batch) {
   const int64_t at = batch * args.stride_c;
   float* sums = gemm_sums(args);
-  return {args.bias, args.residual ? args.residual + at : nullptr, args.pre ? args.pre + at : nullptr,
-          args.c ? args.c + at : nullptr, sums ? sums + at : nullptr, args.ldc, args.act,
-          args.bias || args.residual || args.pre || args.act != Act::none || !sums};
+  return {args.bias, args.residual ? args.residual + at : nullptr, args.factor ? args.factor + at : nullptr,
+          args.slope ? args.slope + at : nullptr, args.c ? args.c + at : nullptr, sums ? sums + at : nullptr, args.ldc, args.act,
+          args.bias || args.residual || args.factor || args.slope || args.act != Act::none || !sums};
 }
 
 // Sums of rows row .. row + rows and columns col .. col + cols go to C. The residual is read before C is written: they
@@ -24,17 +24,22 @@ template <class T> static inline GemmEpilogue<T> gemm_epilogue(const GemmArgs<T>
 template <class T>
 static void gemm_finish(const GemmEpilogue<T>& e, const float* sums, int64_t step, int64_t row, int64_t rows, int64_t col,
                         int64_t cols) {
-  const T *bias = e.bias ? e.bias + col : nullptr, *residual = e.residual;
-  T *pre = e.pre, *c = e.c;
-  float* wide = kNarrow<T> ? e.sums : nullptr;
   with_act(e.act, [&](auto kind) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = (row + r) * e.ldc + col;
-      each_vec(0, cols, [&](int64_t j, auto part) {
-        Vec x = get(sums + r * step + j, part);
+    // Here, or they are read again from what the lambda refers to after every store.
+    const T *bias = e.bias ? e.bias + col : nullptr, *residual = e.residual, *factor = e.factor;
+    T *slope = e.slope, *c = e.c;
+    float* wide = kNarrow<T> ? e.sums : nullptr;
+    const float* const of = sums;
+    const int64_t ldc = e.ldc, height = rows, width = cols, of_step = step;
+    for (int64_t r = 0; r < height; ++r) {
+      const int64_t at = (row + r) * ldc + col;
+      each_vec(0, width, [&](int64_t j, auto part) {
+        Vec x = get(of + r * of_step + j, part);
         if (bias) x = add(x, get(bias + j, part));
-        if (pre) put(pre + at + j, x, part);
-        x = apply_act(kind.value, x);
+        if (factor) x = mul(x, get(factor + at + j, part));
+        const ActPair pair = act_pair<kNarrow<T>>(kind.value, x);  // one exponential serves both
+        if (slope) put(slope + at + j, pair.slope, part);
+        x = pair.value;
         if (residual) x = add(get(residual + at + j, part), x);
         if (kNarrow<T> && wide) put(wide + at + j, x, part);
         else put(c + at + j, x, part);

@@ -146,7 +146,7 @@ static inline QTileFn q_tile_of(QType type, int64_t rows) {
 
 template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& args) {
   GemmArgs<T> gemm = {};
-  gemm.c = args.c, gemm.wide_c = args.wide_c, gemm.bias = args.bias, gemm.residual = args.residual, gemm.pre = args.pre;
+  gemm.c = args.c, gemm.wide_c = args.wide_c, gemm.bias = args.bias, gemm.residual = args.residual, gemm.slope = args.slope;
   gemm.ldc = args.w.n, gemm.act = args.act;
   return gemm_epilogue(gemm, 0);
 }

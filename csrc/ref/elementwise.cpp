@@ -12,33 +12,6 @@ constexpr double kSqrt2OverPi = 0.79788456080286535588, kCubic = 0.044715;
 
 double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
-double activate(Act act, double x) {
-  switch (act) {
-    case Act::none: return x;
-    case Act::gelu: return 0.5 * x * std::erfc(-x * kSqrtHalf);
-    case Act::gelu_tanh: return 0.5 * x * (1.0 + std::tanh(kSqrt2OverPi * (x + kCubic * x * x * x)));
-    case Act::relu: return x <= 0.0 ? 0.0 : x;
-    case Act::relu2: return x <= 0.0 ? 0.0 : x * x;
-    case Act::silu: return x * sigmoid(x);
-  }
-  return x;
-}
-
-double slope(Act act, double x) {
-  switch (act) {
-    case Act::none: return 1.0;
-    case Act::gelu: return 0.5 * std::erfc(-x * kSqrtHalf) + x * kInvSqrt2Pi * std::exp(-0.5 * x * x);
-    case Act::gelu_tanh: {
-      const double t = std::tanh(kSqrt2OverPi * (x + kCubic * x * x * x));
-      return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * kSqrt2OverPi * (1.0 + 3.0 * kCubic * x * x);
-    }
-    case Act::relu: return x <= 0.0 ? 0.0 : 1.0;
-    case Act::relu2: return x <= 0.0 ? 0.0 : 2.0 * x;
-    case Act::silu: return sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)));
-  }
-  return 1.0;
-}
-
 double apply(Unary op, double x) {
   switch (op) {
     case Unary::neg: return -x;
@@ -61,23 +34,50 @@ void put(double& to, double value, bool accumulate) { to = accumulate ? to + val
 
 }  // namespace
 
+double act_value(Act act, double x) {
+  switch (act) {
+    case Act::none: return x;
+    case Act::gelu: return 0.5 * x * std::erfc(-x * kSqrtHalf);
+    case Act::gelu_tanh: return 0.5 * x * (1.0 + std::tanh(kSqrt2OverPi * (x + kCubic * x * x * x)));
+    case Act::relu: return x <= 0.0 ? 0.0 : x;
+    case Act::relu2: return x <= 0.0 ? 0.0 : x * x;
+    case Act::silu: return x * sigmoid(x);
+  }
+  return x;
+}
+
+double act_slope(Act act, double x) {
+  switch (act) {
+    case Act::none: return 1.0;
+    case Act::gelu: return 0.5 * std::erfc(-x * kSqrtHalf) + x * kInvSqrt2Pi * std::exp(-0.5 * x * x);
+    case Act::gelu_tanh: {
+      const double t = std::tanh(kSqrt2OverPi * (x + kCubic * x * x * x));
+      return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * kSqrt2OverPi * (1.0 + 3.0 * kCubic * x * x);
+    }
+    case Act::relu: return x <= 0.0 ? 0.0 : 1.0;
+    case Act::relu2: return x <= 0.0 ? 0.0 : 2.0 * x;
+    case Act::silu: return sigmoid(x) * (1.0 + x * (1.0 - sigmoid(x)));
+  }
+  return 1.0;
+}
+
 void act(const ActArgs<double>& args, const Share&) {
-  for (int64_t i = 0; i < args.n; ++i) put(args.y[i], activate(args.act, args.x[i]), args.accumulate);
+  for (int64_t i = 0; i < args.n; ++i) put(args.y[i], act_value(args.act, args.x[i]), args.accumulate);
 }
 
 void act_backward(const ActArgs<double>& args, const Share&) {
-  for (int64_t i = 0; i < args.n; ++i) put(args.y[i], args.dy[i] * slope(args.act, args.x[i]), args.accumulate);
+  for (int64_t i = 0; i < args.n; ++i) put(args.y[i], args.dy[i] * act_slope(args.act, args.x[i]), args.accumulate);
 }
 
 void glu(const GluArgs<double>& args, const Share&) {
-  for (int64_t i = 0; i < args.n; ++i) args.y[i] = activate(args.act, args.gate[i]) * args.up[i];
+  for (int64_t i = 0; i < args.n; ++i) args.y[i] = act_value(args.act, args.gate[i]) * args.up[i];
 }
 
 void glu_backward(const GluArgs<double>& args, const Share&) {
   for (int64_t i = 0; i < args.n; ++i) {
     const double dy = args.dy[i], gate = args.gate[i];
-    const double dgate = args.dgate ? dy * args.up[i] * slope(args.act, gate) : 0.0;
-    if (args.dup) put(args.dup[i], dy * activate(args.act, gate), args.accumulate_dup);
+    const double dgate = args.dgate ? dy * args.up[i] * act_slope(args.act, gate) : 0.0;
+    if (args.dup) put(args.dup[i], dy * act_value(args.act, gate), args.accumulate_dup);
     if (args.dgate) put(args.dgate[i], dgate, args.accumulate_dgate);
   }
 }

@@ -1,23 +1,7 @@
-#include <cmath>
-
 #include "kernels/gemm_tiles.h"
 #include "ref/ref.h"
 
 namespace mg::ref {
-
-// Also of quantized products.
-double epilogue_act(Act act, double x);
-double epilogue_act(Act act, double x) {
-  switch (act) {
-    case Act::none: return x;
-    case Act::gelu: return 0.5 * x * std::erfc(-x * 0.70710678118654752440);
-    case Act::gelu_tanh: return 0.5 * x * (1.0 + std::tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
-    case Act::relu: return x > 0.0 ? x : 0.0;
-    case Act::relu2: return x > 0.0 ? x * x : 0.0;
-    case Act::silu: return x / (1.0 + std::exp(-x));
-  }
-  return x;
-}
 
 void gemm(const GemmArgs<double>& args, const Share& share) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
@@ -36,8 +20,9 @@ void gemm(const GemmArgs<double>& args, const Share& share) {
           sum += x * y;
         }
         if (args.bias) sum += args.bias[j];
-        if (args.pre) args.pre[at] = sum;
-        sum = epilogue_act(args.act, sum);
+        if (args.factor) sum *= args.factor[at];
+        if (args.slope) args.slope[at] = act_slope(args.act, sum);
+        sum = act_value(args.act, sum);
         if (args.residual) sum += args.residual[at];
         args.c[at] = sum;
       }

@@ -6,8 +6,6 @@
 
 namespace mg::ref {
 
-double epilogue_act(Act act, double x);  // gemm.cpp
-
 namespace {
 struct Place {  // where a row's word and numbers lie among the tiles
   int64_t first, height, row;
@@ -123,8 +121,8 @@ void qgemm(const QGemmArgs<double>& args, const Share&) {
       }
       const int64_t to = i * w.n + n;
       if (args.bias) y += args.bias[n];
-      if (args.pre) args.pre[to] = y;
-      y = epilogue_act(args.act, y);
+      if (args.slope) args.slope[to] = act_slope(args.act, y);
+      y = act_value(args.act, y);
       if (args.residual) y += args.residual[to];
       args.c[to] = y;
     }

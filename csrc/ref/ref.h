@@ -8,6 +8,10 @@ namespace mg::ref {
 MG_KERNELS(X)
 #undef X
 
+// An activation and its derivative.
+double act_value(Act act, double x);
+double act_slope(Act act, double x);
+
 const KernelTable<double>& table();
 
 }  // namespace mg::ref

@@ -2,6 +2,11 @@
 // kernels/gemm_tile.inl.h). A word holds k (low half) and k + 1; beyond the end of K both factors are zero. The instruction
 // reads denormals as zero.
 struct PairStep {
+  // A tile can leave its sums as bf16, if no lane is denormal: the instruction would round it to zero.
+  static constexpr bool kRounds = true;
+  static inline bool rounds(Vec a) { return _mm512_fpclass_ps_mask(a.v, 0x20) == 0; }
+  static inline void store_rounded(bf16* p, Vec a) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(a.v)); }
+  using Out = bf16;
   static inline Vec step(Vec a, Vec b, Vec sum) {
     return {_mm512_dpbf16_ps(sum.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_castps_si512(b.v))};
   }

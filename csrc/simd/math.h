@@ -108,8 +108,10 @@ template <bool kRounded> static inline Normal normal_of(Vec x) {
   const Vec tail = mul(density, mul(u, horner(u, c)));
   return {select(lt(x, zero()), tail, sub(one, tail)), density};
 }
-template <bool kRounded> static inline Vec gelu_tanh_gate(Vec x) {
-  return sigmoid<kRounded>(mul(x, fma(mul(x, x), set1(kGeluB), set1(kGeluA))));
+// The exponent has a rounding of its own size anyway, so it is taken in base 2 for every type.
+static inline Vec gelu_tanh_gate(Vec x) {
+  const Vec one = set1(1.0f), exponent = mul(x, fma(mul(x, x), set1(-kGeluB * kLog2E), set1(-kGeluA * kLog2E)));
+  return div(one, add(one, power_of_two(min(set1(128.0f), exponent))));
 }
 
 // An activation at x and its derivative there; whichever is not used is not computed.
@@ -126,7 +128,7 @@ template <bool kRounded = false> static inline ActPair act_pair(Act act, Vec x) 
     }
     case Act::gelu_tanh: {
       const Vec t = clamp(x, -12.0f, 12.0f);  // the gate is 0 or 1 beyond, and x^3 would overflow
-      const Vec gate = gelu_tanh_gate<kRounded>(t), slope = fma(mul(t, t), set1(3.0f * kGeluB), set1(kGeluA));
+      const Vec gate = gelu_tanh_gate(t), slope = fma(mul(t, t), set1(3.0f * kGeluB), set1(kGeluA));
       return {mul(x, gate), fma(mul(mul(t, gate), sub(one, gate)), slope, gate)};
     }
     case Act::relu: return {max(zero(), x), select(le(x, zero()), zero(), one)};  // slope 0 at the kink

@@ -34,18 +34,18 @@ struct Shape {
 };
 
 struct Options {
-  bool trans_a = false, trans_b = false, accumulate = false, bias = false, pre = false, residual = false;
-  bool residual_is_c = false;
+  bool trans_a = false, trans_b = false, accumulate = false, bias = false, slope = false, residual = false;
+  bool residual_is_c = false, factor = false;
   Act act = Act::none;
   int64_t pad = 0;  // extra elements from row to row
 };
 
-// The operands of one product, and C and pre between guards.
+// The operands of one product, and C and the slopes between guards.
 struct Problem {
   Shape shape;
   Options options;
   int64_t lda, ldb, ldc, size_a, size_b, size_c;
-  std::vector<float> a, b, bias, residual, c, pre;
+  std::vector<float> a, b, bias, residual, factor, c, slope;
 
   Problem(Shape s, Options o) : shape(s), options(o) {
     const int64_t rows_a = o.trans_a ? s.k : s.m, rows_b = o.trans_b ? s.n : s.k;
@@ -59,8 +59,9 @@ struct Problem {
     if (a.empty()) a.reserve(1);  // empty arrays have an address, as the pool's have
     if (b.empty()) b.reserve(1);
     bias = uniform((size_t)s.n, 3), residual = uniform((size_t)(s.batch * size_c), 4);
+    factor = uniform((size_t)(s.batch * size_c), 6);
     c = guarded(uniform((size_t)(s.batch * size_c), 5));
-    pre = guarded(std::vector<float>((size_t)(s.batch * size_c), 0.25f));
+    slope = guarded(std::vector<float>((size_t)(s.batch * size_c), 0.25f));
   }
 
   // Guards before, after, and between rows.
@@ -86,7 +87,8 @@ struct Problem {
     GemmArgs<float> g = {};
     g.a = a.data(), g.b = b.data(), g.c = c.data() + kGuardFloats;
     if (options.bias) g.bias = bias.data();
-    if (options.pre) g.pre = pre.data() + kGuardFloats;
+    if (options.slope) g.slope = slope.data() + kGuardFloats;
+    if (options.factor) g.factor = factor.data();
     if (options.residual) g.residual = residual.data();
     if (options.residual_is_c) g.residual = g.c;
     g.m = shape.m, g.n = shape.n, g.k = shape.k, g.lda = lda, g.ldb = ldb, g.ldc = ldc;
@@ -115,11 +117,11 @@ std::vector<double> widen(const std::vector<float>& x) { return {x.begin(), x.en
 
 // Compares with the reference and with |A||B|, which bounds the error: (K + 3) rounding errors of 2^-24 each relative
 // to the sum of magnitudes, and what the activation adds (its slope is at most 1.13, its own error a few ulps; relu2 has
-// slope 2 |x|).
+// slope 2 |x|). The slope's own slope is at most 1 (relu2: 2), its error a few ulps of 1 + |x|; relu's is 0 or 1.
 void check(const mg::Target& target, const Shape& shape, const Options& options) {
   Problem p(shape, options);
-  std::vector<double> a = widen(p.a), b = widen(p.b), c = widen(p.c), pre = widen(p.pre), bias = widen(p.bias);
-  std::vector<double> residual = widen(p.residual);
+  std::vector<double> a = widen(p.a), b = widen(p.b), c = widen(p.c), slope = widen(p.slope), bias = widen(p.bias);
+  std::vector<double> residual = widen(p.residual), factor = widen(p.factor);
   const std::vector<double> c_before = c;
   const GemmArgs<float> args = p.args();
   GemmArgs<double> wide = {};
@@ -128,7 +130,8 @@ void check(const mg::Target& target, const Shape& shape, const Options& options)
   wide.trans_a = args.trans_a, wide.trans_b = args.trans_b, wide.accumulate = args.accumulate, wide.act = args.act;
   wide.a = a.data(), wide.b = b.data(), wide.c = c.data() + kGuardFloats;
   if (args.bias) wide.bias = bias.data();
-  if (args.pre) wide.pre = pre.data() + kGuardFloats;
+  if (args.slope) wide.slope = slope.data() + kGuardFloats;
+  if (args.factor) wide.factor = factor.data();
   if (options.residual) wide.residual = residual.data();
   if (options.residual_is_c) wide.residual = wide.c;
   const mg::Plan plan = mg::plan_gemm(wide);
@@ -139,18 +142,23 @@ void check(const mg::Target& target, const Shape& shape, const Options& options)
   for (int64_t q = 0; q < shape.batch; ++q) {
     for (int64_t i = 0; i < shape.m; ++i) {
       for (int64_t j = 0; j < shape.n; ++j) {
-        double sum = 0.0;
+        double sum = 0.0, exact = options.bias ? bias[(size_t)j] : 0.0;
         for (int64_t k = 0; k < shape.k; ++k) {
           const double x = a[(size_t)(q * p.size_a + (options.trans_a ? k * p.lda + i : i * p.lda + k))];
           const double y = b[(size_t)(q * p.size_b + (options.trans_b ? j * p.ldb + k : k * p.ldb + j))];
-          sum += std::fabs(x * y);
+          sum += std::fabs(x * y), exact += x * y;
         }
         const size_t at = (size_t)(kGuardFloats + q * p.size_c + i * p.ldc + j);
         if (options.accumulate) sum += std::fabs(c_before[at]);
         if (options.bias) sum += std::fabs(bias[(size_t)j]);
         const double unit = std::ldexp(1.0, -24), steps = (double)shape.k + 3.0;
-        if (options.pre) worst = std::fmax(worst, std::fabs(p.pre[at] - pre[at]) / (steps * unit * sum + 1e-37));
         double bound = steps * unit * sum;
+        if (options.slope && !(options.act == Act::relu && std::fabs(exact) <= bound)) {
+          double off = options.act == Act::none || options.act == Act::relu ? 0.0 : bound + 16.0 * unit * (1.0 + std::fabs(exact));
+          if (options.act == Act::relu2) off *= 2.0;
+          worst = std::fmax(worst, std::fabs(p.slope[at] - slope[at]) / (off + 1e-37));
+        }
+        if (options.factor) bound = (bound + 2.0 * unit * sum) * std::fabs(factor[at - kGuardFloats]);
         if (options.act == Act::relu2) bound *= 2.0 * sum + 1.0;
         else if (options.act != Act::none) bound = 1.13 * bound + 16.0 * unit * sum;
         if (options.residual) bound += 2.0 * unit * std::fabs(residual[at - kGuardFloats]);
@@ -165,7 +173,7 @@ void check(const mg::Target& target, const Shape& shape, const Options& options)
                  << shape.batch << ", trans " << options.trans_a << options.trans_b << ", act " << (int)options.act);
   CHECK(worst <= 1.0);
   CHECK(p.guards_hold(p.c));
-  CHECK(p.guards_hold(p.pre));
+  CHECK(p.guards_hold(p.slope));
 }
 
 template <class F> void for_each_target(F body) {
@@ -186,7 +194,7 @@ TEST_CASE("gemm: shapes and transpositions") {
       {4, 33, 16},    {5, 32, 31},   {6, 16, 8},    {7, 17, 9},       {11, 31, 13},    {12, 32, 64},   {13, 33, 17},
       {16, 28, 16},   {16, 64, 16},  {17, 31, 127}, {24, 63, 40},     {25, 65, 41},    {37, 128, 100}, {127, 129, 131},
       {50, 200, 300}, {1, 300, 513}, {130, 257, 5}, {12, 15, 600},    {3, 4, 5, 7},    {1, 1, 3, 200}, {9, 20, 30, 3},
-      {0, 4, 4, 2},   {4, 4, 4, 0},  {33, 47, 259}, {64, 300, 257, 2}};
+      {0, 4, 4, 2},   {4, 4, 4, 0},  {33, 47, 259}, {64, 300, 257, 2}, {24, 1100, 1056}};
   for_each_target([&](const mg::Target& target) {
     for (const Shape& shape : shapes) {
       for_each_transposition([&](bool trans_a, bool trans_b) {
@@ -214,7 +222,7 @@ TEST_CASE("gemm: every height and width of a tile") {
   });
 }
 
-TEST_CASE("gemm: bias, activation, residual, pre") {
+TEST_CASE("gemm: bias, activation, residual, slope, factor") {
   const Shape shapes[] = {{3, 7, 65}, {1, 40, 24}, {17, 31, 0}, {17, 70, 31}, {14, 35, 600, 2}, {2, 300, 300}};
   for_each_target([&](const mg::Target& target) {
     for (const Shape& shape : shapes) {
@@ -223,12 +231,17 @@ TEST_CASE("gemm: bias, activation, residual, pre") {
           for_each_transposition([&](bool trans_a, bool trans_b) {
             Options options;
             options.trans_a = trans_a, options.trans_b = trans_b, options.act = act, options.pad = bits % 3;
-            options.bias = bits & 1, options.pre = bits & 2;
+            options.bias = bits & 1, options.slope = bits & 2;
             options.residual = (bits >> 2) == 1, options.residual_is_c = (bits >> 2) == 2;
             check(target, shape, options);
           });
         }
       }
+      for_each_transposition([&](bool trans_a, bool trans_b) {
+        Options options;
+        options.trans_a = trans_a, options.trans_b = trans_b, options.factor = true;
+        check(target, shape, options);
+      });
     }
   });
 }

@@ -124,6 +124,31 @@ TEST_CASE("gemm bf16: shapes, odd depths, transpositions, wide and narrow result
   });
 }
 
+TEST_CASE("gemm bf16: strips and panels that are packed while others are in use") {
+  for_each_target([&](const mg::Target& target) {
+    for (int flags = 0; flags < 8; ++flags) {
+      Problem p(18, 1100, 1056, flags);  // shares of more than one strip, where A is transposed also more than one block of K
+      run(target, p.args());
+      INFO("target " << target.name << ", flags " << flags);
+      CHECK(worst(p) <= 1.0);
+      CHECK(p.guards_hold());
+    }
+  });
+}
+
+TEST_CASE("gemm bf16: adding a product of nothing keeps C, denormals too") {
+  for_each_target([&](const mg::Target& target) {
+    for (int flags = 8; flags < 12; ++flags) {
+      Problem p(24, 96, 0, flags);
+      for (int64_t i = 0; i < 24 * 96; ++i) p.c[(size_t)(kGuard + i)].bits = (uint16_t)((i % 0x100) | (i % 2) << 15);
+      const std::vector<bf16> before = p.c;
+      run(target, p.args());
+      INFO("target " << target.name << ", flags " << flags);
+      CHECK(std::memcmp(before.data(), p.c.data(), before.size() * sizeof(bf16)) == 0);
+    }
+  });
+}
+
 TEST_CASE("gemm bf16: a row alone has the bits of a row among many, in any order of shares") {
   for_each_target([&](const mg::Target& target) {
     for (int64_t k : {31, 64, 1024, 1100}) {

@@ -145,19 +145,19 @@ TEST_CASE("products of every type") {
           CHECK(rows.starts == right.starts);
         }
         if (unit) std::fill(right.scales.begin(), right.scales.end(), 1.0f);  // integers below 2^24: no tolerance
-        Buffer c = Buffer::output(s.m * s.n), pre = Buffer::output(s.m * s.n);
+        Buffer c = Buffer::output(s.m * s.n), slope = Buffer::output(s.m * s.n);
         const auto make = [&](auto t) {
           using T = decltype(t);
           QGemmArgs<T> args{};
           args.w = weight.w;
           args.codes = right.codes.data(), args.scales = right.scales.data(), args.starts = right.starts.data();
           args.c = c.as<T>(), args.m = s.m, args.act = unit ? Act::none : Act::silu;
-          if (!unit) args.bias = bias.as<T>(), args.residual = residual.as<T>(), args.pre = pre.as<T>();
+          if (!unit) args.bias = bias.as<T>(), args.residual = residual.as<T>(), args.slope = slope.as<T>();
           return args;
         };
         const Tolerance tolerance = unit ? Tolerance{0.0, 0.0} : Tolerance{8 * kU, 1.2 * bound(weight.w, 2.0 / 127.0) + 8 * kU};
         if (unit) CHECK_KERNEL(qgemm, make, tolerance, &c);
-        else CHECK_KERNEL(qgemm, make, tolerance, &c, &pre);
+        else CHECK_KERNEL(qgemm, make, tolerance, &c, &slope);
       }
     }
   }

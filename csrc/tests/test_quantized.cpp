@@ -59,14 +59,14 @@ TEST_CASE("qrows and qgemm") {
     for (const bool unit : {true, false}) {
       const std::vector<uint8_t> data = packed(s.type, s.n, s.k, group, unit);
       const std::vector<float> ones((size_t)(s.m * groups), 1.0f);
-      Buffer c = Buffer::output(s.m * s.n), pre = Buffer::output(s.m * s.n);
+      Buffer c = Buffer::output(s.m * s.n), slope = Buffer::output(s.m * s.n);
       const auto make = [&](auto t) {
         using T = decltype(t);
         QGemmArgs<T> args{};
         args.w = {data.data(), s.n, s.k, group, s.type, nullptr, nullptr};
         args.codes = right.data(), args.scales = unit ? ones.data() : right_scales.data(), args.starts = right_starts.data();
         args.c = c.as<T>(), args.m = s.m, args.act = unit ? Act::none : Act::silu;
-        if (!unit) args.bias = bias.as<T>(), args.residual = residual.as<T>(), args.pre = pre.as<T>();
+        if (!unit) args.bias = bias.as<T>(), args.residual = residual.as<T>(), args.slope = slope.as<T>();
         return args;
       };
       // Sums of products below 2^24 are exact with scales of 1: no tolerance. With scales each group adds two roundings of
@@ -74,7 +74,7 @@ TEST_CASE("qrows and qgemm") {
       const double size = 0.02 * (2.0 / 127.0) * 128.0 * 127.0 * (double)(group * groups);
       const Tolerance tolerance = unit ? Tolerance{0.0, 0.0} : Tolerance{8 * kU, 4.0 * (double)(groups + 2) * kU * size + 8 * kU};
       if (unit) CHECK_KERNEL(qgemm, make, tolerance, &c);
-      else CHECK_KERNEL(qgemm, make, tolerance, &c, &pre);
+      else CHECK_KERNEL(qgemm, make, tolerance, &c, &slope);
     }
     for (const Target& target : targets()) {
       if (!target.supported) continue;

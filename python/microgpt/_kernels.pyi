@@ -468,7 +468,8 @@ def gemm(
     trans_b: bool = False,
     bias: Array | None = None,
     residual: Array | None = None,
-    pre: Array | None = None,
+    factor: Array | None = None,
+    slope: Array | None = None,
     act: int = 0,
     accumulate: bool = False,
     batch: int = 1,
@@ -576,7 +577,7 @@ def linear(
     x: Array, weight: Array, bias: Array | None, residual: Array | None, act: int, wide_out: bool, keep: bool
 ) -> tuple[typing.Any, ...]:
     """
-    (y, pre or None) of residual + act(x weight^T + bias)
+    (y, slope of act or None) of residual + act(x weight^T + bias)
     """
 
 def linear_recurrence(
@@ -717,7 +718,7 @@ def q_gemm(
     group: int,
     bias: Array | None = None,
     residual: Array | None = None,
-    pre: Array | None = None,
+    slope: Array | None = None,
     act: int = 0,
 ) -> None: ...
 def q_matmul(
@@ -731,7 +732,7 @@ def q_matmul(
     group: int,
     bias: Array | None = None,
     residual: Array | None = None,
-    pre: Array | None = None,
+    slope: Array | None = None,
     act: int = 0,
     to_inputs: bool = False,
     accumulate: bool = False,

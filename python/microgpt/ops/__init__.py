@@ -35,6 +35,7 @@ from .delta import gated_delta
 from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped_linear, route, sort_experts
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
+from .mlp import mlp
 from .op import OPS, Cost, Op, op
 from .quantized import expert_rows, shared_rows
 from .rwkv import rwkv7
@@ -79,6 +80,7 @@ __all__ = [
     "maximum",
     "mean",
     "minimum",
+    "mlp",
     "mul",
     "neg",
     "op",

@@ -49,11 +49,11 @@ def linear(
     """
     code = act_code(act) if act != "none" else 0
     if isinstance(weight, QTensor):
-        y, pre = quantized.linear(x, weight, bias, residual, code, wide_out, needs, rows)
+        y, slope = quantized.linear(x, weight, bias, residual, code, wide_out, needs, rows)
     else:
         keep = any(needs[:3]) if needs and code else False
-        y, pre = k.linear(x, weight, bias, residual, code, wide_out, keep)
-    return y, (x, weight, pre, code)
+        y, slope = k.linear(x, weight, bias, residual, code, wide_out, keep)
+    return y, (x, weight, slope)
 
 
 def y_rows(shape: tuple[int, ...]) -> int:
@@ -63,15 +63,15 @@ def y_rows(shape: tuple[int, ...]) -> int:
 
 @linear.backward
 def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) -> None:
-    x, weight, pre, code = saved
+    x, weight, slope = saved
     n, inner = weight.shape
     rows = y_rows(dy.shape)
     if dy.dtype != x.dtype:
         dy = raw.cast(dy, x.dtype)
     dz = dy
-    if code and (dx is not None or dweight is not None or dbias is not None):
+    if slope is not None and (dx is not None or dweight is not None or dbias is not None):
         dz = dy if dresidual is None else k.empty_like(dy)  # dy may be overwritten unless the residual takes it
-        k.act_backward(pre, dy, dz, code)
+        k.binary(dy, slope, dz, raw.BINARY_CODE["mul"])
     if dx is not None and isinstance(weight, QTensor):
         quantized.give_inputs(dz, weight, rows, dx)
     elif dx is not None:

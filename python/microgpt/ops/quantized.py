@@ -66,7 +66,7 @@ def linear(
     needs: list[bool] | None,
     rows: Rows | None,
 ) -> tuple[Array, Array | None]:
-    """y = residual + act(x weight^T + bias), and what act was given where the backward will ask for it."""
+    """y = residual + act(x weight^T + bias), and act's slope there where the backward will ask for it."""
     check_float("linear", x=x, bias=bias, residual=residual)
     number, n, inner, group = weight.sizes
     if x.shape[-1:] != (inner,):
@@ -78,17 +78,17 @@ def linear(
         refuse("linear", "residual", shape, residual.shape)
     m = math.prod(shape[:-1])
     y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
-    pre = k.empty(shape, x.dtype) if act and needs and any(needs[:3]) else None
+    slope = k.empty(shape, x.dtype) if act and needs and any(needs[:3]) else None
     if not rounds(x, weight, bool(needs and any(needs))):
-        k.q_matmul(x, weight.data, y, number, m, n, inner, group, bias=bias, residual=residual, pre=pre, act=act)
-        return y, pre
+        k.q_matmul(x, weight.data, y, number, m, n, inner, group, bias=bias, residual=residual, slope=slope, act=act)
+        return y, slope
     if rows is None or rows.key != key_of(weight):
         rows = rows_of(x, weight)
     k.q_gemm(
         rows.codes, rows.scales, rows.starts, weight.data, y, number, m, n, inner, group,
-        bias=bias, residual=residual, pre=pre, act=act,
+        bias=bias, residual=residual, slope=slope, act=act,
     )  # fmt: skip
-    return y, pre
+    return y, slope
 
 
 def give_inputs(dz: Array, weight: QTensor, m: int, dx: Any) -> None:

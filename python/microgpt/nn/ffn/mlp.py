@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ... import ops
 from ...ops.layers import act_code
+from ...qtensor import QTensor
 from ...tensor import Tensor
 from ..checks import number, whole
 from ..context import Ctx
@@ -35,7 +36,7 @@ class MlpSpec(LayerSpec):
         return linear("up", width, self.width, self.bias) | linear("down", self.width, width, self.bias)
 
     def activations(self, width: int) -> int:
-        """Numbers a token that the backward needs: before and after the activation."""
+        """Numbers a token that the backward needs: the activation and its slope."""
         return 2 * self.width
 
 
@@ -50,7 +51,11 @@ class Mlp(Module):
         self.down = Linear(spec.width, width, spec.bias, out_std, dtype)
 
     def __call__(self, x: Tensor, ctx: Ctx, residual: Tensor | None = None) -> Tensor:
-        return self.down(self.up(x, ctx, act=self.spec.act), ctx, residual=residual)
+        up, down = self.up, self.down
+        if any(each.adapters or isinstance(each.weight, QTensor) for each in (up, down)):
+            return down(up(x, ctx, act=self.spec.act), ctx, residual=residual)
+        y: Tensor = ops.mlp(x, up.weight, down.weight, up.bias, down.bias, residual, self.spec.act)
+        return y
 
 
 @dataclass(frozen=True)
