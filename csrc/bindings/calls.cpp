@@ -164,6 +164,41 @@ Made linear(const Array& x, const Array& weight, const Array* bias, const Array*
   return results(std::move(y), std::move(pre));
 }
 
+// -> (x W[i]^T + bias[i], ...) of one to four weights, for at most kJoinedRows rows: one kernel.
+Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
+  const char* op = "linear_joined";
+  const py::tuple given = py::cast<py::tuple>(weights), added = py::cast<py::tuple>(biases);
+  const size_t count = given.size();
+  if (count < 1 || count > kMostJoined || added.size() != count) throw usage_error("linear_joined: one to four weights, a bias or None for each");
+  const int64_t inner = x.rank ? x.dim(-1) : 0;
+  int64_t shape[kMaxRank], rows = 1;
+  for (int axis = 0; axis < x.rank - 1; ++axis) rows = checked_mul(rows, shape[axis] = x.dim(axis));
+  if (!x.rank || rows > kJoinedRows) refuse(op, "x", "(..., K), at most " + std::to_string(kJoinedRows) + " rows", x);
+  const Array *each[kMostJoined] = {}, *bias[kMostJoined] = {};
+  Array y[kMostJoined];
+  for (size_t i = 0; i < count; ++i) {
+    each[i] = unwrap(given[i].ptr()), bias[i] = unwrap(added[i].ptr());
+    if (!each[i] || each[i]->rank != 2 || each[i]->dim(1) != inner) throw shape_error("linear_joined: weights expected (out, " + std::to_string(inner) + ")");
+    check_like(each[i], op, "weight", x, "x");
+    check_like(bias[i], op, "bias", x, "x");
+    const int64_t n = each[i]->dim(0);
+    check_shape(bias[i], &n, 1, op, "bias");
+    shape[x.rank - 1] = n;
+    y[i] = make_array(x.dtype, shape, x.rank);
+  }
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    JoinedGemmArgs<T> args{};
+    for (size_t i = 0; i < count; ++i)
+      args.weights[i] = {each[i]->as<T>(), bias[i] ? bias[i]->as<T>() : nullptr, y[i].as<T>(), each[i]->dim(0)};
+    args.a = x.as<T>(), args.m = rows, args.k = inner, args.count = (int32_t)count;
+    MG_RUN(gemm_joined, T, args, &x, each[0], each[1], each[2], each[3], bias[0], bias[1], bias[2], bias[3], &y[0], &y[1], &y[2], &y[3]);
+  });
+  py::tuple tuple(count);
+  for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(tuple.ptr(), (Py_ssize_t)i, wrap(std::move(y[i])));
+  return {std::move(tuple)};
+}
+
 // -> (y, mean or None, rstd) of layer_norm, or of rms_norm.
 Made normalize(const Array& x, const Array* weight, const Array* bias, double eps, bool center) {
   const char* op = center ? "layer_norm" : "rms_norm";
@@ -203,6 +238,10 @@ void register_calls(py::module_& m) {
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();
   define<&linear>(m, "linear", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("act"),
                   py::arg("wide_out"), py::arg("keep"), "(y, pre or None) of residual + act(x weight^T + bias)");
+  define<&linear_joined>(m, "linear_joined", py::arg("x"), py::arg("weights"), py::arg("biases"),
+                         "(x W^T + bias, ...) of one to four weights, for few rows");
+  m.attr("JOINED_ROWS") = kJoinedRows;
+  m.attr("MOST_JOINED") = kMostJoined;
   define<&normalize>(m, "normalize", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("center"),
                      "(y, mean or None, rstd) of layer_norm if `center`, else of rms_norm");
 }

@@ -24,4 +24,11 @@ Plan plan_gemm(const GemmArgs<bf16>& args) {
   return made;
 }
 
+Plan plan_gemm_joined(const JoinedGemmArgs<float>& args) { return {gemm_joined_shares(args), 0}; }
+Plan plan_gemm_joined(const JoinedGemmArgs<double>&) { return {1, 0}; }
+Plan plan_gemm_joined(const JoinedGemmArgs<bf16>& args) {
+  const AmxScratch amx = amx_scratch(amx_joined_grid(args.m), args.k);
+  return {gemm_joined_shares(args), sizeof(bf16) * (size_t)(amx.panel + amx.packed) + sizeof(float) * (size_t)amx.partial};
+}
+
 }  // namespace mg

@@ -7,8 +7,9 @@ namespace mg {
 
 namespace {
 template <class T> Plan product(const QGemmArgs<T>& args) {
-  if (args.m == 0 || args.w.n == 0) return {0, 0};
-  const QGrid grid = q_grid(args.m, args.w.n, args.w.k);
+  const int64_t n = q_joined_columns(args);
+  if (args.m == 0 || n == 0) return {0, 0};
+  const QGrid grid = q_grid(args.m, n, args.w.k);
   return {grid.row_blocks * grid.col_blocks, 0};
 }
 template <class T> Plan rows(const QRowsArgs<T>& args) {

@@ -7,12 +7,11 @@ template <class T> static inline float q_largest(const T* x, int64_t n) {
   return hmax(most);
 }
 
-// A loop of known length becomes a few instructions.
-static inline void q_bytes(int8_t* codes, const float* lanes, Full) {
-  for (int i = 0; i < kWidth; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
-}
-static inline void q_bytes(int8_t* codes, const float* lanes, Part part) {
-  for (int64_t i = 0; i < kWidth && i < part.n; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
+static inline void q_bytes(int8_t* codes, Vec q, Full) { store_bytes(codes, q); }
+static inline void q_bytes(int8_t* codes, Vec q, Part part) {
+  int8_t lanes[kWidth];
+  store_bytes(lanes, q);
+  for (int64_t i = 0; i < kWidth && i < part.n; ++i) codes[i] = lanes[i];
 }
 
 // x * inverse to nearest whole numbers, as bytes; returns their sum, which is exact (up to 2^17 numbers of at most 127), or
@@ -23,11 +22,28 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
   each_vec(0, n, [&](int64_t i, auto part) {
     const Vec q = round_even(mul(get(x + i, part), factor));
     sum = add(sum, q);
-    float lanes[kWidth];
-    store(lanes, max(min(select(eq(q, q), q, zero()), set1(127.0f)), set1(-127.0f)));
-    q_bytes(codes + i, lanes, part);
+    q_bytes(codes + i, max(min(select(eq(q, q), q, zero()), set1(127.0f)), set1(-127.0f)), part);
   });
   return hsum(sum);
+}
+
+// Rows of a tile where groups are whole and of one part, in the order of memory: without what other groups need.
+template <int64_t kGroup, class T> static inline void q_plain_rows(const QRowsArgs<T>& args, int64_t first, int64_t height) {
+  const int64_t group = kGroup ? kGroup : args.group, groups = args.k / group;
+  const float factor = (float)q_start_factor(args.type);  // times a sum of codes: exact
+  int8_t codes[kQMostGroup];
+  for (int64_t r = 0; r < height; ++r) {
+    const T* x = args.x + (first + r) * args.k;
+    int8_t* to = args.codes + first * args.k + 4 * r;
+    for (int64_t g = 0; g < groups; ++g, x += group, to += group * height) {
+      const float seen = q_largest(x, group), largest = seen < kQTiny ? 0.0f : seen;
+      const float sum = q_round(x, group, largest > 0.0f ? 127.0f / largest : 0.0f, height == 1 ? to : codes);
+      for (int64_t i = 0; height > 1 && i < group; i += 4) memcpy(to + i * height, codes + i, 4);
+      const int64_t at = first * groups + g * height + r;
+      args.starts[at] = sum == sum ? (int32_t)(factor * sum) : 0;
+      args.scales[at] = sum == sum ? largest / 127.0f : NAN;
+    }
+  }
 }
 
 template <class T> static void qrows(const QRowsArgs<T>& args, const Share& share) {
@@ -39,6 +55,11 @@ template <class T> static void qrows(const QRowsArgs<T>& args, const Share& shar
   T ordered[kQMostGroup];
   for (int64_t tile = share.index * step; tile < tile_end; ++tile) {
     const int64_t first = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - first;
+    if (parts == 1 && !args.order && args.k % args.group == 0 && args.group <= kQMostGroup) {
+      if (args.group == 32) q_plain_rows<32>(args, first, height);
+      else q_plain_rows<0>(args, first, height);
+      continue;
+    }
     int8_t* words = args.codes + first * groups * args.group;
     for (int64_t r = 0; r < height; ++r) {
       for (int64_t g = 0; g < groups; ++g) {
