@@ -43,6 +43,18 @@ PyObject*& at(PyObject* tensor, Py_ssize_t offset) {
   return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(tensor) + offset);
 }
 
+// Types that stand where tensors do and take no gradient: ops are given them as they are.
+PyTypeObject* kept_types[4];
+size_t kept_count = 0;
+void keep_type(py::handle type) {
+  if (!PyType_Check(type.ptr()) || kept_count == std::size(kept_types)) throw py::type_error("keep_type: one of a few types");
+  Py_INCREF(type.ptr());
+  kept_types[kept_count++] = reinterpret_cast<PyTypeObject*>(type.ptr());
+}
+bool is_kept(PyObject* value) {
+  return std::find(kept_types, kept_types + kept_count, Py_TYPE(value)) != kept_types + kept_count;
+}
+
 // A tensor of an array, without a slot; both references are the caller's.
 PyObject* untaped(const TensorType& tensor, PyObject* array) {
   PyObject* const made = tensor.type->tp_alloc(tensor.type, 0);
@@ -74,7 +86,7 @@ PyObject* call_op(PyObject*, PyObject* const* given, Py_ssize_t number) {
         arrays[i] = at(value, tensor.data), slots[i] = at(value, tensor.slot);
         if (!arrays[i] || !slots[i]) Py_RETURN_NONE;
         wanted |= slots[i] != Py_None;
-      } else if (value != Py_None || i < required) {
+      } else if (value == Py_None ? i < required : !is_kept(value)) {
         Py_RETURN_NONE;
       }
     }
@@ -232,10 +244,12 @@ void register_calls(py::module_& m) {
        "Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be\n"
        "None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and\n"
        "`taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,\n"
-       "whether each has one). None, and nothing is called, if one of the first is neither a tensor nor None."},
+       "whether each has one). None, and nothing is called, if one of the first is neither a tensor, None, nor of a type that\n"
+       "was given to keep_type()."},
       {},
   };
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();
+  define<&keep_type>(m, "keep_type", py::arg("type"), "Objects of this type are given to ops where tensors are expected.");
   define<&linear>(m, "linear", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("act"),
                   py::arg("wide_out"), py::arg("keep"), "(y, pre or None) of residual + act(x weight^T + bias)");
   define<&linear_joined>(m, "linear_joined", py::arg("x"), py::arg("weights"), py::arg("biases"),

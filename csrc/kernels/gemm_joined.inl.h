@@ -17,6 +17,16 @@ template <class T, class Part> static inline void gemm_joined_of(const JoinedGem
   }
 }
 
+// Where tiles have fewer rows, those of a panel of columns follow each other, while it is in the cache.
 template <class P> static void gemm_joined_vectors(const JoinedGemmArgs<typename P::Element>& args, const Share& share) {
-  gemm_joined_of(args, share, [](const auto& one, const GemmBlock& block) { gemm_vectors<P>(one, block, 0); });
+  gemm_joined_of(args, share, [](const auto& one, const GemmBlock& block) {
+    constexpr int64_t kRows = kGemmVectorRows;
+    if (one.m <= kRows) return gemm_vectors<P>(one, block, 0);
+    for (int64_t col = block.col_begin; col < block.col_end; col += 32) {
+      for (int64_t row = 0; row < one.m; row += kRows) {
+        const GemmBlock part = {0, 1, row, at_most(row + kRows, one.m), col, at_most(col + 32, block.col_end)};
+        gemm_vectors<P>(one, part, 0);
+      }
+    }
+  });
 }

@@ -27,22 +27,59 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
   return hsum(sum);
 }
 
-// Rows of a tile where groups are whole and of one part, in the order of memory: without what other groups need.
-template <int64_t kGroup, class T> static inline void q_plain_rows(const QRowsArgs<T>& args, int64_t first, int64_t height) {
-  const int64_t group = kGroup ? kGroup : args.group, groups = args.k / group;
+// A tile's rows where groups are 32 numbers, whole and in the order of memory. As many groups go side by side as a vector has
+// lanes: what reduces each of them is then one transpose and a few operations for all.
+constexpr int64_t kQPlain = 32;
+template <class T> static inline void q_plain_rows(const QRowsArgs<T>& args, int64_t first, int64_t height) {
+  const int64_t count = args.k / kQPlain * height;  // groups of all rows, in the order of their scales
   const float factor = (float)q_start_factor(args.type);  // times a sum of codes: exact
-  int8_t codes[kQMostGroup];
-  for (int64_t r = 0; r < height; ++r) {
-    const T* x = args.x + (first + r) * args.k;
-    int8_t* to = args.codes + first * args.k + 4 * r;
-    for (int64_t g = 0; g < groups; ++g, x += group, to += group * height) {
-      const float seen = q_largest(x, group), largest = seen < kQTiny ? 0.0f : seen;
-      const float sum = q_round(x, group, largest > 0.0f ? 127.0f / largest : 0.0f, height == 1 ? to : codes);
-      for (int64_t i = 0; height > 1 && i < group; i += 4) memcpy(to + i * height, codes + i, 4);
-      const int64_t at = first * groups + g * height + r;
-      args.starts[at] = sum == sum ? (int32_t)(factor * sum) : 0;
-      args.scales[at] = sum == sum ? largest / 127.0f : NAN;
+  const T* x = args.x + first * args.k;
+  int8_t* to = args.codes + first * args.k;
+  int64_t row = 0;
+  for (int64_t i = 0; i < count; i += kWidth) {
+    const T* from[kWidth];
+    int8_t* words[kWidth];
+    Vec part[kWidth];
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) {
+      from[j] = x + row * args.k, words[j] = to + 4 * row;
+      if (i + j + 1 < count && ++row == height) row = 0, x += kQPlain, to += kQPlain * height;  // else the last one again
+      part[j] = abs(load(from[j]));
+#pragma GCC unroll 8
+      for (int64_t p = kWidth; p < kQPlain; p += kWidth) part[j] = max(part[j], abs(load(from[j] + p)));
     }
+    gemm_transpose(part);
+    Vec largest = part[0];
+#pragma GCC unroll 16
+    for (int j = 1; j < kWidth; ++j) largest = max(largest, part[j]);
+    largest = select(lt(largest, set1(kQTiny)), zero(), largest);
+    float inverse[kWidth], sums[kWidth];
+    store(inverse, select(lt(zero(), largest), div(set1(127.0f), largest), zero()));
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) {
+      const Vec by = set1(inverse[j]);
+      alignas(32) int8_t codes[kQPlain];
+      int8_t* made = height == 1 ? words[j] : codes;
+      part[j] = zero();
+#pragma GCC unroll 8
+      for (int64_t p = 0; p < kQPlain; p += kWidth) {
+        const Vec q = round_even(mul(load(from[j] + p), by));
+        part[j] = add(part[j], q);
+        store_bytes(made + p, q);
+      }
+      if (height == 1) continue;
+#pragma GCC unroll 8
+      for (int64_t q = 0; q < kQPlain; q += 4) memcpy(words[j] + q * height, codes + q, 4);
+    }
+    gemm_transpose(part);
+    Vec sum = part[0];
+#pragma GCC unroll 16
+    for (int j = 1; j < kWidth; ++j) sum = add(sum, part[j]);
+    const Vec known = select(eq(sum, sum), sum, zero());
+    const int64_t at = first * (args.k / kQPlain) + i, now = at_most(kWidth, count - i);
+    store_n(args.scales + at, select(eq(sum, sum), div(largest, set1(127.0f)), set1(NAN)), now);
+    store(sums, mul(known, set1(factor)));
+    for (int64_t j = 0; j < now; ++j) args.starts[at + j] = (int32_t)sums[j];
   }
 }
 
@@ -55,9 +92,8 @@ template <class T> static void qrows(const QRowsArgs<T>& args, const Share& shar
   T ordered[kQMostGroup];
   for (int64_t tile = share.index * step; tile < tile_end; ++tile) {
     const int64_t first = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - first;
-    if (parts == 1 && !args.order && args.k % args.group == 0 && args.group <= kQMostGroup) {
-      if (args.group == 32) q_plain_rows<32>(args, first, height);
-      else q_plain_rows<0>(args, first, height);
+    if (parts == 1 && !args.order && args.group == kQPlain && args.k % kQPlain == 0) {
+      q_plain_rows(args, first, height);
       continue;
     }
     int8_t* words = args.codes + first * groups * args.group;
