@@ -1,4 +1,4 @@
-"""Projections of the same rows as one kernel: the bits of linear() each, whatever the shares, and where it does not apply."""
+"""Projections of the same rows as one kernel: the bits of linear() each, whatever the shares; what is left to it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,10 @@ def test_what_one_kernel_does_not_do_is_left_to_linear():
     assert ops.joined_linear(x, mixed, [None, None]) is None
     assert ops.joined_linear(x, weights[:1], [None]) is None
     assert ops.joined_linear(tensor(numbers(k.JOINED_ROWS + 1, 64)), weights, [None, None]) is None
-    assert ops.joined_linear(x, [QTensor.from_float(numbers(32, 64), each) for each in ("int4", "int8")], [None] * 2) is None
+    assert (
+        ops.joined_linear(x, [QTensor.from_float(numbers(32, 64), each) for each in ("int4", "int8")], [None] * 2)
+        is None
+    )
     float_weights = [QTensor.from_float(numbers(32, 64), "int4") for _ in range(2)]
     for each in float_weights:
         each.activations = "float"

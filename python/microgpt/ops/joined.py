@@ -18,8 +18,8 @@ Array = k.Array
 def joined_linear(x: Tensor, weights: Sequence[Any], biases: Sequence[Tensor | None]) -> list[Tensor] | None:
     """x W^T + b for each weight, with the bits of linear(); None where one kernel does not do it.
 
-    It does where nothing is put on the tape, and either all weights are quantized and take the same activations, or none
-    is and the rows are few.
+    It does where nothing is put on the tape, and either all weights are quantized and take the same activations, or
+    none is and the rows are few.
     """
     given = [bias for bias in biases if bias is not None]
     plain = [weight for weight in weights if isinstance(weight, Tensor)]
@@ -45,7 +45,9 @@ def _quantized(x: Array, weights: Sequence[Any], biases: Sequence[Array | None])
         return None
     key = quantized.key_of(first)
     for weight, bias in zip(weights, biases, strict=True):
-        if quantized.key_of(weight) != key or not quantized.rounds(x, weight, False) or weight.shape[1] != first.shape[1]:
+        if quantized.key_of(weight) != key or weight.shape[1] != first.shape[1]:
+            return None
+        if not quantized.rounds(x, weight, False):
             return None
         if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
             return None
