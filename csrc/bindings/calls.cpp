@@ -244,8 +244,8 @@ void register_calls(py::module_& m) {
        "Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be\n"
        "None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and\n"
        "`taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,\n"
-       "whether each has one). None, and nothing is called, if one of the first is neither a tensor, None, nor of a type that\n"
-       "was given to keep_type()."},
+       "whether each has one). None, and nothing is called, if one of the first is neither a tensor, None, nor of a type\n"
+       "that was given to keep_type()."},
       {},
   };
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();

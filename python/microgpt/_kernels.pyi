@@ -291,8 +291,8 @@ def call_op(
     Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be
     None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and
     `taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,
-    whether each has one). None, and nothing is called, if one of the first is neither a tensor, None, nor of a type that
-    was given to keep_type().
+    whether each has one). None, and nothing is called, if one of the first is neither a tensor, None, nor of a type
+    that was given to keep_type().
     """
 
 def cast(x: Array, y: Array, accumulate: bool = False) -> None:
