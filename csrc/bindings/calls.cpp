@@ -43,6 +43,18 @@ PyObject*& at(PyObject* tensor, Py_ssize_t offset) {
   return *reinterpret_cast<PyObject**>(reinterpret_cast<char*>(tensor) + offset);
 }
 
+// Types that stand where tensors do and take no gradient: ops are given them as they are.
+PyTypeObject* kept_types[4];
+size_t kept_count = 0;
+void keep_type(py::handle type) {
+  if (!PyType_Check(type.ptr()) || kept_count == std::size(kept_types)) throw py::type_error("keep_type: one of a few types");
+  Py_INCREF(type.ptr());
+  kept_types[kept_count++] = reinterpret_cast<PyTypeObject*>(type.ptr());
+}
+bool is_kept(PyObject* value) {
+  return std::find(kept_types, kept_types + kept_count, Py_TYPE(value)) != kept_types + kept_count;
+}
+
 // A tensor of an array, without a slot; both references are the caller's.
 PyObject* untaped(const TensorType& tensor, PyObject* array) {
   PyObject* const made = tensor.type->tp_alloc(tensor.type, 0);
@@ -74,7 +86,7 @@ PyObject* call_op(PyObject*, PyObject* const* given, Py_ssize_t number) {
         arrays[i] = at(value, tensor.data), slots[i] = at(value, tensor.slot);
         if (!arrays[i] || !slots[i]) Py_RETURN_NONE;
         wanted |= slots[i] != Py_None;
-      } else if (value != Py_None || i < required) {
+      } else if (value == Py_None ? i < required : !is_kept(value)) {
         Py_RETURN_NONE;
       }
     }
@@ -164,6 +176,41 @@ Made linear(const Array& x, const Array& weight, const Array* bias, const Array*
   return results(std::move(y), std::move(slope));
 }
 
+// -> (x W[i]^T + bias[i], ...) of one to four weights, for at most kJoinedRows rows: one kernel.
+Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
+  const char* op = "linear_joined";
+  const py::tuple given = py::cast<py::tuple>(weights), added = py::cast<py::tuple>(biases);
+  const size_t count = given.size();
+  if (count < 1 || count > kMostJoined || added.size() != count) throw usage_error("linear_joined: one to four weights, a bias or None for each");
+  const int64_t inner = x.rank ? x.dim(-1) : 0;
+  int64_t shape[kMaxRank], rows = 1;
+  for (int axis = 0; axis < x.rank - 1; ++axis) rows = checked_mul(rows, shape[axis] = x.dim(axis));
+  if (!x.rank || rows > kJoinedRows) refuse(op, "x", "(..., K), at most " + std::to_string(kJoinedRows) + " rows", x);
+  const Array *each[kMostJoined] = {}, *bias[kMostJoined] = {};
+  Array y[kMostJoined];
+  for (size_t i = 0; i < count; ++i) {
+    each[i] = unwrap(given[i].ptr()), bias[i] = unwrap(added[i].ptr());
+    if (!each[i] || each[i]->rank != 2 || each[i]->dim(1) != inner) throw shape_error("linear_joined: weights expected (out, " + std::to_string(inner) + ")");
+    check_like(each[i], op, "weight", x, "x");
+    check_like(bias[i], op, "bias", x, "x");
+    const int64_t n = each[i]->dim(0);
+    check_shape(bias[i], &n, 1, op, "bias");
+    shape[x.rank - 1] = n;
+    y[i] = make_array(x.dtype, shape, x.rank);
+  }
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    JoinedGemmArgs<T> args{};
+    for (size_t i = 0; i < count; ++i)
+      args.weights[i] = {each[i]->as<T>(), bias[i] ? bias[i]->as<T>() : nullptr, y[i].as<T>(), each[i]->dim(0)};
+    args.a = x.as<T>(), args.m = rows, args.k = inner, args.count = (int32_t)count;
+    MG_RUN(gemm_joined, T, args, &x, each[0], each[1], each[2], each[3], bias[0], bias[1], bias[2], bias[3], &y[0], &y[1], &y[2], &y[3]);
+  });
+  py::tuple tuple(count);
+  for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(tuple.ptr(), (Py_ssize_t)i, wrap(std::move(y[i])));
+  return {std::move(tuple)};
+}
+
 // -> (y, mean or None, rstd) of layer_norm, or of rms_norm.
 Made normalize(const Array& x, const Array* weight, const Array* bias, double eps, bool center) {
   const char* op = center ? "layer_norm" : "rms_norm";
@@ -197,12 +244,18 @@ void register_calls(py::module_& m) {
        "Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be\n"
        "None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and\n"
        "`taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,\n"
-       "whether each has one). None, and nothing is called, if one of the first is neither a tensor nor None."},
+       "whether each has one). None, and nothing is called, if one of the first is neither a tensor, None, nor of a type\n"
+       "that was given to keep_type()."},
       {},
   };
   if (PyModule_AddFunctions(m.ptr(), methods) < 0) throw py::error_already_set();
+  define<&keep_type>(m, "keep_type", py::arg("type"), "Objects of this type are given to ops where tensors are expected.");
   define<&linear>(m, "linear", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("act"),
                   py::arg("wide_out"), py::arg("keep"), "(y, slope of act or None) of residual + act(x weight^T + bias)");
+  define<&linear_joined>(m, "linear_joined", py::arg("x"), py::arg("weights"), py::arg("biases"),
+                         "(x W^T + bias, ...) of one to four weights, for few rows");
+  m.attr("JOINED_ROWS") = kJoinedRows;
+  m.attr("MOST_JOINED") = kMostJoined;
   define<&normalize>(m, "normalize", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("center"),
                      "(y, mean or None, rstd) of layer_norm if `center`, else of rms_norm");
 }

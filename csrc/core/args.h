@@ -22,6 +22,8 @@ enum class Unary : int32_t { neg, exp, log, sqrt, rsqrt, tanh, erf, sigmoid, squ
 enum class Binary : int32_t { add, sub, mul, div, max, min, less, less_equal, equal };
 enum class Reduce : int32_t { sum, max };
 
+constexpr int kMostJoined = 4;  // products of the same rows as one: q, k, v and a gate
+
 // C = residual + act(op(A) op(B) + bias), or op(A) op(B) factor, element by element; op(A) is (M, K), op(B) is (K, N), C is (M, N); `batch` independent products.
 // trans_a: A is stored (K, M); trans_b: B is stored (N, K). ld*: row stride as stored. What is (M, N) shares ldc.
 // accumulate: C += op(A) op(B), and then everything else is null/none.
@@ -71,7 +73,14 @@ template <class T> struct QGemmArgs {
   const T* bias;      // (N) or null
   const T* residual;  // (M, N) or null
   T* slope;           // (M, N) or null, as in GemmArgs
+  // Further weights that take the same activations: C[i] = X W[i]^T + bias[i]. wide_c, residual, slope and act are then unused.
+  struct Joined {
+    QWeight w;
+    T* c;
+    const T* bias;  // or null
+  } more[kMostJoined - 1];
   int64_t m;
+  int32_t joined;  // how many there are
   Act act;
 };
 
@@ -493,4 +502,5 @@ template <class T> struct ReadArgs {
 
 }  // namespace mg
 
+#include "core/args_joined.h"
 #include "core/args_state.h"

@@ -35,6 +35,8 @@ template <class T> struct DecodeBlock {
   int64_t x_step;
   float* out;
   int64_t out_step;
+  const T* ahead;   // what is read after these tokens, to be fetched meanwhile
+  int64_t ahead_stride;
 };
 
 // Raw products of R rows with kWidth keys. kWhole: there are as many, and whole vectors of their words.
@@ -53,7 +55,7 @@ template <class P, int R, bool kWhole> static void decode_scores(const DecodeBlo
       else block[c] = c < b.count ? P::along_n(from + c * b.stride, at_most(b.width - i, kPart)) : zero();
     }
 #pragma GCC unroll 16
-    for (int c = 0; c < kWidth; ++c) __builtin_prefetch(from + (c + kDecodeBlock) * b.stride, 0, 2);
+    for (int c = 0; c < kWidth; ++c) __builtin_prefetch(b.ahead + i + c * b.ahead_stride, 0, 2);
     gemm_transpose(block);
     const float* x = b.x + i / P::kPer;
 #pragma GCC unroll 16
@@ -86,7 +88,7 @@ static void decode_values(const DecodeBlock<typename P::Element>& b, int from, i
       Vec value[2];
       if (kWhole || i < b.count) P::across_two(row, b.stride, kWhole || i + 1 < b.count, n, value[0], value[1]);
       else value[0] = value[1] = zero();
-      for (int k = 0; k < P::kPer; ++k) __builtin_prefetch(row + (kDecodeBlock + k) * b.stride, 0, 2);
+      for (int k = 0; k < P::kPer; ++k) __builtin_prefetch(b.ahead + j + (i + k) * b.ahead_stride, 0, 2);
       if (!kWhole) {
         const int last = i + P::kPer - 1;
         for (Vec& v : value) v = P::seen(v, i >= begin && i < end, last >= begin && last < end);
@@ -128,10 +130,11 @@ template <class P, bool kWhole> static inline DecodeValuesFn<P> decode_values_of
 #undef MG_TABLE
 #undef MG_ROWS
 
-// A query row, and key heads [low, high) of it.
+// A query row, and key heads [low, high) of it. `next`: where the keys of the unit after it are; -1: there is none, or not far.
 struct DecodeUnit {
   QueryRows q;
   int64_t low, high;
+  int64_t next;
 };
 
 // Keys [chunk, chunk + kChunk), as far as `seen`.
@@ -147,10 +150,15 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
   float* words = P::kPer == 1 ? s.probs : s.words;
   DecodeBlock<S> b;
   b.stride = args.k_stride, b.width = args.k_dim, b.x_step = k_step, b.out_step = kChunk;
-  for (int64_t block = begin / kDecodeBlock * kDecodeBlock; block < end; block += kDecodeBlock)
+  const int64_t key = unit.q.k_start + chunk, first = begin / kDecodeBlock * kDecodeBlock;
+  for (int64_t block = first; block < end; block += kDecodeBlock)
     for (int64_t g = unit.low; g < unit.high; ++g)
       for (int64_t k = block; k < block + kDecodeBlock && k < count; k += kWidth) {
-        b.tokens = stored<S>(args.k, (unit.q.k_start + chunk + k) * args.k_stride + g * args.k_dim);
+        const bool more = block + kDecodeBlock < end;
+        b.tokens = stored<S>(args.k, (key + k) * args.k_stride + g * args.k_dim);
+        b.ahead_stride = more ? args.k_stride : args.v_stride;
+        b.ahead = more ? b.tokens + kDecodeBlock * args.k_stride
+                       : stored<S>(args.v, (key + first + k - block) * args.v_stride + g * args.v_dim);
         b.count = at_most(count - k, kWidth);
         const bool whole = b.count == kWidth && args.k_dim % kPart == 0;
         for (int64_t r = 0; r < each; r += kDecodeRows) {
@@ -160,7 +168,6 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
           (whole ? decode_scores_of<W, true>(n) : decode_scores_of<W, false>(n))(b);
         }
       }
-  const int64_t key = unit.q.k_start + chunk;
   const ChunkScales of_keys = chunk_scales<S>(args, args.k_scales, unit.low, key, each);
   const ChunkScales of_values = chunk_scales<S>(args, args.v_scales, unit.low, key, each);
   if constexpr (kScaled<S>) scale_products(of_keys, 0, rows, s.probs);
@@ -180,8 +187,12 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
     const auto in_block = [&](int64_t at) { return (int)clamped(at - block, 0, kDecodeBlock); };
     const bool whole = begin <= block && end >= block + kDecodeBlock && args.v_dim % (2 * kWidth) == 0;
     b.count = count - block;
+    const bool more = block + kDecodeBlock < end;
+    const int64_t next = chunk + kChunk < seen.end ? (key + kChunk) * args.k_stride + unit.low * args.k_dim : unit.next;
+    b.ahead_stride = more ? args.v_stride : args.k_stride;
     for (int64_t g = unit.low; g < unit.high; ++g) {
       b.tokens = stored<S>(args.v, (key + block) * args.v_stride + g * args.v_dim);
+      b.ahead = more ? b.tokens + kDecodeBlock * args.v_stride : next < 0 ? b.tokens : stored<S>(args.k, next + (g - unit.low) * args.k_dim);
       for (int64_t r = 0; r < each; r += kDecodeRows) {
         const int64_t row = (g - unit.low) * each + r, n = at_most(each - r, kDecodeRows);
         b.x = words + (row * kChunk + block) / P::kPer;
@@ -286,7 +297,12 @@ template <class P, class W> static void decode_of(const AttentionArgs<typename P
       q = rows_of(args, sequence_of(args, row), row, 1);
       s = stretches_of(args, q);
     }
-    const DecodeUnit unit = {q, args.kv_heads * group / cut.groups, args.kv_heads * (group + 1) / cut.groups};
+    DecodeUnit unit = {q, args.kv_heads * group / cut.groups, args.kv_heads * (group + 1) / cut.groups, -1};
+    if (at + 1 < high && cut.parts == 0) {
+      const int64_t after = (at + 1) / cut.groups;
+      const QueryRows rows = rows_of(args, sequence_of(args, after), after, 1);
+      unit.next = rows.k_start * args.k_stride + args.kv_heads * ((at + 1) % cut.groups) / cut.groups * args.k_dim;
+    }
     const int64_t head = unit.low * each, rows = (unit.high - unit.low) * each;
     if (cut.parts == 0) {
       const RowSums& sums = decode_unit<P, W>(args, unit, s.begin, s.end, scratch);

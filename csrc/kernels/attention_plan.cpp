@@ -8,6 +8,7 @@ namespace {
 constexpr int64_t kWidestVector = 16;  // rows are padded to the widest target's vectors, so that plans are the same for all
 constexpr int64_t kTallestTile = 12;
 constexpr int64_t kMergeGrain = 1 << 16;  // floats of parts
+constexpr int64_t kMemoryHeads = 8, kDecodeGrain = 1 << 17, kFewDecodeShares = 4;
 
 int64_t padded(int64_t n) { return (n + kWidestVector - 1) / kWidestVector * kWidestVector; }
 int64_t at_least_one(int64_t n) { return n > 0 ? n : 1; }
@@ -26,10 +27,16 @@ template <class T> Plan decode_plan(const AttentionArgs<T>& args) {
   const int64_t floats = rows * (padded(args.k_dim) + 2 * padded(args.v_dim)) +
                          padded_rows * (2 * kKeyChunk + 2 * kWidestVector + 3);
   const double keys = args.seqs > 0 ? (double)args.k_rows / (double)args.seqs : 0.0;
-  const double work = (double)args.q_rows * (double)args.heads * keys * (double)(args.k_dim + args.v_dim);
+  // What a number of the cache costs when it comes from memory is as much as so many heads' products with it.
+  const int64_t heads = args.heads > kMemoryHeads * args.kv_heads ? args.heads : kMemoryHeads * args.kv_heads;
+  const double work = (double)args.q_rows * (double)heads * keys * (double)(args.k_dim + args.v_dim);
   // Where no row is long there is nothing to merge, which is not known here: few shares, of some 10 microseconds.
   const int64_t merged = args.merge ? attention_parts(args) * args.heads * part_floats(args.v_dim) / kMergeGrain : 0;
-  int64_t shares = args.merge ? merged : (int64_t)(work / (double)kAttentionGrain);
+  int64_t shares = args.merge ? merged : (int64_t)(work / (double)kDecodeGrain);
+  // Two units or more each: while one is computed the next one's keys are fetched.
+  const int64_t rows_or_parts = attention_parts(args) > args.q_rows ? attention_parts(args) : args.q_rows;
+  const int64_t most = rows_or_parts * groups / 2 > kFewDecodeShares ? rows_or_parts * groups / 2 : kFewDecodeShares;
+  if (shares > most) shares = most;
   if (shares > kMaxDecodeShares) shares = kMaxDecodeShares;
   return {at_least_one(shares), static_cast<size_t>(floats) * sizeof(float)};
 }

@@ -24,6 +24,8 @@ constexpr int64_t kGemmPackTileRows = 64;
 // where each still has 2^23; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
 constexpr int kGemmShareLog2 = 18;
 constexpr int kGemmLargeShareLog2 = 23;
+// A weight costs as much as 4 rows' products with it when it comes from memory.
+constexpr int64_t kGemmMemoryRows = 4;
 constexpr int kGemmBlockLog2 = 17;
 constexpr int64_t kGemmManyShares = 8;
 constexpr int64_t kGemmMoreShares = 16;
@@ -43,7 +45,7 @@ static inline int64_t gemm_steps(int64_t n, int64_t step) { return (n + step - 1
 // m * n * k as a double: the exact value does not matter, not overflowing does.
 static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch) {
   GemmGrid grid = {1, 1, m, n, batch, 1};
-  const double work = (double)m * (double)n * (double)(k > 0 ? k : 1);
+  const double work = (double)(m > kGemmMemoryRows || batch > 1 ? m : kGemmMemoryRows) * (double)n * (double)(k > 0 ? k : 1);
   const double share = (double)((int64_t)1 << kGemmShareLog2);
   if (work < 2 * share) {
     if (batch > 1) {
@@ -80,6 +82,11 @@ static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64
   grid.rows = gemm_steps(row_steps, grid.row_blocks) * kGemmRowStep;
   grid.cols = gemm_steps(col_steps, grid.col_blocks) * kGemmColStep;
   return grid;
+}
+
+// Shares of JoinedGemmArgs.
+template <class T> static inline int64_t gemm_joined_shares(const JoinedGemmArgs<T>& args) {
+  return args.m == 0 ? 0 : gemm_grid(args.m, joined_columns(args), args.k, 1).col_blocks;
 }
 
 struct GemmBlock {
@@ -151,5 +158,8 @@ static inline AmxScratch amx_scratch(const GemmGrid& grid, int64_t k) {
   const int64_t rows = (grid.rows + kAmxTile - 1) / kAmxTile * kAmxTile, cols = (grid.cols + kAmxTile - 1) / kAmxTile * kAmxTile;
   return {depth * kAmxTile, depth * rows, k > kAmxDepth ? rows * cols : 0};
 }
+
+// Of products of few rows as one: 128 columns at a time.
+static inline GemmGrid amx_joined_grid(int64_t m) { return {1, 1, m, 128, 1, 1}; }
 
 }  // namespace mg

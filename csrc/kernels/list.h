@@ -40,6 +40,7 @@
   X(cast, CastArgs)
 #define MG_products(X)                        \
   X(gemm, GemmArgs)                           \
+  X(gemm_joined, JoinedGemmArgs)              \
   X(route, RouteArgs)                         \
   X(route_weights, RouteWeightsArgs)          \
   X(route_weights_backward, RouteWeightsArgs) \

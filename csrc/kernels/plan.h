@@ -22,6 +22,21 @@ MG_KERNELS(X)
 MG_BF16_KERNELS(X)
 #undef X
 
+// Where share `share` of `shares` begins to read weights, of the kernels that read them once.
+template <class A> struct HasWeights {
+  static constexpr bool value = false;
+};
+#define MG_WEIGHTS(Args)                                                            \
+  template <> struct HasWeights<Args> { static constexpr bool value = true; };      \
+  const char* weights_begin(const Args& args, int64_t share, int64_t shares);
+MG_WEIGHTS(GemmArgs<float>)
+MG_WEIGHTS(GemmArgs<bf16>)
+MG_WEIGHTS(JoinedGemmArgs<float>)
+MG_WEIGHTS(JoinedGemmArgs<bf16>)
+MG_WEIGHTS(QGemmArgs<float>)
+MG_WEIGHTS(QGemmArgs<bf16>)
+#undef MG_WEIGHTS
+
 // The only kernel that is the same on every machine: it moves bytes.
 Plan plan_qpack(const QPackArgs& args);
 void qpack(const QPackArgs& args, const Share& share);

@@ -154,34 +154,57 @@ template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& 
 #include "kernels/qexpand.inl.h"
 #include "kernels/qstretch.inl.h"
 
-template <class T> static void qgemm(const QGemmArgs<T>& args, const Share& share) {
+template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBlock& block) {
   const QWeight& w = args.w;
-  if (args.m == 0 || w.n == 0) return;
-  if (!kQTraits[(int)w.type].direct) return qgemm_stretches(args, share);
-  const QGrid grid = q_grid(args.m, w.n, w.k);
-  const int64_t row_block = share.index % grid.row_blocks, col_block = share.index / grid.row_blocks;
-  const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), panels = q_panels(w.n);
-  const int64_t tile_end = (row_block + 1) * tiles / grid.row_blocks, panel_end = (col_block + 1) * panels / grid.col_blocks;
+  if (!kQTraits[(int)w.type].direct) return qgemm_stretches(args, block);
+  const int64_t most = q_tile_rows(w.type);
   const GemmEpilogue<T> epilogue = q_epilogue(args);
   alignas(64) float sums[kQChannelRows * kQCols];
   QTile t;
   t.group = w.group, t.groups = q_groups(w.k, w.group);
   t.code_bytes = q_code_bytes(w.type, w.group), t.block_bytes = q_block_bytes(w.type, w.group);
   t.out = sums;
-  for (int64_t panel = col_block * panels / grid.col_blocks; panel < panel_end; ++panel) {
+  for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
     t.b = w.data + panel * t.groups * t.block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
-    const int64_t tile_begin = row_block * tiles / grid.row_blocks;
-    const int64_t fetching = tile_end - tile_begin < kQFetching ? 0 : kQFetching;
-    for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
-      t.ahead_bytes = tile - tile_begin < fetching ? t.block_bytes / fetching : 0;
-      t.ahead = t.b + t.groups * (t.block_bytes + (tile - tile_begin) * t.ahead_bytes);
+    const int64_t fetching = block.tile_end - block.tile_begin < kQFetching ? 0 : kQFetching;
+    for (int64_t tile = block.tile_begin; tile < block.tile_end; ++tile) {
+      const int64_t number = tile - block.tile_begin;
+      t.ahead_bytes = number < fetching ? t.block_bytes / (fetching * kQPasses) : 0;
+      t.ahead = t.b + t.groups * (t.block_bytes + number * kQPasses * t.ahead_bytes);
       const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;
       t.starts = args.starts + row * t.groups;
       q_tile_of(w.type, height)(t);
       gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
+    }
+  }
+}
+
+// A share's stretch of the panels of all weights, weight by weight.
+template <class T> static void qgemm(const QGemmArgs<T>& args, const Share& share) {
+  const int64_t n = q_joined_columns(args);
+  if (args.m == 0 || n == 0) return;
+  const QGrid grid = q_grid(args.m, n, args.w.k);
+  const int64_t row_block = share.index % grid.row_blocks, col_block = share.index / grid.row_blocks;
+  const int64_t tiles = q_tiles(args.m, q_tile_rows(args.w.type));
+  QBlock block = {row_block * tiles / grid.row_blocks, (row_block + 1) * tiles / grid.row_blocks, 0, 0};
+  int64_t before = 0, all = q_panels(args.w.n);
+  for (int32_t i = 0; i < args.joined; ++i) all += q_panels(args.more[i].w.n);
+  for (int32_t i = 0; i <= args.joined; ++i) {
+    const QWeight& w = i == 0 ? args.w : args.more[i - 1].w;
+    const JoinedRange range = joined_range(q_panels(w.n), before, all, col_block, grid.col_blocks);
+    before += q_panels(w.n);
+    if (range.begin == range.end) continue;
+    block.panel_begin = range.begin, block.panel_end = range.end;
+    if (i == 0) {
+      qgemm_block(args, block);
+    } else {
+      QGemmArgs<T> one = {};
+      one.w = w, one.codes = args.codes, one.scales = args.scales, one.starts = args.starts, one.m = args.m;
+      one.c = args.more[i - 1].c, one.bias = args.more[i - 1].bias;
+      qgemm_block(one, block);
     }
   }
 }

@@ -44,4 +44,16 @@ static inline QGrid q_grid(int64_t m, int64_t n, int64_t k) {
   return grid;
 }
 
+// Panels of all weights of a product, one after the other.
+template <class T> static inline int64_t q_joined_columns(const QGemmArgs<T>& args) {
+  int64_t n = args.w.n;
+  for (int32_t i = 0; i < args.joined; ++i) n += args.more[i].w.n;
+  return n;
+}
+
+// What a share computes: tiles of rows and panels of columns of one weight.
+struct QBlock {
+  int64_t tile_begin, tile_end, panel_begin, panel_end;
+};
+
 }  // namespace mg

@@ -7,8 +7,9 @@ namespace mg {
 
 namespace {
 template <class T> Plan product(const QGemmArgs<T>& args) {
-  if (args.m == 0 || args.w.n == 0) return {0, 0};
-  const QGrid grid = q_grid(args.m, args.w.n, args.w.k);
+  const int64_t n = q_joined_columns(args);
+  if (args.m == 0 || n == 0) return {0, 0};
+  const QGrid grid = q_grid(args.m, n, args.w.k);
   return {grid.row_blocks * grid.col_blocks, 0};
 }
 template <class T> Plan rows(const QRowsArgs<T>& args) {
@@ -26,6 +27,24 @@ MG_PLAN(qrows, QRowsArgs, rows(args))
 MG_PLAN(qdequantize, QDequantizeArgs, (Plan{shares_of(args.rows, rows_per_share(args.w.k)), 0}))
 MG_PLAN(quantize, QuantizeArgs, (Plan{q_panels(args.rows), 0}))
 #undef MG_PLAN
+
+namespace {
+template <class T> const char* begin_of(const QGemmArgs<T>& args, int64_t share) {
+  const QGrid grid = q_grid(args.m, q_joined_columns(args), args.w.k);
+  int64_t before = 0, all = q_panels(args.w.n);
+  for (int32_t i = 0; i < args.joined; ++i) all += q_panels(args.more[i].w.n);
+  for (int32_t i = 0; i <= args.joined; ++i) {
+    const QWeight& w = i == 0 ? args.w : args.more[i - 1].w;
+    const JoinedRange range = joined_range(q_panels(w.n), before, all, share / grid.row_blocks, grid.col_blocks);
+    before += q_panels(w.n);
+    if (range.begin < range.end)
+      return reinterpret_cast<const char*>(w.data) + range.begin * q_groups(w.k, w.group) * q_block_bytes(w.type, w.group);
+  }
+  return nullptr;
+}
+}  // namespace
+const char* weights_begin(const QGemmArgs<float>& args, int64_t share, int64_t) { return begin_of(args, share); }
+const char* weights_begin(const QGemmArgs<bf16>& args, int64_t share, int64_t) { return begin_of(args, share); }
 
 Plan plan_qpack(const QPackArgs& args) { return {q_panels(args.rows), 0}; }
 Plan plan_qblocks(const QBlocksArgs& args) { return {q_panels(args.rows), 0}; }

@@ -7,12 +7,11 @@ template <class T> static inline float q_largest(const T* x, int64_t n) {
   return hmax(most);
 }
 
-// A loop of known length becomes a few instructions.
-static inline void q_bytes(int8_t* codes, const float* lanes, Full) {
-  for (int i = 0; i < kWidth; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
-}
-static inline void q_bytes(int8_t* codes, const float* lanes, Part part) {
-  for (int64_t i = 0; i < kWidth && i < part.n; ++i) codes[i] = (int8_t)(int32_t)lanes[i];
+static inline void q_bytes(int8_t* codes, Vec q, Full) { store_bytes(codes, q); }
+static inline void q_bytes(int8_t* codes, Vec q, Part part) {
+  int8_t lanes[kWidth];
+  store_bytes(lanes, q);
+  for (int64_t i = 0; i < kWidth && i < part.n; ++i) codes[i] = lanes[i];
 }
 
 // x * inverse to nearest whole numbers, as bytes; returns their sum, which is exact (up to 2^17 numbers of at most 127), or
@@ -23,11 +22,65 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
   each_vec(0, n, [&](int64_t i, auto part) {
     const Vec q = round_even(mul(get(x + i, part), factor));
     sum = add(sum, q);
-    float lanes[kWidth];
-    store(lanes, max(min(select(eq(q, q), q, zero()), set1(127.0f)), set1(-127.0f)));
-    q_bytes(codes + i, lanes, part);
+    q_bytes(codes + i, max(min(select(eq(q, q), q, zero()), set1(127.0f)), set1(-127.0f)), part);
   });
   return hsum(sum);
+}
+
+// A tile's rows where groups are 32 numbers, whole and in the order of memory. As many groups go side by side as a vector has
+// lanes: what reduces each of them is then one transpose and a few operations for all.
+constexpr int64_t kQPlain = 32;
+template <class T> static inline void q_plain_rows(const QRowsArgs<T>& args, int64_t first, int64_t height) {
+  const int64_t count = args.k / kQPlain * height;  // groups of all rows, in the order of their scales
+  const float factor = (float)q_start_factor(args.type);  // times a sum of codes: exact
+  const T* x = args.x + first * args.k;
+  int8_t* to = args.codes + first * args.k;
+  int64_t row = 0;
+  for (int64_t i = 0; i < count; i += kWidth) {
+    const T* from[kWidth];
+    int8_t* words[kWidth];
+    Vec part[kWidth];
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) {
+      from[j] = x + row * args.k, words[j] = to + 4 * row;
+      if (i + j + 1 < count && ++row == height) row = 0, x += kQPlain, to += kQPlain * height;  // else the last one again
+      part[j] = abs(load(from[j]));
+#pragma GCC unroll 8
+      for (int64_t p = kWidth; p < kQPlain; p += kWidth) part[j] = max(part[j], abs(load(from[j] + p)));
+    }
+    gemm_transpose(part);
+    Vec largest = part[0];
+#pragma GCC unroll 16
+    for (int j = 1; j < kWidth; ++j) largest = max(largest, part[j]);
+    largest = select(lt(largest, set1(kQTiny)), zero(), largest);
+    float inverse[kWidth], sums[kWidth];
+    store(inverse, select(lt(zero(), largest), div(set1(127.0f), largest), zero()));
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) {
+      const Vec by = set1(inverse[j]);
+      alignas(32) int8_t codes[kQPlain];
+      int8_t* made = height == 1 ? words[j] : codes;
+      part[j] = zero();
+#pragma GCC unroll 8
+      for (int64_t p = 0; p < kQPlain; p += kWidth) {
+        const Vec q = round_even(mul(load(from[j] + p), by));
+        part[j] = add(part[j], q);
+        store_bytes(made + p, q);
+      }
+      if (height == 1) continue;
+#pragma GCC unroll 8
+      for (int64_t q = 0; q < kQPlain; q += 4) memcpy(words[j] + q * height, codes + q, 4);
+    }
+    gemm_transpose(part);
+    Vec sum = part[0];
+#pragma GCC unroll 16
+    for (int j = 1; j < kWidth; ++j) sum = add(sum, part[j]);
+    const Vec known = select(eq(sum, sum), sum, zero());
+    const int64_t at = first * (args.k / kQPlain) + i, now = at_most(kWidth, count - i);
+    store_n(args.scales + at, select(eq(sum, sum), div(largest, set1(127.0f)), set1(NAN)), now);
+    store(sums, mul(known, set1(factor)));
+    for (int64_t j = 0; j < now; ++j) args.starts[at + j] = (int32_t)sums[j];
+  }
 }
 
 template <class T> static void qrows(const QRowsArgs<T>& args, const Share& share) {
@@ -39,6 +92,10 @@ template <class T> static void qrows(const QRowsArgs<T>& args, const Share& shar
   T ordered[kQMostGroup];
   for (int64_t tile = share.index * step; tile < tile_end; ++tile) {
     const int64_t first = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - first;
+    if (parts == 1 && !args.order && args.group == kQPlain && args.k % kQPlain == 0) {
+      q_plain_rows(args, first, height);
+      continue;
+    }
     int8_t* words = args.codes + first * groups * args.group;
     for (int64_t r = 0; r < height; ++r) {
       for (int64_t g = 0; g < groups; ++g) {

@@ -132,14 +132,10 @@ static inline QStretchFn q_stretch_of(const QTraits& t, bool split, int64_t rows
 constexpr int64_t kQFar = 16384;
 constexpr int64_t kQTogether = 16;  // tiles that meet a stretch one after the other: their sums stay in L1
 
-template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Share& share) {
+template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const QBlock& block) {
   const QWeight& w = args.w;
   const QTraits& traits = kQTraits[(int)w.type];
-  const QGrid grid = q_grid(args.m, w.n, w.k);
-  const int64_t row_block = share.index % grid.row_blocks, col_block = share.index / grid.row_blocks;
-  const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), panels = q_panels(w.n);
-  const int64_t tile_begin = row_block * tiles / grid.row_blocks, tile_end = (row_block + 1) * tiles / grid.row_blocks;
-  const int64_t panel_end = (col_block + 1) * panels / grid.col_blocks;
+  const int64_t most = q_tile_rows(w.type), tile_begin = block.tile_begin, tile_end = block.tile_end;
   const int64_t groups = q_groups(w.k, w.group), block_bytes = q_block_bytes(w.type, w.group);
   const int64_t low_bytes = q_low_bytes(w.type, w.group);
   const int64_t part = q_part(w.type, w.group), parts = w.group / part;  // of a group
@@ -151,7 +147,7 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const S
   QStretchTile t;
   t.part = part, t.scales = stretch.scales, t.leasts = stretch.leasts, t.shift = __builtin_ctz((unsigned)traits.offset | 1u << 30);
   t.table = q_table(traits.book);
-  for (int64_t panel = col_block * panels / grid.col_blocks; panel < panel_end; ++panel) {
+  for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
     const uint8_t* blocks = w.data + panel * groups * block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
     for (int64_t batch = tile_begin; batch < tile_end; batch += kQTogether) {

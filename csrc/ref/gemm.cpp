@@ -30,4 +30,17 @@ void gemm(const GemmArgs<double>& args, const Share& share) {
   }
 }
 
+void gemm_joined(const JoinedGemmArgs<double>& args, const Share&) {
+  for (int32_t w = 0; w < args.count; ++w) {
+    const auto& weight = args.weights[w];
+    for (int64_t i = 0; i < args.m; ++i) {
+      for (int64_t j = 0; j < weight.n; ++j) {
+        double sum = 0.0;
+        for (int64_t k = 0; k < args.k; ++k) sum += args.a[i * args.k + k] * weight.b[j * args.k + k];
+        weight.c[i * weight.n + j] = weight.bias ? sum + weight.bias[j] : sum;
+      }
+    }
+  }
+}
+
 }  // namespace mg::ref

@@ -95,7 +95,8 @@ void qrows(const QRowsArgs<double>& args, const Share&) {
   }
 }
 
-void qgemm(const QGemmArgs<double>& args, const Share&) {
+namespace {
+void product(const QGemmArgs<double>& args) {
   const QWeight& w = args.w;
   const QTraits& traits = kQTraits[(int)w.type];
   const int64_t groups = q_groups(w.k, w.group), part = q_part(w.type, w.group);
@@ -126,6 +127,17 @@ void qgemm(const QGemmArgs<double>& args, const Share&) {
       if (args.residual) y += args.residual[to];
       args.c[to] = y;
     }
+  }
+}
+}  // namespace
+
+void qgemm(const QGemmArgs<double>& args, const Share&) {
+  product(args);
+  for (int32_t i = 0; i < args.joined; ++i) {
+    QGemmArgs<double> one = {};
+    one.w = args.more[i].w, one.c = args.more[i].c, one.bias = args.more[i].bias;
+    one.codes = args.codes, one.scales = args.scales, one.starts = args.starts, one.m = args.m;
+    product(one);
   }
 }
 

@@ -9,6 +9,13 @@
 
 namespace mg {
 
+// Where share `share` of `shares` of a kernel begins to read weights; null: it reads none.
+struct Weights {
+  const char* (*begin)(const void* args, int64_t share, int64_t shares) = nullptr;
+  const void* args = nullptr;
+  int64_t shares = 0;
+};
+
 // `call` runs one share of a kernel: args are the kernel's arguments.
 struct Work {
   void (*call)(void (*kernel)(), const void* args, const Share& share);
@@ -16,6 +23,7 @@ struct Work {
   const void* args;
   int64_t shares;
   size_t scratch_bytes;
+  const Weights* ahead = nullptr;  // what is read next, which is fetched by whoever has finished
 };
 
 // A stretch of work on the team. The first run() with several shares tries to take the team for the calling thread, until

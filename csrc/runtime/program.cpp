@@ -11,7 +11,15 @@ namespace {
 
 thread_local Program* t_recording = nullptr;
 
-Work work_of(const Node& node) { return {node.call, node.kernel, node.args, node.shares, node.scratch_bytes}; }
+Work work_of(const Node& node) {
+  return {node.call, node.kernel, node.args, node.shares, node.scratch_bytes, node.ahead.begin ? &node.ahead : nullptr};
+}
+
+// Weights go through all caches, so what lies between them is no longer there when its turn comes.
+void fetch(const Node& node) {
+  const char* const begin = reinterpret_cast<const char*>(&node);
+  for (size_t at = 0; at < offsetof(Node, args) + node.arg_bytes; at += 64) __builtin_prefetch(begin + at);
+}
 
 }  // namespace
 
@@ -38,6 +46,7 @@ void Program::end() {
   recording_ = false;
   set_current_pool(nullptr);
   plan_memory();
+  look_ahead();
   recorded_ = true;
 }
 
@@ -105,6 +114,18 @@ void Program::plan_memory() {
   pointers_ = {};
 }
 
+// Each node is told whose weights come next; after the last ones those of the next replay.
+void Program::look_ahead() {
+  Weights next;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (size_t i = nodes_.size(); i-- > 0;) {
+      Node& node = nodes_[i];
+      node.ahead = next;
+      if (node.weights) next = {node.weights, node.args, node.shares};
+    }
+  }
+}
+
 void Program::hold(const Array& array) {
   if (array.block) keep_.push_back(array.block);
 }
@@ -134,7 +155,10 @@ template <class Each> void Program::run_nodes(Each each) {
       continue;
     }
     Job job;
-    for (; i < nodes_.size() && nodes_[i].host < 0; ++i) each([&] { job.run(work_of(nodes_[i])); });
+    for (; i < nodes_.size() && nodes_[i].host < 0; ++i) {
+      if (i + 1 < nodes_.size()) fetch(nodes_[i + 1]);
+      each([&] { job.run(work_of(nodes_[i])); });
+    }
   }
 }
 

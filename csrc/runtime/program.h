@@ -28,6 +28,8 @@ struct Node {
   size_t scratch_bytes = 0;
   int32_t host = -1;  // index of a host callback instead of a kernel
   uint32_t arg_bytes = 0;
+  const char* (*weights)(const void* args, int64_t share, int64_t shares) = nullptr;
+  Weights ahead;  // of the next node that has some
   alignas(16) unsigned char args[kMaxArgs];
 };
 
@@ -63,6 +65,7 @@ class Program : public std::enable_shared_from_this<Program> {
   template <class Each> void run_nodes(Each each);
   void find_pointers(const Node& node);
   void plan_memory();
+  void look_ahead();
   std::vector<Node> nodes_;
   std::vector<std::function<void()>> hosts_;
   std::unordered_set<void*> kept_;
@@ -79,6 +82,9 @@ class Program : public std::enable_shared_from_this<Program> {
 Program* recording();  // of the calling thread, or null
 
 namespace detail {
+template <class A> const char* weights_of(const void* args, int64_t share, int64_t shares) {
+  return weights_begin(*static_cast<const A*>(args), share, shares);
+}
 template <class A> void call_kernel(void (*kernel)(), const void* args, const Share& share) {
   reinterpret_cast<void (*)(const A&, const Share&)>(kernel)(*static_cast<const A*>(args), share);
 }
@@ -94,6 +100,7 @@ void launch(const char* name, void (*kernel)(const A&, const Share&), const A& a
   Node node;
   node.call = &detail::call_kernel<A>;
   node.kernel = reinterpret_cast<void (*)()>(kernel);
+  if constexpr (HasWeights<A>::value) node.weights = &detail::weights_of<A>;
   node.name = name;
   node.shares = plan.shares;
   node.scratch_bytes = plan.scratch_bytes;

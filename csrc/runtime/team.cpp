@@ -87,13 +87,22 @@ void Team::run(const Work& work) {
   board_.kernel.store(view.kernel, kRelaxed);
   board_.args.store(view.args, kRelaxed);
   board_.shares.store(view.shares, kRelaxed);
-  for (int member = 0; member < size_; ++member)
+  for (int member = 0; member < size_; ++member) {
     members_[(size_t)member].claim.store(claim_word(view.sequence, range_size(view.shares, member)), kRelaxed);
+    if (const Weights* next = work.ahead) {
+      const uint32_t shares = (uint32_t)next->shares, first = range_end(shares, member) - range_size(shares, member);
+      members_[(size_t)member].ahead.store(first < shares ? next->begin(next->args, first, shares) : nullptr, kRelaxed);
+    } else {
+      members_[(size_t)member].ahead.store(nullptr, kRelaxed);
+    }
+  }
   board_.sequence.store(view.sequence, kRelease);
   barriers_.light();
   const bool asleep = board_.sleepers.load(kRelaxed) > 0;
   if (asleep) begin_asleep(view);
-  finish(view, run_range(view, 0, 0));
+  const int64_t own = run_range(view, 0, 0);
+  fetch_ahead(0, kCallerAheadBytes);
+  finish(view, own);
   if (asleep) end_asleep(view);
   counters_.shared_nodes.store(counters_.shared_nodes.load(kRelaxed) + 1, kRelaxed);
   caller_.running.store(false, kRelaxed);
@@ -203,6 +212,11 @@ uint64_t Team::await(uint64_t seen) {
   return now;
 }
 
+void Team::fetch_ahead(int member, int64_t bytes) const {
+  if (const char* next = members_[(size_t)member].ahead.load(kRelaxed))
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(next + at, 0, 2);
+}
+
 // Leaves the owners a moment to start; false when the node is over.
 bool Team::await_steal(uint64_t sequence) const {
   if (!spin_) return true;
@@ -222,6 +236,7 @@ void Team::serve(int member) {
     if (board_.stop.load(kRelaxed)) return;
     const View node = view(sequence);
     run_range(node, member, member);
+    fetch_ahead(member, kAheadBytes);
     keep_off_caller();
     if (!await_steal(sequence)) continue;
     for (int step = 1; step < size_; ++step) run_range(node, (member + step) % size_, member);

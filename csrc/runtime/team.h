@@ -23,6 +23,9 @@ namespace mg {
 constexpr int64_t kIdleSpinNs = 50000;
 // An awake owner starts on its range within a tenth of this.
 constexpr int64_t kStealAfterNs = 3000;
+// Of the weights that come next, what a member fetches when it has finished: what memory gives while the caller does what
+// is not shared out. The caller itself must not wait for it.
+constexpr int64_t kAheadBytes = 32 << 10, kCallerAheadBytes = 4 << 10;
 // A claimed share that takes longer is either large or its thread has lost the processor.
 constexpr int64_t kWaitSpinNs = 50000, kWaitYieldNs = 200000;
 
@@ -96,6 +99,7 @@ class Team {
     std::atomic<uint64_t> claim{0};     // node number << 24 | shares left
     std::atomic<uint64_t> finished{0};  // shares ever finished; written by the member alone
     std::atomic<void*> scratch{nullptr};
+    std::atomic<const char*> ahead{nullptr};  // weights that it will read next
   };
   // One line, so that a spinning worker gets a whole node with one transfer.
   struct alignas(64) Board {
@@ -160,6 +164,7 @@ class Team {
   bool all_finished(uint64_t target) const;
   uint64_t await(uint64_t seen);
   bool await_steal(uint64_t sequence) const;
+  void fetch_ahead(int member, int64_t bytes) const;
 
   void keep_off_caller() const;
 

@@ -43,6 +43,11 @@ static inline Vec load_n(const int8_t* p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
   return load(lanes);
 }
+static inline void store_bytes(int8_t* p, Vec a) {
+  const __m256i n = _mm256_cvtps_epi32(a.v);
+  const __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+  _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(shorts, shorts));
+}
 static inline Vec set1(float x) { return {_mm256_set1_ps(x)}; }
 static inline Vec zero() { return {_mm256_setzero_ps()}; }
 static inline Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }

@@ -37,6 +37,7 @@ static inline Vec load(const int8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvte
 static inline Vec load_n(const int8_t* p, int64_t n) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes_below(n), p)))};
 }
+static inline void store_bytes(int8_t* p, Vec a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v))); }
 static inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec zero() { return {_mm512_setzero_ps()}; }
 static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }

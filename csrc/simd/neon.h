@@ -57,6 +57,11 @@ static inline Vec load_n(const int8_t* p, int64_t n) {
   for (int64_t i = 0; i < n && i < 4; ++i) lanes[i] = p[i];
   return load(lanes);
 }
+static inline void store_bytes(int8_t* p, Vec a) {
+  const int16x4_t shorts = vmovn_s32(vcvtq_s32_f32(a.v));
+  const int32_t word = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(shorts, shorts))), 0);
+  memcpy(p, &word, sizeof word);
+}
 static inline Vec set1(float x) { return {vdupq_n_f32(x)}; }
 static inline Vec zero() { return {vdupq_n_f32(0.0f)}; }
 static inline Vec add(Vec a, Vec b) { return {vaddq_f32(a.v, b.v)}; }

@@ -22,6 +22,7 @@ static inline Vec load_n(const bf16* p, int64_t n) { Vec r; MG_LANES r.v[i] = i 
 static inline void store_n(bf16* p, Vec a, int64_t n) { MG_LANES if (i < n) assign(p[i], a.v[i]); }
 static inline Vec load(const int8_t* p) { Vec r; MG_LANES r.v[i] = (float)p[i]; return r; }
 static inline Vec load_n(const int8_t* p, int64_t n) { Vec r; MG_LANES r.v[i] = i < n ? (float)p[i] : 0.0f; return r; }
+static inline void store_bytes(int8_t* p, Vec a) { MG_LANES p[i] = a.v[i] > -128.0f && a.v[i] < 128.0f ? (int8_t)(int32_t)a.v[i] : (int8_t)0; }
 static inline Vec set1(float x) { return {Floats{x, x, x, x}}; }
 static inline Vec zero() { return {Floats{}}; }
 static inline Vec add(Vec a, Vec b) { return {a.v + b.v}; }

@@ -18,8 +18,22 @@ namespace {
 #include "kernels/loops.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/gemm_amx.inl.h"
+#include "kernels/gemm_joined.inl.h"
 #include "kernels/grouped.inl.h"
 
+void gemm_joined(const JoinedGemmArgs<bf16>& args, const Share& share) {
+  const GemmGrid grid = amx_joined_grid(args.m);
+  amx_begin();
+  gemm_joined_of(args, share, [&](const GemmArgs<bf16>& one, const GemmBlock& whole) {
+    for (int64_t col = whole.col_begin; col < whole.col_end; col += grid.cols) {
+      GemmBlock block = whole;
+      block.col_begin = col;
+      if (col + grid.cols < whole.col_end) block.col_end = col + grid.cols;
+      amx_block(one, block, 0, grid, share.scratch);
+    }
+  });
+  _tile_release();
+}
 void grouped_linear(const GroupedArgs<bf16>& args, const Share& share) {
   amx_begin();
   grouped_rows(args, share, &amx_block);
@@ -36,6 +50,7 @@ const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_amx;
+    all.gemm_joined = &gemm_joined;
     all.grouped_linear = &grouped_linear;
     all.grouped_weight = &grouped_weight;
     all.peak = &peak_amx;

@@ -20,6 +20,7 @@ namespace {
 #include "kernels/elementwise.inl.h"
 #include "kernels/norm.inl.h"
 #include "kernels/gemm.inl.h"
+#include "kernels/gemm_joined.inl.h"
 #include "kernels/grouped.inl.h"
 
 void grouped_linear(const GroupedArgs<bf16>& args, const Share& share) { grouped_rows(args, share, &gemm_part<BfPairs>); }
@@ -44,6 +45,7 @@ const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512vnni::table_bf16();
     all.gemm = &gemm_of<BfPairs>;
+    all.gemm_joined = &gemm_joined_vectors<BfPairs>;
     all.grouped_linear = &grouped_linear;
     all.grouped_weight = &grouped_weight;
     all.act = &act<bf16>;

@@ -10,7 +10,9 @@ import typing
 import numpy as _numpy
 
 __all__: list[str] = [
+    "JOINED_ROWS",
     "KV_PAD",
+    "MOST_JOINED",
     "NORM_CHUNK",
     "PEAK_GRAIN",
     "Q_COLS",
@@ -68,10 +70,12 @@ __all__: list[str] = [
     "grouped_weight",
     "isa",
     "isas",
+    "keep_type",
     "kv_put",
     "launch_host",
     "launch_nothing",
     "linear",
+    "linear_joined",
     "linear_recurrence",
     "linear_recurrence_backward",
     "norm",
@@ -89,6 +93,7 @@ __all__: list[str] = [
     "q_fit",
     "q_gather",
     "q_gemm",
+    "q_gemm_joined",
     "q_matmul",
     "q_pack",
     "q_rows",
@@ -293,7 +298,8 @@ def call_op(
     Calls forward with the arrays of `args`, of which the first `count` are tensors; those from `required` on may be
     None or missing. Gives a tensor, or (tensors, None) where there are several outputs. If a tensor has a slot and
     `taping`: (output, saved, slots), forward having been told which need a gradient. Without forward: (arrays, slots,
-    whether each has one). None, and nothing is called, if one of the first is neither a tensor nor None.
+    whether each has one). None, and nothing is called, if one of the first is neither a tensor, None, nor of a type
+    that was given to keep_type().
     """
 
 def cast(x: Array, y: Array, accumulate: bool = False) -> None:
@@ -562,6 +568,11 @@ def isas() -> list[tuple[str, bool]]:
     Instruction sets in this build, best first, and whether this machine has each.
     """
 
+def keep_type(type: typing.Any) -> None:
+    """
+    Objects of this type are given to ops where tensors are expected.
+    """
+
 def kv_put(x: Array, ids: Array, cache: Array, heads: int, width: int, scales: Array | None = None) -> None:
     """
     Rows x (T, heads, width) into rows ids of a cache of another type; uint8 holds int8 codes.
@@ -578,6 +589,11 @@ def linear(
 ) -> tuple[typing.Any, ...]:
     """
     (y, slope of act or None) of residual + act(x weight^T + bias)
+    """
+
+def linear_joined(x: Array, weights: typing.Any, biases: typing.Any) -> tuple[typing.Any, ...]:
+    """
+    (x W^T + bias, ...) of one to four weights, for few rows
     """
 
 def linear_recurrence(
@@ -721,6 +737,11 @@ def q_gemm(
     slope: Array | None = None,
     act: int = 0,
 ) -> None: ...
+def q_gemm_joined(codes: Array, scales: Array, starts: Array, m: int, k: int, weights: typing.Any) -> None:
+    """
+    Products of the same activations with one to four weights (data, out, type, n, group, bias or None).
+    """
+
 def q_matmul(
     x: Array,
     data: Array,
@@ -1051,7 +1072,9 @@ def trim_heap() -> None:
 def trim_pool() -> None: ...
 def unary(x: Array, y: Array, op: int) -> None: ...
 
+JOINED_ROWS: int = 8
 KV_PAD: int = 64
+MOST_JOINED: int = 4
 NORM_CHUNK: int = 16384
 PEAK_GRAIN: int = 1572864
 Q_COLS: int = 32

@@ -23,9 +23,13 @@ class _Step:
     """The recorded step of so many sequences, and the buffers that it reads."""
 
     def __init__(self, model: Decoder, states: ContiguousStates, count: int, draws: Draws | None) -> None:
-        self.tokens = tokens = k.empty((count,), "int32")
-        self.places = places = k.empty((count,), "int32")
-        self.layout = layout = Layout(count, count, states.capacity)
+        # One buffer: between two steps whatever Python touches comes from memory, which weights have gone through.
+        fed = k.empty((5 * count,), "int32")
+        self.fed = fed.numpy()
+        layout = Layout(count, count, states.capacity)
+        tokens, places, layout.k_start, layout.k_len, layout.positions = (
+            fed.view((count,), at) for at in range(0, 5 * count, count)
+        )
         layout.q_start.copy_from(np.arange(count + 1, dtype=np.int32))
 
         drawn = k.empty((count,), "int32")
@@ -74,13 +78,9 @@ class Steps:
         for row in rows:
             new[row] = 1
         self.states.begin(new)
-        starts = np.array(self.states.rows, np.int32)[rows]
-        past = np.array(self.states.lengths, np.int32)[rows]
-        step.tokens.copy_from(np.array(tokens, np.int32))
-        step.places.copy_from(starts + past)
-        step.layout.k_start.copy_from(starts)
-        step.layout.k_len.copy_from(past + 1)
-        step.layout.positions.copy_from(past)
+        starts, past = ([each[row] for row in rows] for each in (self.states.rows, self.states.lengths))
+        places = [start + length for start, length in zip(starts, past, strict=True)]
+        step.fed[:] = [*tokens, *places, *starts, *(length + 1 for length in past), *past]
         found = step.program()
         self.states.commit()
         return found

@@ -77,7 +77,11 @@ class GroupedLinear(Module):
 
 
 def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
-    """Several projections of the same x (q, k, v; gate, up): the place where x is prepared once for all."""
+    """Several projections of the same x (q, k, v; gate, up): one kernel, or x is at least prepared once for all."""
+    if not any(linear.adapters for linear in linears):
+        ys = ops.joined_linear(x, [linear.weight for linear in linears], [linear.bias for linear in linears])
+        if ys is not None:
+            return ys
     rows = ops.shared_rows(x, [linear.weight for linear in linears])
     return [linear(x, ctx, rows=rows) for linear in linears]
 

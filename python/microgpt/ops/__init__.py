@@ -33,6 +33,7 @@ from .basic import (
 from .custom import checkpoint, custom
 from .delta import gated_delta
 from .experts import Routing, combine_rows, expert_weights, gather_rows, grouped_linear, route, sort_experts
+from .joined import joined_linear
 from .layers import activation, dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax
 from .loss import cross_entropy, linear_cross_entropy
 from .mlp import mlp
@@ -70,6 +71,7 @@ __all__ = [
     "gather_rows",
     "glu",
     "grouped_linear",
+    "joined_linear",
     "layer_norm",
     "linear",
     "linear_cross_entropy",

@@ -31,6 +31,9 @@ from ..tensor import Tensor, as_array, result
 
 Array = k.Array
 
+for _type in (QTensor, KVRows):  # ops look at them
+    k.keep_type(_type)
+
 OPS: Registry[Op] = Registry("op")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ... import ops
 from ...state.spec import ITEM, KVSpec
@@ -170,15 +170,17 @@ class Attention(Module):
         if self.k is None or self.v is None:
             q, *gates = project(x, ctx, [self.q, *([self.gate] if self.gate else [])])
             k, v = ctx.extra[f"kv{spec.kv_from}"]
+            tables = self._tables(q.dtype, ctx)
         else:
             q, k, v, *gates = project(x, ctx, [self.q, self.k, self.v, *([self.gate] if self.gate else [])])
             k, v = (self._heads(each, spec.kv_heads) for each in (k, v))
-            k = self._place(k, self.k_norm if spec.qk_norm else None, ctx)
+            tables = self._tables(k.dtype, ctx)
+            k = self._place(k, self.k_norm if spec.qk_norm else None, ctx, tables)
             if ctx.states is not None:
                 k, v = ctx.states.update(self.slot, k, v)
             if self.shared:
                 ctx.extra[f"kv{self.index}"] = k, v
-        q = self._place(self._heads(q, spec.heads), self.q_norm if spec.qk_norm else None, ctx)
+        q = self._place(self._heads(q, spec.heads), self.q_norm if spec.qk_norm else None, ctx, tables)
         if spec.temperature is not None:
             table = temperature_table(*spec.temperature, self.max_positions, q.dtype)
             q = q * ops.embedding(table, ctx.layout.positions).reshape(-1, 1, 1)
@@ -192,15 +194,20 @@ class Attention(Module):
         bound = self.spec.clip
         return (x if bound is None else _clip(x, bound)).reshape(-1, heads, self.spec.head_dim)
 
-    def _place(self, x: Tensor, norm: Norm | HeadNorm | None, ctx: Ctx) -> Tensor:
+    def _tables(self, dtype: str, ctx: Ctx) -> tuple[Any, Any] | None:
+        """Cosines and sines of the positions that a call can reach, where there are rotary positions."""
+        if self.spec.rope is None:
+            return None
+        length = covered(ctx.layout.reach, self.max_positions)
+        return rope_tables(self.spec.rope, self.spec.head_dim, self.max_positions, length, wide(dtype))
+
+    def _place(self, x: Tensor, norm: Norm | HeadNorm | None, ctx: Ctx, tables: tuple[Any, Any] | None) -> Tensor:
         """Norm and rotary positions of queries or keys, in the spec's order."""
         rope, last = self.spec.rope, self.spec.qk_norm_last
         if norm is not None and not last:
             x = self._normed(x, norm)
-        if rope is not None:
-            length = covered(ctx.layout.reach, self.max_positions)
-            cos, sin = rope_tables(rope, self.spec.head_dim, self.max_positions, length, wide(x.dtype))
-            x = ops.rope(x, ctx.layout.positions, cos, sin, interleaved=rope.interleaved)
+        if rope is not None and tables is not None:
+            x = ops.rope(x, ctx.layout.positions, *tables, interleaved=rope.interleaved)
         return self._normed(x, norm) if norm is not None and last else x
 
     def _normed(self, x: Tensor, norm: Norm | HeadNorm) -> Tensor:
