@@ -18,11 +18,11 @@ from microgpt.api import LanguageModel
 from microgpt.engine.generate import forward_cached
 from microgpt.engine.step import Steps
 from microgpt.errors import ConfigError, DTypeError, ShapeError, UsageError
+from microgpt.kvrows import KVRows
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
 from microgpt.models.presets import MODELS
 from microgpt.nn.mixers.attention import AttentionSpec
-from microgpt.qtensor import KVRows
 from microgpt.state.contiguous import ContiguousStates
 from microgpt.state.spec import KVSpec
 from microgpt.tensor import Tensor, numpy_dtype

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _kernels as k
 from ..errors import UsageError
-from ..qtensor import KVRows
+from ..kvrows import KVRows
 from ..tensor import Tensor, wide
 from . import basic
 from .layers import composed_softmax

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple, NoReturn
 from .. import _kernels as k
 from ..autograd import Entry, Slot, state
 from ..errors import ShapeError, UsageError
-from ..qtensor import KVRows, QTensor
+from ..kvrows import KVRows
+from ..qtensor import QTensor
 from ..registry import Registry
 from ..tensor import Tensor, as_array, result
 

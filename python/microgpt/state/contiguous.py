@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import _kernels as k
 from ..errors import ShapeError
-from ..qtensor import KVRows
+from ..kvrows import KVRows
 from ..tensor import Tensor
 from .spec import KVSpec, StateSpec
 
