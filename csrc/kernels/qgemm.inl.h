@@ -170,8 +170,8 @@ template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBloc
     const int64_t fetching = block.tile_end - block.tile_begin < kQFetching ? 0 : kQFetching;
     for (int64_t tile = block.tile_begin; tile < block.tile_end; ++tile) {
       const int64_t number = tile - block.tile_begin;
-      t.ahead_bytes = number < fetching ? t.block_bytes / (fetching * kQPasses) : 0;
-      t.ahead = t.b + t.groups * (t.block_bytes + number * kQPasses * t.ahead_bytes);
+      t.ahead_bytes = number < fetching ? t.block_bytes / fetching : 0;
+      t.ahead = t.b + t.groups * (t.block_bytes + number * t.ahead_bytes);
       const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;
