@@ -44,7 +44,7 @@ template <bool kCenter, class T> static inline void norm_row(const NormArgs<T>& 
   const Vec high = set1(scale.high), low = set1(scale.low), rstd = set1(scale.rstd);
   const T* x = args.x + row * args.cols;
   T* y = args.y + row * args.cols;
-  each_many(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
+  each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
     auto r = get(x + i, part);
     if constexpr (kCenter) r = sub(sub(r, high), low);
     r = mul(r, rstd);
@@ -91,7 +91,7 @@ static inline void norm_backward_row(const NormBackwardArgs<T>& args, int64_t sh
   const T *x = args.x + row * args.cols, *dy = args.dy + row * args.cols;
   float* dweight = args.part_dweight ? args.part_dweight + share * args.cols : nullptr;
   float* dbias = args.part_dbias ? args.part_dbias + share * args.cols : nullptr;
-  each_many(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
+  each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
     auto g = get(dy + i, part), normal = get(x + i, part);
     if constexpr (kCenter) normal = sub(normal, mean);
     normal = mul(normal, rstd);
@@ -106,7 +106,7 @@ static inline void norm_backward_row(const NormBackwardArgs<T>& args, int64_t sh
 // With g = dy * weight and xhat = (x - mean) * rstd: dx (+)= rstd * (g - avg(g) - xhat * avg(g * xhat)); RMSNorm has no
 // avg(g). dx may alias dy. The sums for dweight and dbias start anew in each share.
 template <class T> void norm_backward(const NormBackwardArgs<T>& args, const Share& share) {
-  const Range rows = range_of(share.index, args.rows, norm_rows_per_share(args.cols));
+  const Range rows = range_of(share.index, args.rows, rows_per_share(args.cols));
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     if (args.center) norm_backward_row<true>(args, share.index, row, row > rows.begin);
     else norm_backward_row<false>(args, share.index, row, row > rows.begin);

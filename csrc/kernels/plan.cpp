@@ -24,7 +24,7 @@ int64_t row_shares(int64_t rows, int64_t cols) { return shares_of(rows, rows_per
 MG_PLAN(embedding, EmbeddingArgs, row_shares(args.tokens, args.width))
 MG_PLAN(embedding_backward, EmbeddingBackwardArgs, shares_of(args.width, kColumnBlock))
 MG_PLAN(norm, NormArgs, row_shares(args.rows, args.cols))
-MG_PLAN(norm_backward, NormBackwardArgs, shares_of(args.rows, norm_rows_per_share(args.cols)))
+MG_PLAN(norm_backward, NormBackwardArgs, row_shares(args.rows, args.cols))
 MG_PLAN(norm_backward_weight, NormBackwardArgs, shares_of(args.cols, kColumnBlock))
 MG_PLAN(act, ActArgs, shares_of(args.n, kGrain))
 MG_PLAN(act_backward, ActArgs, shares_of(args.n, kGrain))

@@ -76,11 +76,6 @@ static inline Range range_of(int64_t index, int64_t n, int64_t grain) {
   return {begin < n ? begin : n, end < n ? end : n};
 }
 static inline int64_t rows_per_share(int64_t cols) { return cols >= kGrain ? 1 : kGrain / (cols > 0 ? cols : 1); }
-// Rows of a share of a norm's backward, at least: each leaves a row of sums for its parameters, to be added up.
-constexpr int64_t kNormRows = 16;
-static inline int64_t norm_rows_per_share(int64_t cols) {
-  return rows_per_share(cols) > kNormRows ? rows_per_share(cols) : kNormRows;
-}
 // Kernels that walk every row in order are cut by columns: four cache lines, so that a row's piece is worth fetching.
 constexpr int64_t kColumnBlock = 64;
 // Outputs of one reduce share: about kGrain elements read, and whole cache lines where the outputs lie side by side.

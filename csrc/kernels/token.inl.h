@@ -7,10 +7,7 @@ template <class T> void embedding(const EmbeddingArgs<T>& args, const Share& sha
   for (int64_t t = tokens.begin; t < tokens.end; ++t) {
     const T* row = args.table + args.ids[t] * width;
     T* y = args.y + t * width;
-    if (t + 1 < tokens.end)  // rows lie anywhere: nothing foresees the next
-      for (int64_t i = 0; i < width; i += 64 / (int64_t)sizeof(T)) __builtin_prefetch(args.table + args.ids[t + 1] * width + i);
-    if (!args.accumulate) memcpy(y, row, (size_t)width * sizeof(T));
-    else each_vec(0, width, [&](int64_t i, auto part) { store_or_add(y + i, get(row + i, part), args.accumulate, part); });
+    each_vec(0, width, [&](int64_t i, auto part) { store_or_add(y + i, get(row + i, part), args.accumulate, part); });
   }
 }
 
