@@ -5,7 +5,7 @@
 template <class T> void act(const ActArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
-    each_vec(range.begin, range.end, [&](int64_t i, auto part) {
+    each_many(range.begin, range.end, [&](int64_t i, auto part) MG_ALWAYS {
       store_or_add(args.y + i, apply_act<kNarrow<T>>(kind.value, get(args.x + i, part)), args.accumulate, part);
     });
   });
@@ -15,8 +15,8 @@ template <class T> void act(const ActArgs<T>& args, const Share& share) {
 template <class T> void act_backward(const ActArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
-    each_vec(range.begin, range.end, [&](int64_t i, auto part) {
-      const Vec slope = act_grad<kNarrow<T>>(kind.value, get(args.x + i, part));
+    each_many(range.begin, range.end, [&](int64_t i, auto part) MG_ALWAYS {
+      const auto slope = act_grad<kNarrow<T>>(kind.value, get(args.x + i, part));
       store_or_add(args.y + i, mul(get(args.dy + i, part), slope), args.accumulate, part);
     });
   });
@@ -26,8 +26,8 @@ template <class T> void act_backward(const ActArgs<T>& args, const Share& share)
 template <class T> void glu(const GluArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
-    each_vec(range.begin, range.end, [&](int64_t i, auto part) {
-      const Vec gate = apply_act<kNarrow<T>>(kind.value, get(args.gate + i, part));
+    each_many(range.begin, range.end, [&](int64_t i, auto part) MG_ALWAYS {
+      const auto gate = apply_act<kNarrow<T>>(kind.value, get(args.gate + i, part));
       put(args.y + i, mul(gate, get(args.up + i, part)), part);
     });
   });
@@ -37,10 +37,10 @@ template <class T> void glu(const GluArgs<T>& args, const Share& share) {
 template <class T> void glu_backward(const GluArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
-    each_vec(range.begin, range.end, [&](int64_t i, auto part) {
-      const Vec dy = get(args.dy + i, part), gate = get(args.gate + i, part);
-      const Vec up = args.dgate ? get(args.up + i, part) : zero();
-      const ActPair at_gate = act_pair<kNarrow<T>>(kind.value, gate);
+    each_many(range.begin, range.end, [&](int64_t i, auto part) MG_ALWAYS {
+      const auto dy = get(args.dy + i, part), gate = get(args.gate + i, part);
+      const auto up = args.dgate ? get(args.up + i, part) : dy;
+      const auto at_gate = act_pair<kNarrow<T>>(kind.value, gate);
       if (args.dup) store_or_add(args.dup + i, mul(dy, at_gate.value), args.accumulate_dup, part);
       if (args.dgate) store_or_add(args.dgate + i, mul(mul(dy, up), at_gate.slope), args.accumulate_dgate, part);
     });
@@ -99,17 +99,14 @@ template <class T> void dropout(const DropoutArgs<T>& args, const Share& share) 
   for (int64_t begin = range.begin; begin < range.end; begin += kDropoutBlock) {
     alignas(64) uint64_t words[2 * kDropoutCounters];
     alignas(64) uint16_t bits[kDropoutBlock];
-    alignas(64) float kept[kDropoutBlock];
     for (int i = 0; i < kDropoutCounters; i += kPhiloxCounters)
       philox_lanes(args.seed, (uint64_t)(begin / kDropoutBlock * kDropoutCounters + i), stream, words + i,
                    words + kDropoutCounters + i);
     memcpy(bits, words, sizeof bits);
-    for (int i = 0; i < kDropoutBlock; ++i) kept[i] = (uint32_t)bits[i] >= threshold ? 1.0f : 0.0f;
     const int64_t end = begin + kDropoutBlock < range.end ? begin + kDropoutBlock : range.end;
     each_vec(begin, end, [&](int64_t i, auto part) {
       const Vec y = mul(get(args.x + i, part), scale);
-      const Vec masked = select(lt(zero(), get(kept + (i - begin), part)), y, zero());
-      store_or_add(args.y + i, masked, args.accumulate, part);
+      store_or_add(args.y + i, select(words_from(bits + (i - begin), threshold), y, zero()), args.accumulate, part);
     });
   }
 }

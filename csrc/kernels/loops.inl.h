@@ -1,7 +1,8 @@
 // Loops over vectors with their tails, sums whose order depends on the length alone, a choice of activation. Shared.
 
-// A whole vector, or the first n lanes of one.
+// A whole vector, the first n lanes of one, or kTogether vectors.
 struct Full {};
+struct Together {};
 struct Part {
   int64_t n;
 };
@@ -11,6 +12,8 @@ template <class T> static inline Vec get(const T* p, Full) { return load(p); }
 template <class T> static inline Vec get(const T* p, Part part) { return load_n(p, part.n); }
 template <class T> static inline void put(T* p, Vec a, Full) { store(p, a); }
 template <class T> static inline void put(T* p, Vec a, Part part) { store_n(p, a, part.n); }
+template <class T> MG_INLINE Vecs get(const T* p, Together) { return load_all(p); }
+template <class T> MG_INLINE void put(T* p, const Vecs& a, Together) { store_all(p, a); }
 // Lanes past the end become `rest`: 0 before a sum, -infinity before a maximum.
 static inline Vec lanes_or(Vec a, Full, float) { return a; }
 static inline Vec lanes_or(Vec a, Part part, float rest) {
@@ -19,6 +22,32 @@ static inline Vec lanes_or(Vec a, Part part, float rest) {
 template <class T> static inline void store_or_add(T* p, Vec a, bool accumulate, Full) { store(p, accumulate ? add(load(p), a) : a); }
 template <class T> static inline void store_or_add(T* p, Vec a, bool accumulate, Part part) {
   store_n(p, accumulate ? add(load_n(p, part.n), a) : a, part.n);
+}
+
+template <class T> MG_INLINE void store_or_add(T* p, const Vecs& a, bool accumulate, Together) {
+  store_all(p, accumulate ? add(load_all(p), a) : a);
+}
+MG_INLINE Vec all_lanes(float x, Full) { return set1(x); }
+MG_INLINE Vec all_lanes(float x, Part) { return set1(x); }
+MG_INLINE Vecs all_lanes(float x, Together) { return many(set1(x)); }
+
+// body(i, Together) for kTogether vectors at a time, then as each_vec.
+template <class Body> MG_INLINE void each_many(int64_t begin, int64_t end, const Body& body) {
+  int64_t i = begin;
+  for (; i + kTogether * kWidth <= end; i += kTogether * kWidth) body(i, Together{});
+  for (; i + kWidth <= end; i += kWidth) body(i, Full{});
+  if (i < end) body(i, Part{end - i});
+}
+
+// each_many where T is narrow; float's rows are faster vector by vector, as their arithmetic is little beside their memory.
+template <class T, class Body> MG_INLINE void each_if_narrow(int64_t begin, int64_t end, const Body& body) {
+  if constexpr (kNarrow<T>) {
+    each_many(begin, end, body);
+  } else {
+    int64_t i = begin;
+    for (; i + kWidth <= end; i += kWidth) body(i, Full{});
+    if (i < end) body(i, Part{end - i});
+  }
 }
 
 // body(i, Full) for whole vectors of [begin, end), then body(i, Part) for the tail.
@@ -49,9 +78,9 @@ template <class Term> static inline double blocked_sum(int64_t n, const Term& te
   return total;
 }
 
-// Two sums over one walk, in the same manner.
+// Two sums over one walk, of `first` and of left * right, in the same manner.
 struct Terms {
-  Vec first, second;
+  Vec first, left, right;
 };
 struct Sums {
   double first, second;
@@ -60,20 +89,22 @@ template <class TermsAt> static inline Sums blocked_sums(int64_t n, const TermsA
   Sums total = {0.0, 0.0};
   for (int64_t block = 0; block < n; block += kSumBlock) {
     const int64_t end = block + kSumBlock < n ? block + kSumBlock : n;
-    Vec a0 = zero(), a1 = zero(), b0 = zero(), b1 = zero();
-    const auto take = [&](Vec& a, Vec& b, int64_t i, auto part) {
+    Vec a0 = zero(), a1 = zero(), a2 = zero(), a3 = zero(), b0 = zero(), b1 = zero(), b2 = zero(), b3 = zero();
+    const auto take = [&](Vec& a, Vec& b, int64_t i, auto part) MG_ALWAYS {
       const Terms t = terms(i, part);
       a = add(a, t.first);
-      b = add(b, t.second);
+      b = fma(t.left, t.right, b);
     };
     int64_t i = block;
-    for (; i + 2 * kWidth <= end; i += 2 * kWidth) {
+    for (; i + 4 * kWidth <= end; i += 4 * kWidth) {
       take(a0, b0, i, Full{});
       take(a1, b1, i + kWidth, Full{});
+      take(a2, b2, i + 2 * kWidth, Full{});
+      take(a3, b3, i + 3 * kWidth, Full{});
     }
     each_vec(i, end, [&](int64_t j, auto part) { take(a0, b0, j, part); });
-    total.first += (double)hsum(add(a0, a1));
-    total.second += (double)hsum(add(b0, b1));
+    total.first += (double)hsum(add(add(a0, a1), add(a2, a3)));
+    total.second += (double)hsum(add(add(b0, b1), add(b2, b3)));
   }
   return total;
 }

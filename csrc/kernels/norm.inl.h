@@ -1,82 +1,115 @@
 // Kernels over whole rows: norms and softmax. Shares: rows_per_share(cols) rows; norm_backward_weight is cut by columns.
 
-// One row; gives rstd. The mean is kept in two parts, high and the average of x - high, which the pass over the squares
-// yields as well: y then has no error from a mean far larger than the spread, nor from one outlier. `high` is the mean of the
-// first few; where that is further from the mean than the spread, it is the mean, in a second pass.
+// What a row is shifted and scaled by. The mean is kept in two parts, high and the average of x - high, which the pass over the
+// squares yields as well: y then has no error from a mean far larger than the spread, nor from one outlier. `high` is the mean
+// of the first few; where that is further from the mean than the spread, it is the mean, in a second pass.
+struct RowScale {
+  float high, low, rstd;
+};
 constexpr int64_t kMeanProbe = 64;
-template <bool kCenter, class T> static inline float norm_row(const NormArgs<T>& args, int64_t row) {
+template <bool kCenter, class T> static inline RowScale row_scale(const NormArgs<T>& args, int64_t row) {
   const int64_t cols = args.cols, probe = cols < kMeanProbe ? cols : kMeanProbe;
   const double count = (double)cols;
   const T* x = args.x + row * cols;
-  T* y = args.y + row * cols;
-  Vec high = zero(), low = zero();
+  RowScale r = {0.0f, 0.0f, 0.0f};
   double variance;
   if constexpr (kCenter) {
-    float rough = (float)(blocked_sum(probe, [&](int64_t i, auto part) { return get(x + i, part); }) / (double)probe);
+    r.high = (float)(blocked_sum(probe, [&](int64_t i, auto part) { return get(x + i, part); }) / (double)probe);
     for (int pass = 0;; ++pass) {
-      high = set1(rough);
-      const Sums sums = blocked_sums(cols, [&](int64_t i, auto part) {
+      const Vec high = set1(r.high);
+      const Sums sums = blocked_sums(cols, [&](int64_t i, auto part) MG_ALWAYS {
         const Vec d = lanes_or(sub(get(x + i, part), high), part, 0.0f);
-        return Terms{d, mul(d, d)};
+        return Terms{d, d, d};
       });
       const double rest = sums.first / count, corrected = sums.second / count - rest * rest;
-      low = set1((float)rest);
-      args.mean[row] = (float)((double)rough + rest);
+      r.low = (float)rest;
+      args.mean[row] = (float)((double)r.high + rest);
       variance = corrected < 0.0 ? 0.0 : corrected;  // NaN stays
       if (pass == 1 || !(rest * rest > variance)) break;
-      rough = args.mean[row];
+      r.high = args.mean[row];
     }
   } else {
-    variance = blocked_sum(cols, [&](int64_t i, auto part) { return mul(get(x + i, part), get(x + i, part)); }) / count;
+    variance = blocked_sum(cols, [&](int64_t i, auto part) MG_ALWAYS {
+      const Vec v = get(x + i, part);
+      return mul(v, v);
+    }) / count;
   }
-  const float rstd = (float)(1.0 / ::sqrt(variance + args.eps));
-  each_vec(0, cols, [&](int64_t i, auto part) {
-    Vec r = get(x + i, part);
+  args.rstd[row] = r.rstd = (float)(1.0 / ::sqrt(variance + args.eps));
+  return r;
+}
+
+// Row by row: several rows at a time, with one reading of the weight, lose a quarter, because memory then has more streams.
+template <bool kCenter, class T> static inline void norm_row(const NormArgs<T>& args, int64_t row) {
+  const RowScale scale = row_scale<kCenter>(args, row);
+  const Vec high = set1(scale.high), low = set1(scale.low), rstd = set1(scale.rstd);
+  const T* x = args.x + row * args.cols;
+  T* y = args.y + row * args.cols;
+  each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
+    auto r = get(x + i, part);
     if constexpr (kCenter) r = sub(sub(r, high), low);
-    r = mul(r, set1(rstd));
-    if (args.weight) r = mul(r, get(args.weight + i, part));
-    if (args.bias) r = add(r, get(args.bias + i, part));
+    r = mul(r, rstd);
+    if (args.weight && args.bias) r = fma(r, get(args.weight + i, part), get(args.bias + i, part));
+    else if (args.weight) r = mul(r, get(args.weight + i, part));
+    else if (args.bias) r = add(r, get(args.bias + i, part));
     put(y + i, r, part);
   });
-  return rstd;
 }
 
 // y = (x - mean) * rstd * weight + bias. C >= 1; y may alias x.
 template <class T> void norm(const NormArgs<T>& args, const Share& share) {
   const Range rows = range_of(share.index, args.rows, rows_per_share(args.cols));
-  for (int64_t row = rows.begin; row < rows.end; ++row)
-    args.rstd[row] = args.center ? norm_row<true>(args, row) : norm_row<false>(args, row);
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    if (args.center) norm_row<true>(args, row);
+    else norm_row<false>(args, row);
+  }
+}
+
+// What a row's gradient takes from the row: also averages of g and of g * xhat.
+struct RowGradient {
+  float mean, rstd, average, along;
+};
+template <bool kCenter, class T> static inline RowGradient row_gradient(const NormBackwardArgs<T>& args, int64_t row) {
+  const T *x = args.x + row * args.cols, *dy = args.dy + row * args.cols;
+  RowGradient r = {kCenter ? args.mean[row] : 0.0f, args.rstd[row], 0.0f, 0.0f};
+  const Vec mean = set1(r.mean);
+  const Sums sums = blocked_sums(args.cols, [&](int64_t i, auto part) MG_ALWAYS {
+    Vec g = get(dy + i, part), d = get(x + i, part);
+    if (args.weight) g = mul(g, get(args.weight + i, part));
+    if constexpr (kCenter) d = sub(d, mean);
+    return Terms{g, g, d};
+  });
+  if (kCenter) r.average = (float)(sums.first / (double)args.cols);
+  r.along = (float)(sums.second / (double)args.cols * (double)r.rstd);
+  return r;
+}
+
+// `add_up`: the share has had rows before.
+template <bool kCenter, class T>
+static inline void norm_backward_row(const NormBackwardArgs<T>& args, int64_t share, int64_t row, bool add_up) {
+  const RowGradient of_row = row_gradient<kCenter>(args, row);
+  const Vec mean = set1(of_row.mean), rstd = set1(of_row.rstd), average = set1(of_row.average), along = set1(of_row.along);
+  const T *x = args.x + row * args.cols, *dy = args.dy + row * args.cols;
+  float* dweight = args.part_dweight ? args.part_dweight + share * args.cols : nullptr;
+  float* dbias = args.part_dbias ? args.part_dbias + share * args.cols : nullptr;
+  each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
+    auto g = get(dy + i, part), normal = get(x + i, part);
+    if constexpr (kCenter) normal = sub(normal, mean);
+    normal = mul(normal, rstd);
+    if (dweight) put(dweight + i, fma(g, normal, add_up ? get(dweight + i, part) : all_lanes(0.0f, part)), part);
+    if (dbias) put(dbias + i, add_up ? add(get(dbias + i, part), g) : g, part);
+    if (args.weight) g = mul(g, get(args.weight + i, part));
+    if constexpr (kCenter) g = sub(g, average);
+    store_or_add(args.dx + row * args.cols + i, mul(fnma(normal, along, g), rstd), args.accumulate_dx, part);
+  });
 }
 
 // With g = dy * weight and xhat = (x - mean) * rstd: dx (+)= rstd * (g - avg(g) - xhat * avg(g * xhat)); RMSNorm has no
 // avg(g). dx may alias dy. The sums for dweight and dbias start anew in each share.
 template <class T> void norm_backward(const NormBackwardArgs<T>& args, const Share& share) {
-  const int64_t cols = args.cols;
-  const Range rows = range_of(share.index, args.rows, rows_per_share(cols));
+  const Range rows = range_of(share.index, args.rows, rows_per_share(args.cols));
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    const T *x = args.x + row * cols, *dy = args.dy + row * cols;
-    const Vec rstd = set1(args.rstd[row]), mean = set1(args.center ? args.mean[row] : 0.0f);
-    const auto gradient = [&](int64_t i, auto part) {
-      const Vec g = get(dy + i, part);
-      return args.weight ? mul(g, get(args.weight + i, part)) : g;
-    };
-    const auto normal = [&](int64_t i, auto part) { return mul(sub(get(x + i, part), mean), rstd); };
-    const Sums sums = blocked_sums(cols, [&](int64_t i, auto part) {
-      const Vec g = gradient(i, part);
-      return Terms{g, mul(g, normal(i, part))};
-    });
-    const Vec average = set1(args.center ? (float)(sums.first / (double)cols) : 0.0f);
-    const Vec along = set1((float)(sums.second / (double)cols));
-    float* dweight = args.part_dweight ? args.part_dweight + share.index * cols : nullptr;
-    float* dbias = args.part_dbias ? args.part_dbias + share.index * cols : nullptr;
-    const bool add_up = row > rows.begin;
-    each_vec(0, cols, [&](int64_t i, auto part) {
-      const Vec g = get(dy + i, part), n = normal(i, part);
-      if (dweight) put(dweight + i, fma(g, n, add_up ? get(dweight + i, part) : zero()), part);
-      if (dbias) put(dbias + i, add_up ? add(get(dbias + i, part), g) : g, part);
-      const Vec r = fnma(n, along, sub(args.weight ? mul(g, get(args.weight + i, part)) : g, average));
-      store_or_add(args.dx + row * cols + i, mul(r, rstd), args.accumulate_dx, part);
-    });
+    if (args.center) norm_backward_row<true>(args, share.index, row, row > rows.begin);
+    else norm_backward_row<false>(args, share.index, row, row > rows.begin);
   }
 }
 

@@ -81,3 +81,6 @@ static inline float hmax(Vec a) {
 }
 typedef uint64_t Words64 __attribute__((vector_size(64)));
 static inline Words64 mul_words(Words64 a, Words64 b) { return (Words64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+static inline Mask words_from(const uint16_t* words, uint32_t threshold) {
+  return {_mm512_cmpge_epu32_mask(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)words)), _mm512_set1_epi32((int)threshold))};
+}

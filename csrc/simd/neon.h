@@ -101,3 +101,6 @@ typedef uint64_t Words64 __attribute__((vector_size(16)));
 static inline Words64 mul_words(Words64 a, Words64 b) {
   return (Words64)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
 }
+static inline Mask words_from(const uint16_t* words, uint32_t threshold) {
+  return {vcgeq_u32(vmovl_u16(vld1_u16(words)), vdupq_n_u32(threshold))};
+}
