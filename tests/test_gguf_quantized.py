@@ -75,6 +75,21 @@ def test_groups_of_a_multiple_of_32(tmp_path: Path, bits: int, group: int, kind:
     assert np.array_equal(back.logits(ids), made.logits(ids))
 
 
+def test_experts(tmp_path: Path) -> None:
+    """All experts of a layer are one tensor; their blocks come back with the same numbers, bit for bit."""
+    config = {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2}
+    made = LanguageModel(Decoder(FAMILIES.get("mixtral").read(config), seed=1), IdsTokenizer(61))
+    microgpt.quantize(made, 4)
+    made.export(tmp_path / "experts.gguf")
+    assert GgufFile(tmp_path / "experts.gguf").tensors["blk.0.ffn_down_exps.weight"].kind.name == "Q4_0"
+    before = weights_of(made.decoder)
+    after = weights_of(microgpt.load(tmp_path / "experts.gguf", quantize="keep").decoder)
+    assert before.keys() == after.keys() and sum(each.ndim == 3 for each in before.values()) == 2 * 3
+    for name, weight in before.items():
+        for ours, again in zip(weight.matrices(), after[name].matrices(), strict=True):
+            assert np.array_equal(ours.dequantize(), again.dequantize()), name
+
+
 def test_scales_of_bfloat16() -> None:
     rng = np.random.default_rng(2)
     codes = rng.integers(0, 16, (40, 128), np.uint8)

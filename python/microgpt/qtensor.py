@@ -257,6 +257,9 @@ class QTensor:
     @property
     def ggml_kind(self) -> str | None:
         """GGUF's type whose blocks hold the same numbers: its own, Q4_0 or Q8_0; None where there is none."""
+        if self.ndim == 3:
+            kinds = {each.ggml_kind for each in self.matrices()}
+            return kinds.pop() if len(kinds) == 1 else None
         if self.ordered or self.shape[1] % (self.type.fixed or 32):
             return None
         if self.type.block and self.type.fixed:
@@ -267,7 +270,9 @@ class QTensor:
         return None if halves is None else "Q4_0" if self.type.bits == 4 else "Q8_0"
 
     def to_ggml(self) -> npt.NDArray[np.uint8]:
-        """Its rows as blocks of `ggml_kind`, which it must have: (N, bytes of a row)."""
+        """Its rows as blocks of `ggml_kind`, which it must have: (N, bytes of a row), of experts (E, N, bytes)."""
+        if self.ndim == 3:
+            return np.stack([each.to_ggml() for each in self.matrices()])
         kind = self.ggml_kind
         assert kind is not None
         type, (n, inner) = q_type(GGUF_TYPES[kind]), self.shape
