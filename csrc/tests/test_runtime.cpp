@@ -100,7 +100,8 @@ TEST_CASE("cpu features of recorded machines") {
     less.leaf7_ebx &= ~(1u << bit);
     CHECK_FALSE(features_of(less).avx512);
   }
-  const CpuidWords zen4{0xfffa3203, 0xf1bf07ab, 0x00405fc6, 0x10, 0x20, 0, 0xe7};
+  CpuidWords zen4{0xfffa3203, 0xf1bf07ab, 0x00405fc6, 0x10, 0x20, 0, 0xe7};
+  zen4.amd = true;
   CHECK(features(zen4) == "sse4.2 avx2 fma f16c avx512 avx512_vnni avx512_bf16");
   // Tiles need the processor's two bits and two more that the operating system saves.
   CpuidWords tiles = zen4;
