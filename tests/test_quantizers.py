@@ -253,8 +253,8 @@ def test_gptq_is_nearer_to_the_original_than_rounding(trained: tuple[LanguageMod
         score = made.perplexity(text, 64, model)
         divergence[method] = score.divergence
         assert score.divergence is not None and score.divergence < 0.05
-    # Importance-weighted rounding and AWQ lower the error of a layer's output (tests above); of a model as small as this
-    # their divergence is 0.6 to 1.5 times rounding's, by the seed, GPTQ's 0.02 to 0.09.
+    # Importance-weighted rounding and AWQ lower the error of a layer's output (tests above); of so small a model their
+    # divergence is 0.6 to 1.5 times rounding's, by the seed, GPTQ's 0.02 to 0.09.
     assert divergence["gptq"] < 0.3 * divergence["rtn"], divergence
 
 
