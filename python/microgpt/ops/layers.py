@@ -61,6 +61,17 @@ def y_rows(shape: tuple[int, ...]) -> int:
     return math.prod(shape[:-1])
 
 
+def weight_gradients(x: Array, dy: Array, rows: int, dweight: Any, dbias: Any) -> None:
+    """Of y = x weight^T + bias, where they are wanted."""
+    n = dy.shape[-1]
+    if dweight is not None:
+        array, add_to = dweight.target()
+        k.gemm(dy, x, array, n, x.shape[-1], rows, trans_a=True, accumulate=add_to)
+    if dbias is not None:
+        array, add_to = dbias.target()
+        k.reduce(dy, array, 1, rows, n, 0, accumulate=add_to)
+
+
 @linear.backward
 def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) -> None:
     x, weight, slope = saved
@@ -77,12 +88,7 @@ def _(saved: Any, dy: Array, dx: Any, dweight: Any, dbias: Any, dresidual: Any) 
     elif dx is not None:
         array, add_to = dx.target()  # products and sums write bfloat16 or float32, whichever the slot has
         k.gemm(dz, weight, array, rows, inner, n, accumulate=add_to)
-    if dweight is not None:
-        array, add_to = dweight.target()
-        k.gemm(dz, x, array, n, inner, rows, trans_a=True, accumulate=add_to)
-    if dbias is not None:
-        array, add_to = dbias.target()
-        k.reduce(dz, array, 1, rows, n, 0, accumulate=add_to)
+    weight_gradients(x, dz, rows, dweight, dbias)
     if dresidual is not None:
         dresidual.take(dy)
 

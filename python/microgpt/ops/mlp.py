@@ -7,7 +7,7 @@ from typing import Any
 from .. import _kernels as k
 from ..tensor import Tensor
 from . import raw
-from .layers import act_code, linear, y_rows
+from .layers import act_code, linear, weight_gradients, y_rows
 from .op import Cost, op
 
 Array = k.Array
@@ -37,31 +37,20 @@ def mlp(
     return y, (x, hidden, slope, up, down)
 
 
-def _weight_gradients(x: Array, dy: Array, rows: int, dweight: Any, dbias: Any) -> None:
-    """Of y = x weight^T + bias."""
-    n, inner = dy.shape[-1], x.shape[-1]
-    if dweight is not None:
-        array, add_to = dweight.target()
-        k.gemm(dy, x, array, n, inner, rows, trans_a=True, accumulate=add_to)
-    if dbias is not None:
-        array, add_to = dbias.target()
-        k.reduce(dy, array, 1, rows, n, 0, accumulate=add_to)
-
-
 @mlp.backward
 def _(saved: Any, dy: Array, dx: Any, dup: Any, ddown: Any, dup_bias: Any, ddown_bias: Any, dresidual: Any) -> None:
     x, hidden, slope, up, down = saved
     if dy.dtype != x.dtype:
         dy = raw.cast(dy, x.dtype)
     rows, (width, inner) = y_rows(dy.shape), up.shape
-    _weight_gradients(hidden, dy, rows, ddown, ddown_bias)
+    weight_gradients(hidden, dy, rows, ddown, ddown_bias)
     if dx is not None or dup is not None or dup_bias is not None:
         dz = k.empty_like(hidden)  # read as soon as it is written
         k.gemm(dy, down, dz, rows, width, down.shape[0], factor=slope)
         if dx is not None:
             array, add_to = dx.target()
             k.gemm(dz, up, array, rows, inner, width, accumulate=add_to)
-        _weight_gradients(x, dz, rows, dup, dup_bias)
+        weight_gradients(x, dz, rows, dup, dup_bias)
     if dresidual is not None:
         dresidual.take(dy)
 
