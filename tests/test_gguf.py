@@ -43,13 +43,8 @@ def test_every_type_of_the_specification_is_there() -> None:
 
 
 @pytest.mark.parametrize("name", [key[6:] for key in STORED if key.startswith("bytes.")])
-def test_rows_are_quantized_no_worse_than_by_gguf_py(name: str) -> None:
-    x, kind = STORED["row"], NAMED[name]
-    ours, theirs = quantize(x, kind), STORED[f"bytes.{name}"]
-    assert ours.size == theirs.size and (not kind.plain or np.array_equal(ours, theirs))
-    errors = [((ggml.dequantize(raw, kind, x.shape) - x) ** 2).sum(axis=1) for raw in (ours, theirs)]
-    # The best scale is rounded to float16, which moves a number by a 2,048th at most.
-    assert (np.sqrt(errors[0]) <= np.sqrt(errors[1]) + np.linalg.norm(x, axis=1) / 2048).all()
+def test_rows_are_quantized_to_the_bytes_of_gguf_py(name: str) -> None:
+    assert np.array_equal(quantize(STORED["row"], NAMED[name]), STORED[f"bytes.{name}"])
 
 
 @pytest.mark.parametrize("name", ["F32", "F64", "I8", "I16", "I32", "I64"])
@@ -75,11 +70,15 @@ LLAMACPP: dict[str, tuple[float, float]] = {
 }  # fmt: skip
 
 
+PLAINLY = ("Q4_0", "Q5_0", "Q8_0")  # have gguf-py's bytes unless there is an importance of columns
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_errors_are_no_larger_than_llamacpps(name: str) -> None:
+    importance = np.ones(2048) if name in PLAINLY else None
     for spread, theirs in zip(("normal", "laplace"), LLAMACPP[name], strict=True):
         x = getattr(np.random.default_rng(3), spread)(size=(16, 2048)).astype(np.float32)
-        assert 0.7 * theirs < relative_error(name, x) <= theirs
+        assert 0.7 * theirs < relative_error(name, x, importance) <= theirs
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -92,7 +91,8 @@ def test_columns_that_matter_are_rounded_better(name: str) -> None:
         return float((importance * (ggml.dequantize(raw, kind, x.shape) - x) ** 2).sum())
 
     assert error(quantize(x, kind, importance)) < error(quantize(x, kind))
-    assert np.array_equal(quantize(x, kind, np.ones(512)), quantize(x, kind))
+    if name not in PLAINLY:
+        assert np.array_equal(quantize(x, kind, np.ones(512)), quantize(x, kind))
     with pytest.raises(ShapeError, match="a number for each of 512 columns"):
         quantize(x, kind, importance[:256])
 

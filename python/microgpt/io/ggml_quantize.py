@@ -1,6 +1,7 @@
 """float32 weights to the blocks of GGUF: the inverse of io/ggml.py.
 
-A group's scale (and minimum) is searched for (io/scale_search.py), so that the squared error is small, each number's
+F16, BF16 and, without an importance of columns, Q8_0, Q4_0 and Q5_0 have the bytes of gguf-py's `quantize`. Else a
+group's scale (and minimum) is searched for (io/scale_search.py), so that the squared error is small, each number's
 weighted by its column's importance where there is one. Scales of a block that share a float16 are rounded by the same
 search; integers are chosen last, for the scales as they are stored.
 """
@@ -122,6 +123,12 @@ def _symmetric(bits: int) -> Callable[[Floats, Weights, Array], None]:
     half = 1 << (bits - 1)
 
     def encode(x: Floats, weights: Weights, out: Array) -> None:
+        if weights is None:  # the largest weight becomes -half
+            scale = np.take_along_axis(x, np.abs(x).argmax(axis=1, keepdims=True), axis=1) / np.float32(-half)
+            values = np.trunc(x * _inverse(scale) + np.float32(half + 0.5)).astype(np.uint8).clip(0, 2 * half - 1)
+            out["d"] = scale[:, 0]
+            _store_codes(values, bits, out)
+            return
         out["d"] = best_scales(x, -half, half - 1, STEPS, weights)
         _store_codes(_whole(x, _half(out["d"]), -half, half - 1), bits, out)
 
@@ -140,6 +147,14 @@ def _affine(bits: int) -> Callable[[Floats, Weights, Array], None]:
 
 
 def _q8_0(x: Floats, weights: Weights, out: Array) -> None:
+    if weights is None:
+        scale = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
+        scaled = x * _inverse(scale)
+        size = np.abs(scaled)
+        whole = np.floor(size)
+        out["qs"] = np.sign(scaled) * (whole + np.floor(2 * (size - whole)))  # halves away from zero, as C's roundf
+        out["d"] = scale[:, 0]
+        return
     out["d"] = best_scales(x, -127, 127, FINE_STEPS, weights, sides=1)
     out["qs"] = _whole(x, _half(out["d"]), -127, 127).astype(np.int16) - 127
 
