@@ -368,7 +368,7 @@ def load(
         raise ConfigError(f"{place}: is quantized already; quantize the original")
     if say is not None:
         kind, count = dtype or found.dtype, found.config.num_parameters()
-        kind = scheme.layers if scheme is not None else "quantized" if found.codes else kind
+        kind = scheme.layers if scheme is not None else "quantized" if found.codes or keep else kind
         megabytes = found.bytes_needed(dtype, scheme, keep) / 1e6
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
     tokenizer = (

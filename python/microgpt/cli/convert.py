@@ -18,16 +18,16 @@ microgpt convert my-model-gptq my-model-gptq.gguf --type keep
 microgpt convert stories15M.bin stories15M
 microgpt convert model.q4_0.gguf my-model --type bf16"""
 FOLDER_TYPES = {"f32": "float32", "bf16": "bfloat16"}
-KEEP = "keep"
 
 
 def _run(source: Path | str, target: Path, kind: str | None, force: bool, quiet: bool) -> None:
     from .. import api
+    from ..models.quantized import KEPT
 
     if str(target) == "." or str(source) == "":
         raise ConfigError("expected a source and a target, got an empty name")
     to_file = target.suffix.lower() == ".gguf"
-    keep = kind is not None and kind.lower() == KEEP
+    keep = kind is not None and kind.lower() == KEPT
     if not to_file and kind not in (None, *FOLDER_TYPES):
         raise ConfigError(
             f"--type {kind}: a folder holds {' or '.join(FOLDER_TYPES)}; name a target that ends in .gguf"
@@ -54,7 +54,7 @@ def _run(source: Path | str, target: Path, kind: str | None, force: bool, quiet:
                 decoder = load_rwkv7(source, dtype or "float32")
                 model = api.LanguageModel(decoder, IdsTokenizer(decoder.config.vocab_size))
             else:
-                model = api.load(source, dtype, tell, quantize=KEEP if keep else None)
+                model = api.load(source, dtype, tell, quantize=KEPT if keep else None)
         except ConfigError as error:  # what a file says is its own fault and not the command line's
             raise CheckpointError(str(error)) from error
         if to_file:
