@@ -101,11 +101,10 @@ def measure_case(rivals: Rivals, case: Case, dtype: str, settings: Settings, lim
         else:
             samples[name] = answer["sample"]
     limit = limit_of(case, dtype, limits, cache)
-    probe = limit if limit not in DTYPES else None
-    results, near, others = contest(taking, settings.rounds, settings.seconds, probe, budget=settings.budget)
+    results, near, others = contest(taking, settings.rounds, settings.seconds, limit, budget=settings.budget)
     if "error" in results[OURS]:
         raise ChildError(f"{OURS}: {case.name} in {dtype} failed: {results[OURS]['error']}")
-    reached = limits[limit] if near is None else near  # memory drifts with the neighbours: the probe between the rounds
+    reached = limits[limit] if near is None else near  # clock and memory drift: the probe between the rounds
     for found in results.values():
         if "error" not in found:
             share_of(found, case, dtype, limit, reached)
