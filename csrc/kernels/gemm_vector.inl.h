@@ -62,7 +62,7 @@ constexpr int64_t kGemmAheadBytes = 512 * 1024;
 // A fetch is dropped where as many are under way as the processor follows (on Zen 4 a loop of nothing else goes through memory
 // at ten times its speed). So they are spread out, one beside each step, and every line is asked for again, in the order of
 // use, this many bytes before it is read; only near, where there is more to compute.
-constexpr int64_t kGemmSoonBytes = 512, kGemmNearBytes = 256;
+constexpr int64_t kGemmSoonBytes = 768, kGemmNearBytes = 256;
 
 struct GemmVectorTile {
   int64_t lda, ldb, cols, depth, start_step, out_step;
