@@ -101,8 +101,9 @@ template <class P, int R>
 static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element* a, const typename P::Element* b) {
   using T = typename P::Element;
   constexpr int64_t kBlock = kWidth * P::kPer, kBytes = kBlock * (int64_t)sizeof(T);
-  constexpr int kLines = kWidth * kBytes > 64 ? kWidth * kBytes / 64 : 1;  // that a step of kBlock takes
-  const int64_t a_step = t.lda * (int64_t)sizeof(T), b_step = t.ldb * (int64_t)sizeof(T), row_bytes = t.depth * (int64_t)sizeof(T);
+  constexpr int kLines = kWidth * kBytes > 64 ? kWidth * kBytes / 64 : 1;  // of memory in a block
+  const int64_t a_step = t.lda * (int64_t)sizeof(T), b_step = t.ldb * (int64_t)sizeof(T);
+  const int64_t row_bytes = t.depth * (int64_t)sizeof(T);
   if (t.cols < kWidth) {
     gemm_vector_rest<P, R>(t, a, b, 0, t.start, t.start_step);
     return;
@@ -114,24 +115,28 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) sum[r] = t.start ? load(t.start + r * t.start_step) : zero();
   int64_t k = 0;
-  for (; k + kBlock <= t.depth; k += kBlock, ahead += kLines * 64) {
+  for (; k + kBlock <= t.depth; k += kBlock, ahead += kWidth * kBytes) {
     const T* x = a + k;
     const char* words[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) words[i] = (const char*)x + (3 * i < R ? 3 * i * a_step : 0);
     // Rows whose lines are asked for now: all of them, or in turns where a line is several blocks.
     const char* const lines = (const char*)b + k / kBlock % (kWidth / kLines) * kLines * b_step;
-    const int64_t soon = k * (int64_t)sizeof(T) + kGemmSoonBytes, near = soon - kGemmSoonBytes + kGemmNearBytes;
-    const char *const at_soon = lines + (soon < row_bytes ? soon : soon + t.over), *const at_near = lines + (near < row_bytes ? near : near + t.over);
+    const auto later = [&](int64_t bytes) MG_ALWAYS {
+      const int64_t at = k * (int64_t)sizeof(T) + bytes;
+      return lines + (at < row_bytes ? at : at + t.over);
+    };
+    const char *const soon = later(kGemmSoonBytes), *const near = later(kGemmNearBytes);
     const auto step = [&](int i, Vec column) MG_ALWAYS {
       if (i < kLines) {
         __builtin_prefetch(ahead + 64 * i, 0, 2);
-        if (R < kGemmHalvesRows) __builtin_prefetch(at_soon + i * b_step, 0, 2);
-        __builtin_prefetch(at_near + i * b_step, 0, 2);
+        if (R < kGemmHalvesRows) __builtin_prefetch(soon + i * b_step, 0, 2);
+        __builtin_prefetch(near + i * b_step, 0, 2);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const Vec word = P::kInMemory ? gemm_word(words[r / 3] + r % 3 * a_step + 4 * i) : set1(P::word(x + r * t.lda + i * P::kPer, true));
+        const Vec word = P::kInMemory ? gemm_word(words[r / 3] + r % 3 * a_step + 4 * i)
+                                      : set1(P::word(x + r * t.lda + i * P::kPer, true));
         sum[r] = P::Step::step(word, column, sum[r]);
       }
     };
