@@ -332,7 +332,7 @@ template <class P> static inline GemmTileFn gemm_tile_packing_b(int64_t rows, bo
 
 // rows[i] is vector i of a kWidth x kWidth block; afterwards vector i holds lane i of each. A template only so that the
 // branches for other widths are not compiled.
-template <class V> static inline void gemm_transpose(V* rows) {
+template <class V> MG_INLINE void gemm_transpose_here(V* rows) {
   if constexpr (kWidth == 16) {
     V t[16];
 #pragma GCC unroll 16
@@ -408,6 +408,9 @@ template <class V> static inline void gemm_transpose(V* rows) {
     }
   }
 }
+
+// As a call: smaller code, but vectors go through memory.
+template <class V> static inline void gemm_transpose(V* rows) { gemm_transpose_here(rows); }
 
 // The sums of `count` <= kWidth vectors, as one vector: they are turned, so that lanes are added in order.
 static inline Vec lane_sums(const float* vectors, int64_t count) {

@@ -59,10 +59,15 @@ constexpr int kGemmHalvesRows = 4;
 // W is fetched into L2 while the columns before are computed, in the order in which it lies in memory: its rows are in pages
 // of their own, where the hardware does not look ahead. Two groups of columns must fit there.
 constexpr int64_t kGemmAheadBytes = 512 * 1024;
+// A fetch is dropped where as many are under way as the processor follows (on Zen 4 a loop of nothing else goes through memory
+// at ten times its speed). So they are spread out, one beside each step, and every line is asked for again, in the order of
+// use, this many bytes before it is read; only near, where there is more to compute.
+constexpr int64_t kGemmSoonBytes = 768, kGemmNearBytes = 256;
 
 struct GemmVectorTile {
   int64_t lda, ldb, cols, depth, start_step, out_step;
   const char* ahead;    // what to fetch, as much as is read
+  int64_t over;         // bytes from the end of a row of W to where its lane is read next
   const float* start;   // sums start from here, or from zero when null
   float* out;
 };
@@ -95,8 +100,10 @@ static __attribute__((noinline)) void gemm_vector_rest(const GemmVectorTile& t, 
 template <class P, int R>
 static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element* a, const typename P::Element* b) {
   using T = typename P::Element;
-  constexpr int64_t kBlock = kWidth * P::kPer;
+  constexpr int64_t kBlock = kWidth * P::kPer, kBytes = kBlock * (int64_t)sizeof(T);
+  constexpr int kLines = kWidth * kBytes > 64 ? kWidth * kBytes / 64 : 1;  // of memory in a block
   const int64_t a_step = t.lda * (int64_t)sizeof(T), b_step = t.ldb * (int64_t)sizeof(T);
+  const int64_t row_bytes = t.depth * (int64_t)sizeof(T);
   if (t.cols < kWidth) {
     gemm_vector_rest<P, R>(t, a, b, 0, t.start, t.start_step);
     return;
@@ -108,37 +115,48 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) sum[r] = t.start ? load(t.start + r * t.start_step) : zero();
   int64_t k = 0;
-  for (; k + kBlock <= t.depth; k += kBlock) {
+  for (; k + kBlock <= t.depth; k += kBlock, ahead += kWidth * kBytes) {
     const T* x = a + k;
     const char* words[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) words[i] = (const char*)x + (3 * i < R ? 3 * i * a_step : 0);
-#define MG_WORD(r, i) (P::kInMemory ? gemm_word(words[r / 3] + r % 3 * a_step + 4 * (i)) : set1(P::word(x + r * t.lda + (i) * P::kPer, true)))
+    // Rows whose lines are asked for now: all of them, or in turns where a line is several blocks.
+    const char* const lines = (const char*)b + k / kBlock % (kWidth / kLines) * kLines * b_step;
+    const auto later = [&](int64_t bytes) MG_ALWAYS {
+      const int64_t at = k * (int64_t)sizeof(T) + bytes;
+      return lines + (at < row_bytes ? at : at + t.over);
+    };
+    const char *const soon = later(kGemmSoonBytes), *const near = later(kGemmNearBytes);
+    const auto step = [&](int i, Vec column) MG_ALWAYS {
+      if (i < kLines) {
+        __builtin_prefetch(ahead + 64 * i, 0, 2);
+        if (R < kGemmHalvesRows) __builtin_prefetch(soon + i * b_step, 0, 2);
+        __builtin_prefetch(near + i * b_step, 0, 2);
+      }
 #pragma GCC unroll 16
-    for (int i = 0; i < kWidth; ++i, ahead += kBlock * (int64_t)sizeof(T)) __builtin_prefetch(ahead, 0, 2);
+      for (int r = 0; r < R; ++r) {
+        const Vec word = P::kInMemory ? gemm_word(words[r / 3] + r % 3 * a_step + 4 * i)
+                                      : set1(P::word(x + r * t.lda + i * P::kPer, true));
+        sum[r] = P::Step::step(word, column, sum[r]);
+      }
+    };
     if (R >= kGemmHalvesRows && halves) {
 #pragma GCC unroll 2
       for (int h = 0; h < 2; ++h) {
         Vec half[kWidth / 2];
         gemm_turn_half((const char*)(b + k) + h * kWidth * 2, b_step, half);
 #pragma GCC unroll 8
-        for (int i = 0; i < kWidth / 2; ++i) {
-#pragma GCC unroll 16
-          for (int r = 0; r < R; ++r) sum[r] = P::Step::step(MG_WORD(r, h * kWidth / 2 + i), half[i], sum[r]);
-        }
+        for (int i = 0; i < kWidth / 2; ++i) step(h * kWidth / 2 + i, half[i]);
       }
     } else {
       Vec block[kWidth];
 #pragma GCC unroll 16
       for (int c = 0; c < kWidth; ++c) block[c] = P::along(b + c * t.ldb + k);
-      gemm_transpose(block);
+      if constexpr (R < kGemmHalvesRows) gemm_transpose_here(block);
+      else gemm_transpose(block);  // the sums have the registers
 #pragma GCC unroll 16
-      for (int i = 0; i < kWidth; ++i) {
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) sum[r] = P::Step::step(MG_WORD(r, i), block[i], sum[r]);
-      }
+      for (int i = 0; i < kWidth; ++i) step(i, block[i]);
     }
-#undef MG_WORD
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) store(t.out + r * t.out_step, sum[r]);
@@ -177,7 +195,9 @@ static void gemm_vectors(const GemmArgs<typename P::Element>& args, const GemmBl
   for (int64_t col = block.col_begin; col < block.col_end; col += kWidth) {
     t.cols = block.col_end - col < kWidth ? block.col_end - col : kWidth;
     const T* b = args.b + batch * args.stride_b + col * args.ldb;
-    t.ahead = (const char*)(contiguous && col + 2 * kWidth <= args.n ? b + step : b);
+    const bool more = col + 2 * kWidth <= args.n;
+    t.ahead = (const char*)(contiguous && more ? b + step : b);
+    t.over = ((more ? step : 0) - args.k) * (int64_t)sizeof(T);
     const int64_t at = block.row_begin * args.ldc + col;
     float* c = epilogue.sums ? epilogue.sums + at : nullptr;
     t.start = args.accumulate ? c : nullptr;

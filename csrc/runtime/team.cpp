@@ -101,7 +101,6 @@ void Team::run(const Work& work) {
   const bool asleep = board_.sleepers.load(kRelaxed) > 0;
   if (asleep) begin_asleep(view);
   const int64_t own = run_range(view, 0, 0);
-  fetch_ahead(0, kCallerAheadBytes);
   finish(view, own);
   if (asleep) end_asleep(view);
   counters_.shared_nodes.store(counters_.shared_nodes.load(kRelaxed) + 1, kRelaxed);
@@ -162,6 +161,7 @@ void Team::finish(const View& view, int64_t own) {
   Patience patience;
   int64_t waited = 0;
   bool steals = true;
+  caller_.ahead.look(members_[0].ahead.load(kRelaxed));
   for (;;) {
     const uint64_t target = caller_.finished_before + view.shares - (uint64_t)own;
     if (all_finished(target)) {
@@ -174,6 +174,7 @@ void Team::finish(const View& view, int64_t own) {
       steals = false;  // ranges never grow
       continue;
     }
+    caller_.ahead.some();
     waited = patience.pause();
     if (waited < spin_until) continue;
     if (waited < yield_until) {
@@ -193,13 +194,14 @@ void Team::keep_off_caller() const {
   if (caller >= 0 && caller == current_cpu()) run_on(cpus_, caller);
 }
 
-uint64_t Team::await(uint64_t seen) {
+uint64_t Team::await(uint64_t seen, Ahead& ahead) {
   uint64_t now;
   if (spin_) {
     Patience patience;
     do {
       now = board_.sequence.load(kAcquire);
       if (now != seen) return now;
+      ahead.some();
     } while (patience.pause() < kIdleSpinNs);
   }
   while ((now = board_.sequence.load(kAcquire)) == seen) {
@@ -212,17 +214,13 @@ uint64_t Team::await(uint64_t seen) {
   return now;
 }
 
-void Team::fetch_ahead(int member, int64_t bytes) const {
-  if (const char* next = members_[(size_t)member].ahead.load(kRelaxed))
-    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(next + at, 0, 2);
-}
-
 // Leaves the owners a moment to start; false when the node is over.
-bool Team::await_steal(uint64_t sequence) const {
+bool Team::await_steal(uint64_t sequence, Ahead& ahead) const {
   if (!spin_) return true;
   Patience patience;
   do {
     if (board_.sequence.load(kRelaxed) != sequence) return false;
+    ahead.some();
   } while (patience.pause() < kStealAfterNs);
   return anything_left(sequence);
 }
@@ -231,14 +229,15 @@ void Team::serve(int member) {
   const DefaultFloats floats;
   run_on(cpus_, -1);  // an OpenMP runtime may have bound this thread to one processor
   uint64_t sequence = 0;
+  Ahead ahead;
   for (;;) {
-    sequence = await(sequence);
+    sequence = await(sequence, ahead);
     if (board_.stop.load(kRelaxed)) return;
     const View node = view(sequence);
     run_range(node, member, member);
-    fetch_ahead(member, kAheadBytes);
+    ahead.look(members_[(size_t)member].ahead.load(kRelaxed));
     keep_off_caller();
-    if (!await_steal(sequence)) continue;
+    if (!await_steal(sequence, ahead)) continue;
     for (int step = 1; step < size_; ++step) run_range(node, (member + step) % size_, member);
   }
 }

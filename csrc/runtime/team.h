@@ -23,9 +23,9 @@ namespace mg {
 constexpr int64_t kIdleSpinNs = 50000;
 // An awake owner starts on its range within a tenth of this.
 constexpr int64_t kStealAfterNs = 3000;
-// Of the weights that come next, what a member fetches when it has finished: what memory gives while the caller does what
-// is not shared out. The caller itself must not wait for it.
-constexpr int64_t kAheadBytes = 32 << 10, kCallerAheadBytes = 4 << 10;
+// Of the weights that come next, what a member fetches at most while it waits. A few lines at a time: a fetch is dropped where
+// too many are under way.
+constexpr int64_t kAheadBytes = 128 << 10, kAheadLines = 8;
 // A claimed share that takes longer is either large or its thread has lost the processor.
 constexpr int64_t kWaitSpinNs = 50000, kWaitYieldNs = 200000;
 
@@ -63,6 +63,22 @@ class Scratch {
 
 struct TeamCounters {
   std::atomic<int64_t> shared_nodes{0}, stolen_shares{0}, wakes{0};
+};
+
+// What a member reads next, fetched while it waits.
+class Ahead {
+ public:
+  void look(const char* next) {
+    if (next == from_) return;  // some of it is there
+    from_ = at_ = next;
+  }
+  void some() {
+    if (!from_ || at_ - from_ >= kAheadBytes) return;
+    for (int64_t line = 0; line < kAheadLines; ++line, at_ += 64) __builtin_prefetch(at_, 0, 2);
+  }
+
+ private:
+  const char *from_ = nullptr, *at_ = nullptr;
 };
 
 class Team {
@@ -119,6 +135,7 @@ class Team {
     std::vector<Scratch> scratch;
     size_t scratch_bytes = 0;
     uint64_t finished_before = 0;  // by workers, up to the previous node
+    Ahead ahead;
     std::atomic<bool> running{false};
     bool wake_pending = false;
     int64_t asleep_since = 0, asleep_work = 0, last_end = 0;  // see consider_waking()
@@ -162,9 +179,8 @@ class Team {
   void wake(uint32_t shares);
   void finish(const View& view, int64_t own);
   bool all_finished(uint64_t target) const;
-  uint64_t await(uint64_t seen);
-  bool await_steal(uint64_t sequence) const;
-  void fetch_ahead(int member, int64_t bytes) const;
+  uint64_t await(uint64_t seen, Ahead& ahead);
+  bool await_steal(uint64_t sequence, Ahead& ahead) const;
 
   void keep_off_caller() const;
 
