@@ -5,8 +5,10 @@
 // 1 = 11. All but NEON's divide kGemmRowStep.
 constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
 constexpr int kGemmTileCols = 2 * kWidth;
-// A packed row of A's tile: whole vectors, so that it is written by whole stores.
-constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
+// A transposed A is packed a group of tiles at a time: a tile's 12 rows are less than a cache line of each k. A tile's words of one
+// k are written by whole vectors; what lies behind its rows is overwritten by those of the next k.
+constexpr int64_t kGemmGroupTiles = kGemmGroupRows / kGemmTileRows;
+constexpr int64_t kGemmPieceRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
 
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
@@ -38,9 +40,18 @@ static inline Vec gemm_word(const char* p) {
 // Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead where no
 // tile has.
 constexpr int64_t kGemmAhead = 8;
+constexpr int64_t kGemmGroupAhead = 16;  // of a transposed A
+// Steps of a tile for each piece that it packs: one of AVX2 has no room for it.
+constexpr int64_t kGemmPieceSteps = 2;
 
 // Cache lines that a tile may fetch for each k: as many as it takes of B.
 constexpr int64_t kGemmAheadLines = kGemmTileCols > 16 ? 2 : 1;
+
+// Of a row of a transposed A: the `count` elements from byte `from` on. Meanwhile byte `ahead` of a later row is asked for; the pieces
+// of a row ask for all of its lines.
+struct GemmPiece {
+  int64_t from, count, ahead;
+};
 
 struct GemmTile {
   const char* a;
@@ -62,10 +73,11 @@ struct GemmTile {
   const char* ahead;
   int64_t ahead_second, ahead_step, ahead_group, ahead_row;
   // Instead of that: the vector at `ahead` goes to `copy`, for `copy_rows` rows (then the last of them again), each
-  // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`. What they wait
-  // for is hidden behind the arithmetic. Of a transposed A there are `copy_rows` columns.
+  // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`; or `copy_rows`
+  // words of K of a group of a transposed A: piece i of each row goes to `copy` + i * `copy_step`. What they wait for is hidden behind the arithmetic.
   float* copy;
   int64_t copy_rows, copy_step;
+  const GemmPiece* pieces;
 };
 
 // The sums at the start: from memory, or zero.
@@ -238,18 +250,19 @@ static inline __attribute__((always_inline)) void gemm_turn_quad(const char* src
 }
 
 // What a whole tile may pack for later while it computes, a step of K at a time: the next whole panel of B, of rows as they are
-// used or of a transposed B, or the words of A's next tile where A is transposed.
-enum class GemmPacks { b_rows, b_turned, a_columns };
+// used or of a transposed B, or the next group of tiles of a transposed A.
+enum class GemmPacks { b_rows, b_turned, a_group };
 // So many steps before it is taken up, a line is asked for; of a transposed B a panel before, too.
 constexpr int64_t kGemmPackAhead = kWidth == 16 ? 16 : 48;
 
 // B is turned in blocks of 4 x 4, two a step: four registers are enough, and the units for shuffles are idle. 16 words of four
 // rows are finished at a time, so that rows that share cache sets do no harm; K is whole 16s of words.
+// A's group is packed row by row, a piece every step or two, so that each of its lines is touched once.
 template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_packing(const GemmTile& t) {
   using Step = typename P::Step;
   using T = typename P::Element;
   const float* b = t.b;
-  const int64_t b_step = t.b_step, step = t.ahead_row, ld = step / (int64_t)sizeof(T), count = t.copy_rows;
+  const int64_t b_step = t.b_step, step = t.ahead_row, ld = step / (int64_t)sizeof(T);
   GemmRows<R> a = gemm_rows<R>(t);
   Vec sum[R][2];
   gemm_sums_from<R, 2>(t, kWidth, sum);
@@ -278,7 +291,7 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
       fourth -= 32 * step - 64;
       dst += 15 * kGemmTileCols;
     }
-  } else {
+  } else if constexpr (kPacks == GemmPacks::b_rows) {
     const char* ahead = src + kGemmPackAhead * P::kPer * step;
     for (int64_t k = t.depth; k > 0; --k) {
       const Vec column[2] = {load(b), load(b + kWidth)};
@@ -286,17 +299,41 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
       if (kGemmAheadLines > 1) __builtin_prefetch(ahead + (P::kPer == 2 ? step : 64), 0, 2);
       ahead += P::kPer * step;
       const T* row = (const T*)src;
-      if constexpr (kPacks == GemmPacks::a_columns) {
-        store(dst, P::across(row, ld, true, count));
-        dst += kGemmPackedRows;
-      } else {
-        store(dst, P::across(row, ld, true, kWidth));
-        store(dst + kWidth, P::across(row + kWidth, ld, true, kWidth));
-        dst += kGemmTileCols;
-      }
+      store(dst, P::across(row, ld, true, kWidth));
+      store(dst + kWidth, P::across(row + kWidth, ld, true, kWidth));
+      dst += kGemmTileCols;
       gemm_step<Step, R, 2, kRows>(a, column, sum);
       b += b_step;
       src += P::kPer * step;
+    }
+  } else {
+    const int64_t to_step = t.copy_step;
+    const GemmPiece* pieces = t.pieces;
+    const char* ahead = src + kGemmGroupAhead * P::kPer * step;
+    int64_t left = t.depth;
+    for (int64_t k = t.copy_rows; k > 0; --k) {
+      float* to = dst;
+      for (const GemmPiece* piece = pieces; piece < pieces + kGemmGroupTiles; ++piece) {
+        __builtin_prefetch(ahead + piece->ahead, 0, 2);
+        if (P::kPer == 2) __builtin_prefetch(ahead + piece->ahead + step, 0, 2);
+        store(to, P::across((const T*)(src + piece->from), ld, true, piece->count));
+        to += to_step;
+#pragma GCC unroll 2
+        for (int i = 0; i < kGemmPieceSteps; ++i) {
+          const Vec column[2] = {load(b), load(b + kWidth)};
+          gemm_step<Step, R, 2, kRows>(a, column, sum);
+          b += b_step;
+        }
+      }
+      src += P::kPer * step;
+      ahead += P::kPer * step;
+      dst += kGemmTileRows;
+      left -= kGemmGroupTiles * kGemmPieceSteps;
+    }
+    for (; left > 0; --left) {
+      const Vec column[2] = {load(b), load(b + kWidth)};
+      gemm_step<Step, R, 2, kRows>(a, column, sum);
+      b += b_step;
     }
   }
   gemm_sums_to<Step, R, 2>(t, kWidth, sum);
@@ -316,7 +353,7 @@ template <class Step, int V, bool kRows, bool kCopies = false> static inline Gem
 constexpr int64_t kGemmPackingHeights = 4;
 template <class P, bool kRows, GemmPacks kPacks> static inline GemmTileFn gemm_tile_packing_of(int64_t rows) {
   constexpr bool kEnough = kPacks == GemmPacks::b_turned ? kWidth == 16 : kWidth >= 8;
-  if constexpr (P::kInMemory && kEnough && kGemmPackedRows == kWidth) {
+  if constexpr (P::kInMemory && kEnough && kGemmTileRows <= kWidth) {
     static constexpr GemmTileFn table[4] = {
         &gemm_tile_packing<P, kGemmTileRows - 3, kRows, kPacks>, &gemm_tile_packing<P, kGemmTileRows - 2, kRows, kPacks>,
         &gemm_tile_packing<P, kGemmTileRows - 1, kRows, kPacks>, &gemm_tile_packing<P, kGemmTileRows, kRows, kPacks>};
