@@ -4,8 +4,8 @@
 // A share walks its block of C: for each strip of columns and each block of K, tiles of rows over
 // panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used. A is read where
 // it lies unless its words must be made or its lines would fight for the same cache sets: then the rows of a tile are copied
-// (if A is transposed, a group of tiles is packed, each as [k][rows]). P says what a packed word is (gemm_tile.inl.h). While a tile computes it
-// fetches what is needed next, or copies or packs it.
+// (if A is transposed, a group of tiles is packed, each as [k][rows]). P says what a packed word is (gemm_tile.inl.h). While a
+// tile computes it fetches what is needed next, or copies or packs it.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
