@@ -4,8 +4,8 @@
 // A share walks its block of C: for each strip of columns and each block of K, tiles of rows over
 // panels of 2 * kWidth columns. B is packed into panels [k][columns], padded with zeros, when first used. A is read where
 // it lies unless its words must be made or its lines would fight for the same cache sets: then the rows of a tile are copied
-// (if A is transposed, packed as [k][rows]). P says what a packed word is (gemm_tile.inl.h). While a tile computes it
-// fetches what is needed next, or copies or packs it.
+// (if A is transposed, a group of tiles is packed, each as [k][rows]). P says what a packed word is (gemm_tile.inl.h). While a
+// tile computes it fetches what is needed next, or copies or packs it.
 #include "kernels/gemm_tile.inl.h"
 #include "kernels/gemm_vector.inl.h"
 
@@ -100,31 +100,48 @@ constexpr int64_t kGemmPackPanels = 2;
 template <class P> static inline bool gemm_rows_fight(const GemmArgs<typename P::Element>& args) {
   return args.lda * (int64_t)sizeof(typename P::Element) % (args.trans_a ? 2048 : 4096) == 0;
 }
-// Transposed A has a tile's 12 rows in one cache line of each k: four tiles are packed at a time, to touch each line once.
-constexpr int64_t kGemmPackTiles = kGemmPackTileRows / kGemmPackedRows;
 
-// One at a time, while the tile before is in use, is better; not in bf16 where lines that are touched more than once come from
-// memory. Measured: 4 MiB.
-constexpr int64_t kGemmPackBytes = (int64_t)4 << 20;
+// A group of tiles of a transposed A for a block of K, of which `done` of `depth` elements are packed: tile i at `to` +
+// i * `step`.
+template <class T> struct GemmGroup {
+  const T* src;
+  float* to;
+  int64_t step, depth, done, tiles;
+  GemmPiece pieces[kGemmGroupTiles];
+};
+// Tiles are written by turns, so they do not share cache sets.
+static inline int64_t gemm_group_step(int64_t words) { return words * kGemmTileRows + 1024 / kGemmGroupTiles; }
 
-// `tiles` tiles are left, `left` rows, the first `longer` of them one row higher than `rows`. What lies behind a tile's rows
-// in its packed row is never used, so whole vectors are copied where A has them.
-template <class P>
-static inline void gemm_pack_tiles(const typename P::Element* a, int64_t lda, int64_t left, int64_t tiles, int64_t rows,
-                                   int64_t longer, int64_t depth, float* dst) {
+// Tiles first .. of `rows` rows, which are cut into `tiles`, the first `longer` of them one row higher than `height`.
+template <class T>
+static inline void gemm_pieces(GemmGroup<T>& g, int64_t first, int64_t tiles, int64_t height, int64_t longer, int64_t rows) {
+  const auto row_of = [=](int64_t tile) { return tile * height + (tile < longer ? tile : longer); };
+  g.tiles = tiles - first < kGemmGroupTiles ? tiles - first : kGemmGroupTiles;
+  for (int64_t i = 0; i < kGemmGroupTiles; ++i) {  // what is missing is the last one again
+    const int64_t row = row_of(first + (i < g.tiles ? i : g.tiles - 1)), left = rows - row;
+    g.pieces[i] = {(row - row_of(first)) * (int64_t)sizeof(T), left < kGemmPieceRows ? left : kGemmPieceRows, 0};
+  }
+  const GemmPiece& end = g.pieces[kGemmGroupTiles - 1];
+  const int64_t last = end.from + end.count * (int64_t)sizeof(T) - 1;
+  for (int64_t i = 0; i < kGemmGroupTiles; ++i) g.pieces[i].ahead = 64 * i < last ? 64 * i : last;
+}
+
+// What no tile has packed.
+template <class P> static inline void gemm_pack_group(const GemmGroup<typename P::Element>& g, int64_t lda) {
+  using T = typename P::Element;
   constexpr int64_t kPer = P::kPer;
-  const int64_t words = (depth + kPer - 1) / kPer;
-  if (tiles > kGemmPackTiles) tiles = kGemmPackTiles;
-  for (int64_t k = 0; k < words; ++k) {
-    const typename P::Element* row = a + k * kPer * lda;
-    const typename P::Element* ahead = k * kPer + kGemmAhead < depth ? row + kGemmAhead * lda : row;
-    for (int64_t i = 0; i < tiles * rows; i += 16) __builtin_prefetch(ahead + i);
-    int64_t at = 0;
-    for (int64_t i = 0; i < tiles; ++i) {
-      for (int64_t r = 0; r < kGemmTileRows && at + r < left; r += kWidth)
-        store(dst + (i * words + k) * kGemmPackedRows + r,
-              P::across(row + at + r, lda, k * kPer + 1 < depth, left - at - r < kWidth ? left - at - r : kWidth));
-      at += rows + (i < longer);
+  for (int64_t k = g.done; k < g.depth; k += kPer) {
+    const T* row = g.src + k * lda;
+    const char* ahead = (const char*)(k + kGemmGroupAhead * kPer < g.depth ? row + kGemmGroupAhead * kPer * lda : row);
+    for (const GemmPiece& piece : g.pieces) {
+      __builtin_prefetch(ahead + piece.ahead, 0, 2);
+      if (kPer == 2) __builtin_prefetch(ahead + piece.ahead + lda * (int64_t)sizeof(T), 0, 2);
+    }
+    for (int64_t i = 0; i < g.tiles; ++i) {
+      const T* from = (const T*)((const char*)row + g.pieces[i].from);
+      float* to = g.to + i * g.step + k / kPer * kGemmTileRows;
+      for (int64_t r = 0, left; (left = g.pieces[i].count - r) > 0; r += kWidth)
+        store(to + r, P::across(from + r, lda, k + 1 < g.depth, left < kWidth ? left : kWidth));
     }
   }
 }
@@ -171,34 +188,42 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   float* partial = sizes.partial ? packed + sizes.tile : nullptr;
   const T *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
-  const bool fight = gemm_rows_fight<P>(args);
-  const bool large = kWidth < 16 || args.k * args.lda * (int64_t)sizeof(T) > kGemmPackBytes;  // a transposed A
   const int64_t rows = block.row_end - block.row_begin;
-  const GemmStrip shape = kGemmStrips[args.trans_a && large];
+  const GemmStrip shape = kGemmStrips[args.trans_a];
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
   const bool b_in_place = !kNarrow<T> && !args.trans_b && (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats);
   alignas(64) float finished[kGemmTileRows * kGemmTileCols];
   bool packed_ahead = false;  // the panel of B that comes next
+  const bool copy_a = gemm_rows_fight<P>(args) && block.col_end - block.col_begin > (kGemmPackPanels - 1) * kGemmTileCols;
+  const bool packs = args.trans_a && (copy_a || !P::kInMemory || P::kPer > 1);
+  GemmGroup<T> coming = {};  // of A's tiles, after the one in use
+  const float* in_use = nullptr;
+  coming.step = gemm_group_step((depth + P::kPer - 1) / P::kPer);
+  coming.to = packed;
+  const auto comes = [&](int64_t first, int64_t k) {  // tiles first .. of the block of K at k
+    coming.src = a + k * args.lda + block.row_begin + first * tile_rows + (first < longer ? first : longer);
+    coming.depth = args.k - k < depth ? args.k - k : depth;
+    coming.done = 0;
+    gemm_pieces(coming, first, tiles, tile_rows, longer, rows);
+  };
+  if (packs) comes(0, 0);
 
   for (int64_t strip = block.col_begin; strip < block.col_end; strip += shape.cols) {
     const int64_t strip_cols = block.col_end - strip < shape.cols ? block.col_end - strip : shape.cols;
-    const bool copy_a = fight && strip_cols > (kGemmPackPanels - 1) * kGemmTileCols;
     const int64_t panel_count = (strip_cols + kGemmTileCols - 1) / kGemmTileCols;
     int64_t k = 0;
     do {  // once even if K is 0: the epilogue of nothing
       const int64_t now = args.k - k < depth ? args.k - k : depth, words = (now + P::kPer - 1) / P::kPer;
       const bool first = k == 0, last = k + now == args.k;
       const bool in_place = !copy_a && P::kInMemory && (args.trans_a ? P::kPer == 1 : now % P::kPer == 0);
-      // Tiles copy or pack A for the next one, with their last whole panel, if that is whole vectors and no more of them than a
+      // Tiles copy A's rows for the next one, with their last whole panel, if that is whole vectors and no more of them than a
       // panel has steps.
       const int64_t copy_panel = strip_cols / kGemmTileCols - 1;
-      bool copies = !in_place && P::kInMemory && copy_panel >= 0 && tile_rows > kGemmTileRows - kGemmPackingHeights;
-      if (args.trans_a)
-        copies = copies && (P::kPer == 1 || (!large && now % P::kPer == 0)) &&
-                 gemm_tile_packing_of<P, false, GemmPacks::a_columns>(tile_rows);
-      else copies = copies && kGemmTileRows <= kWidth && now % (kWidth * P::kPer) == 0;
+      const bool copies = !args.trans_a && !in_place && P::kInMemory && copy_panel >= 0 &&
+                          tile_rows > kGemmTileRows - kGemmPackingHeights && kGemmTileRows <= kWidth &&
+                          now % (kWidth * P::kPer) == 0;
       int64_t row = block.row_begin;
       bool copied = false;  // the tile of A, while the one before was in use
       for (int64_t i = 0; i < tiles; ++i) {
@@ -207,21 +232,25 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         GemmTile t;
         t.a = (const char*)a_tile;
         t.a_step = args.lda * (int64_t)sizeof(T);
-        if (!in_place) {
-          float* tile = packed;
-          if (!args.trans_a) {
-            const int64_t step = gemm_copy_step(words);
-            tile += i % 2 * kGemmTileRows * step;
-            if (!copied) gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
-            t.a_step = step * 4;
-          } else {
-            tile += i % (copies ? 2 : kGemmPackTiles) * words * kGemmPackedRows;
-            if (copies ? !copied : i % kGemmPackTiles == 0)
-              gemm_pack_tiles<P>(a_tile, args.lda, block.row_end - row, copies ? 1 : tiles - i, tile_rows, longer - i, now, tile);
-            t.a_step = kGemmPackedRows * 4;
+        if (packs) {
+          if (i % kGemmGroupTiles == 0) {
+            gemm_pack_group<P>(coming, args.lda);
+            in_use = coming.to;
+            coming.to = packed + (packed == coming.to ? kGemmGroupTiles * coming.step : 0);
+            if (i + kGemmGroupTiles < tiles) comes(i + kGemmGroupTiles, k);
+            else if (!last) comes(0, k + now);
+            else if (strip + shape.cols < block.col_end) comes(0, 0);
+            else coming.depth = coming.done = 0;
           }
+          t.a = (const char*)(in_use + i % kGemmGroupTiles * coming.step);
+          t.a_step = kGemmTileRows * 4;
+        } else if (!in_place) {
+          const int64_t step = gemm_copy_step(words);
+          float* tile = packed + i % 2 * kGemmTileRows * step;
+          if (!copied) gemm_copy_rows<P>(a_tile, args.lda, height, now, tile, step);
           copied = false;
           t.a = (const char*)tile;
+          t.a_step = step * 4;
         }
         for (int64_t col = 0; col < strip_cols; col += kGemmTileCols) {
           const int64_t cols = strip_cols - col < kGemmTileCols ? strip_cols - col : kGemmTileCols;
@@ -288,26 +317,31 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             } else {
               gemm_ahead_b<P>(t, args, b, next.col, next.k, next.now);
             }
+          } else if (packs) {
+            const int64_t can = words / (kGemmGroupTiles * kGemmPieceSteps);
+            const int64_t want = (coming.depth - coming.done) / P::kPer;
+            if (want > 0 && cols == kGemmTileCols) tile = gemm_tile_packing_of<P, false, GemmPacks::a_group>(height);
+            if (tile) {
+              t.ahead_row = args.lda * (int64_t)sizeof(T);
+              t.ahead = (const char*)coming.src + coming.done * t.ahead_row;
+              t.copy = coming.to + coming.done / P::kPer * kGemmTileRows;
+              t.copy_step = coming.step;
+              t.pieces = coming.pieces;
+              t.copy_rows = want < can ? want : can;
+              coming.done += t.copy_rows * P::kPer;
+            }
           } else if (copies && i + 1 < tiles && p == copy_panel) {
-            t.ahead = (const char*)(args.trans_a ? a_tile + height : a_tile + height * args.lda);
+            t.ahead = (const char*)(a_tile + height * args.lda);
             t.ahead_row = args.lda * (int64_t)sizeof(T);
             copied = true;
-            if (args.trans_a) {
-              const int64_t left = block.row_end - row - height;
-              t.copy = packed + (i + 1) % 2 * words * kGemmPackedRows;
-              t.copy_rows = left < kWidth ? left : kWidth;
-              tile = gemm_tile_packing_of<P, false, GemmPacks::a_columns>(height);
-            } else {
-              const int64_t step = gemm_copy_step(words);
-              t.ahead_group = words / kWidth;
-              t.copy = packed + (i + 1) % 2 * kGemmTileRows * step;
-              t.copy_rows = tile_rows + (i + 1 < longer);
-              t.copy_step = step;
-              tile = gemm_tile_of<Step, 2, true, true>(height);
-            }
-          } else if (i + 1 < tiles && args.trans_a) {  // A of the next tile, or of the next four, is fetched
-            if (in_place ? p == 0 : !copies && p < 2 && i % kGemmPackTiles == kGemmPackTiles - 1)
-              gemm_ahead_rows<P>(t, a_tile + height + p * kGemmTileCols, args.lda * (int64_t)sizeof(T));
+            const int64_t step = gemm_copy_step(words);
+            t.ahead_group = words / kWidth;
+            t.copy = packed + (i + 1) % 2 * kGemmTileRows * step;
+            t.copy_rows = tile_rows + (i + 1 < longer);
+            t.copy_step = step;
+            tile = gemm_tile_of<Step, 2, true, true>(height);
+          } else if (i + 1 < tiles && args.trans_a) {  // A of the next tile is fetched
+            if (p == 0) gemm_ahead_rows<P>(t, a_tile + height, args.lda * (int64_t)sizeof(T));
           } else if (i + 1 < tiles && p + 1 == (copies ? copy_panel : panel_count)) {  // a line each step
             t.ahead = (const char*)(a_tile + height * args.lda);
             t.ahead_step = 64;

@@ -3,10 +3,14 @@
 // Registers. AVX-512 (32): 12 rows x 2 vectors = 24 sums + 2 of B + 1 of A = 27. AVX2 (16): 6 x 2 = 12 + 2 + 1 = 15.
 // NEON (32): 8 x 2 = 16 + 2 + 8 of A, which gcc loads all at once (with 12 rows it spills sums). SSE2 (16): 4 x 2 = 8 + 2 +
 // 1 = 11. All but NEON's divide kGemmRowStep.
+#include "kernels/gemm_turn.inl.h"
+
 constexpr int kGemmTileRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
 constexpr int kGemmTileCols = 2 * kWidth;
-// A packed row of A's tile: whole vectors, so that it is written by whole stores.
-constexpr int64_t kGemmPackedRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
+// A transposed A is packed a group of tiles at a time: a tile's 12 rows are less than a cache line of each k. A tile's words of one
+// k are written by whole vectors; what lies behind its rows is overwritten by those of the next k.
+constexpr int64_t kGemmGroupTiles = kGemmGroupRows / kGemmTileRows;
+constexpr int64_t kGemmPieceRows = (kGemmTileRows + kWidth - 1) / kWidth * kWidth;
 
 // Packed operands are 32-bit words in float arrays. Here a word is one element, widened; simd/avx512bf16.h has pairs of
 // bf16. `along` takes words from one row (n elements of it), `across` from n columns of row k (and k + 1, if a word holds
@@ -38,9 +42,18 @@ static inline Vec gemm_word(const char* p) {
 // Rows of a wide matrix lie in pages of their own, where the hardware does not prefetch: ask for the 8th row ahead where no
 // tile has.
 constexpr int64_t kGemmAhead = 8;
+constexpr int64_t kGemmGroupAhead = 16;  // of a transposed A
+// Steps of a tile for each piece that it packs: one of AVX2 has no room for it.
+constexpr int64_t kGemmPieceSteps = 2;
 
 // Cache lines that a tile may fetch for each k: as many as it takes of B.
 constexpr int64_t kGemmAheadLines = kGemmTileCols > 16 ? 2 : 1;
+
+// Of a row of a transposed A: the `count` elements from byte `from` on. Meanwhile byte `ahead` of a later row is asked for; the
+// pieces of a row ask for all of its lines.
+struct GemmPiece {
+  int64_t from, count, ahead;
+};
 
 struct GemmTile {
   const char* a;
@@ -62,10 +75,12 @@ struct GemmTile {
   const char* ahead;
   int64_t ahead_second, ahead_step, ahead_group, ahead_row;
   // Instead of that: the vector at `ahead` goes to `copy`, for `copy_rows` rows (then the last of them again), each
-  // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`. What they wait
-  // for is hidden behind the arithmetic. Of a transposed A there are `copy_rows` columns.
+  // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`; or `copy_rows`
+  // words of K of a group of a transposed A: piece i of each row goes to `copy` + i * `copy_step`. What they wait for is hidden
+  // behind the arithmetic.
   float* copy;
   int64_t copy_rows, copy_step;
+  const GemmPiece* pieces;
 };
 
 // The sums at the start: from memory, or zero.
@@ -238,18 +253,19 @@ static inline __attribute__((always_inline)) void gemm_turn_quad(const char* src
 }
 
 // What a whole tile may pack for later while it computes, a step of K at a time: the next whole panel of B, of rows as they are
-// used or of a transposed B, or the words of A's next tile where A is transposed.
-enum class GemmPacks { b_rows, b_turned, a_columns };
+// used or of a transposed B, or the next group of tiles of a transposed A.
+enum class GemmPacks { b_rows, b_turned, a_group };
 // So many steps before it is taken up, a line is asked for; of a transposed B a panel before, too.
 constexpr int64_t kGemmPackAhead = kWidth == 16 ? 16 : 48;
 
 // B is turned in blocks of 4 x 4, two a step: four registers are enough, and the units for shuffles are idle. 16 words of four
 // rows are finished at a time, so that rows that share cache sets do no harm; K is whole 16s of words.
+// A's group is packed row by row, a piece every step or two, so that each of its lines is touched once.
 template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_packing(const GemmTile& t) {
   using Step = typename P::Step;
   using T = typename P::Element;
   const float* b = t.b;
-  const int64_t b_step = t.b_step, step = t.ahead_row, ld = step / (int64_t)sizeof(T), count = t.copy_rows;
+  const int64_t b_step = t.b_step, step = t.ahead_row, ld = step / (int64_t)sizeof(T);
   GemmRows<R> a = gemm_rows<R>(t);
   Vec sum[R][2];
   gemm_sums_from<R, 2>(t, kWidth, sum);
@@ -278,7 +294,7 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
       fourth -= 32 * step - 64;
       dst += 15 * kGemmTileCols;
     }
-  } else {
+  } else if constexpr (kPacks == GemmPacks::b_rows) {
     const char* ahead = src + kGemmPackAhead * P::kPer * step;
     for (int64_t k = t.depth; k > 0; --k) {
       const Vec column[2] = {load(b), load(b + kWidth)};
@@ -286,17 +302,41 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
       if (kGemmAheadLines > 1) __builtin_prefetch(ahead + (P::kPer == 2 ? step : 64), 0, 2);
       ahead += P::kPer * step;
       const T* row = (const T*)src;
-      if constexpr (kPacks == GemmPacks::a_columns) {
-        store(dst, P::across(row, ld, true, count));
-        dst += kGemmPackedRows;
-      } else {
-        store(dst, P::across(row, ld, true, kWidth));
-        store(dst + kWidth, P::across(row + kWidth, ld, true, kWidth));
-        dst += kGemmTileCols;
-      }
+      store(dst, P::across(row, ld, true, kWidth));
+      store(dst + kWidth, P::across(row + kWidth, ld, true, kWidth));
+      dst += kGemmTileCols;
       gemm_step<Step, R, 2, kRows>(a, column, sum);
       b += b_step;
       src += P::kPer * step;
+    }
+  } else {
+    const int64_t to_step = t.copy_step;
+    const GemmPiece* pieces = t.pieces;
+    const char* ahead = src + kGemmGroupAhead * P::kPer * step;
+    int64_t left = t.depth;
+    for (int64_t k = t.copy_rows; k > 0; --k) {
+      float* to = dst;
+      for (const GemmPiece* piece = pieces; piece < pieces + kGemmGroupTiles; ++piece) {
+        __builtin_prefetch(ahead + piece->ahead, 0, 2);
+        if (P::kPer == 2) __builtin_prefetch(ahead + piece->ahead + step, 0, 2);
+        store(to, P::across((const T*)(src + piece->from), ld, true, piece->count));
+        to += to_step;
+#pragma GCC unroll 2
+        for (int i = 0; i < kGemmPieceSteps; ++i) {
+          const Vec column[2] = {load(b), load(b + kWidth)};
+          gemm_step<Step, R, 2, kRows>(a, column, sum);
+          b += b_step;
+        }
+      }
+      src += P::kPer * step;
+      ahead += P::kPer * step;
+      dst += kGemmTileRows;
+      left -= kGemmGroupTiles * kGemmPieceSteps;
+    }
+    for (; left > 0; --left) {
+      const Vec column[2] = {load(b), load(b + kWidth)};
+      gemm_step<Step, R, 2, kRows>(a, column, sum);
+      b += b_step;
     }
   }
   gemm_sums_to<Step, R, 2>(t, kWidth, sum);
@@ -316,7 +356,7 @@ template <class Step, int V, bool kRows, bool kCopies = false> static inline Gem
 constexpr int64_t kGemmPackingHeights = 4;
 template <class P, bool kRows, GemmPacks kPacks> static inline GemmTileFn gemm_tile_packing_of(int64_t rows) {
   constexpr bool kEnough = kPacks == GemmPacks::b_turned ? kWidth == 16 : kWidth >= 8;
-  if constexpr (P::kInMemory && kEnough && kGemmPackedRows == kWidth) {
+  if constexpr (P::kInMemory && kEnough && kGemmTileRows <= kWidth) {
     static constexpr GemmTileFn table[4] = {
         &gemm_tile_packing<P, kGemmTileRows - 3, kRows, kPacks>, &gemm_tile_packing<P, kGemmTileRows - 2, kRows, kPacks>,
         &gemm_tile_packing<P, kGemmTileRows - 1, kRows, kPacks>, &gemm_tile_packing<P, kGemmTileRows, kRows, kPacks>};
@@ -328,158 +368,4 @@ template <class P> static inline GemmTileFn gemm_tile_packing_b(int64_t rows, bo
   if (trans_a)
     return trans_b ? gemm_tile_packing_of<P, false, GemmPacks::b_turned>(rows) : gemm_tile_packing_of<P, false, GemmPacks::b_rows>(rows);
   return trans_b ? gemm_tile_packing_of<P, true, GemmPacks::b_turned>(rows) : gemm_tile_packing_of<P, true, GemmPacks::b_rows>(rows);
-}
-
-// rows[i] is vector i of a kWidth x kWidth block; afterwards vector i holds lane i of each. A template only so that the
-// branches for other widths are not compiled.
-template <class V> MG_INLINE void gemm_transpose_here(V* rows) {
-  if constexpr (kWidth == 16) {
-    V t[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i += 2) {
-      t[i].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-      t[i + 1].v =
-          __builtin_shufflevector(rows[i].v, rows[i + 1].v, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-    }
-    // Four rows of four: lane group g of rows[4 q + j] holds column 4 g + j of rows 4 q .. 4 q + 3.
-#pragma GCC unroll 16
-    for (int q = 0; q < 16; q += 4) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        rows[q + 2 * h].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25,
-                                                    12, 13, 28, 29);
-        rows[q + 2 * h + 1].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11,
-                                                        26, 27, 14, 15, 30, 31);
-      }
-    }
-    // A 4 x 4 transpose of the lane groups.
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        t[j + 8 * h].v = __builtin_shufflevector(rows[j + 8 * h].v, rows[j + 8 * h + 4].v, 0, 1, 2, 3, 8, 9, 10, 11, 16,
-                                                 17, 18, 19, 24, 25, 26, 27);
-        t[j + 8 * h + 4].v = __builtin_shufflevector(rows[j + 8 * h].v, rows[j + 8 * h + 4].v, 4, 5, 6, 7, 12, 13, 14,
-                                                     15, 20, 21, 22, 23, 28, 29, 30, 31);
-      }
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        rows[j + 4 * h].v = __builtin_shufflevector(t[j + 4 * h].v, t[j + 4 * h + 8].v, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17,
-                                                    18, 19, 24, 25, 26, 27);
-        rows[j + 4 * h + 8].v = __builtin_shufflevector(t[j + 4 * h].v, t[j + 4 * h + 8].v, 4, 5, 6, 7, 12, 13, 14, 15,
-                                                        20, 21, 22, 23, 28, 29, 30, 31);
-      }
-    }
-  } else if constexpr (kWidth == 8) {
-    V t[8];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i += 2) {
-      t[i].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 0, 8, 1, 9, 4, 12, 5, 13);
-      t[i + 1].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-#pragma GCC unroll 8
-    for (int q = 0; q < 8; q += 4) {
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        rows[q + 2 * h].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 0, 1, 8, 9, 4, 5, 12, 13);
-        rows[q + 2 * h + 1].v = __builtin_shufflevector(t[q + h].v, t[q + 2 + h].v, 2, 3, 10, 11, 6, 7, 14, 15);
-      }
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const V low = rows[j], high = rows[j + 4];
-      rows[j].v = __builtin_shufflevector(low.v, high.v, 0, 1, 2, 3, 8, 9, 10, 11);
-      rows[j + 4].v = __builtin_shufflevector(low.v, high.v, 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-  } else {
-    V t[4];
-#pragma GCC unroll 2
-    for (int i = 0; i < 4; i += 2) {
-      t[i].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 0, 4, 1, 5);
-      t[i + 1].v = __builtin_shufflevector(rows[i].v, rows[i + 1].v, 2, 6, 3, 7);
-    }
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; ++h) {
-      rows[2 * h].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 0, 1, 4, 5);
-      rows[2 * h + 1].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 2, 3, 6, 7);
-    }
-  }
-}
-
-// As a call: smaller code, but vectors go through memory.
-template <class V> static inline void gemm_transpose(V* rows) { gemm_transpose_here(rows); }
-
-// The sums of `count` <= kWidth vectors, as one vector: they are turned, so that lanes are added in order.
-static inline Vec lane_sums(const float* vectors, int64_t count) {
-  Vec v[kWidth];
-  for (int i = 0; i < kWidth; ++i) v[i] = i < count ? load(vectors + i * kWidth) : zero();
-  gemm_transpose(v);
-#pragma GCC unroll 4
-  for (int step = kWidth / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) v[i] = add(v[i], v[i + step]);
-  return v[0];
-}
-
-template <int kLanes> struct GemmHalfOf {
-  typedef float type __attribute__((vector_size(16)));
-};
-template <> struct GemmHalfOf<16> {
-  typedef float type __attribute__((vector_size(32)));
-};
-
-// The same in halves: words kWidth / 2 * half .. of kWidth rows, row r at src + r * step bytes; out[i] holds word i of every
-// row. Two rows meet in a vector by loads, which saves the last stage of shuffles, and half of the registers are enough.
-template <class V> static inline void gemm_turn_half(const char* src, int64_t step, V* out) {
-  if constexpr (kWidth >= 8) {
-    constexpr int kHalf = kWidth / 2;
-    using Half = typename GemmHalfOf<sizeof(V) / 4>::type;  // of V: not looked at where vectors are shorter
-#pragma GCC unroll 8
-    for (int i = 0; i < kHalf; ++i) {
-      Half low, high;
-      memcpy(&low, src + i * step, sizeof low);
-      memcpy(&high, src + (i + kHalf) * step, sizeof high);
-      if constexpr (kWidth == 16) out[i].v = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-      else out[i].v = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
-    }
-#pragma GCC unroll 2
-    for (int q = 0; q < kHalf; q += 4) {
-      V t[4];
-#pragma GCC unroll 2
-      for (int i = 0; i < 4; i += 2) {
-        if constexpr (kWidth == 16) {
-          t[i].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
-          t[i + 1].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-        } else {
-          t[i].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 0, 8, 1, 9, 4, 12, 5, 13);
-          t[i + 1].v = __builtin_shufflevector(out[q + i].v, out[q + i + 1].v, 2, 10, 3, 11, 6, 14, 7, 15);
-        }
-      }
-#pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        if constexpr (kWidth == 16) {
-          out[q + 2 * h].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-          out[q + 2 * h + 1].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-        } else {
-          out[q + 2 * h].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 0, 1, 8, 9, 4, 5, 12, 13);
-          out[q + 2 * h + 1].v = __builtin_shufflevector(t[h].v, t[2 + h].v, 2, 3, 10, 11, 6, 7, 14, 15);
-        }
-      }
-    }
-    if constexpr (kWidth == 16) {
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const V a = out[j], b = out[4 + j];
-        out[j].v = __builtin_shufflevector(a.v, b.v, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-        out[4 + j].v = __builtin_shufflevector(a.v, b.v, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-      }
-    }
-  } else {
-    float turned[kWidth / 2][kWidth];
-    for (int r = 0; r < kWidth; ++r)
-      for (int i = 0; i < kWidth / 2; ++i) memcpy(&turned[i][r], src + r * step + 4 * i, 4);
-    for (int i = 0; i < kWidth / 2; ++i) out[i] = load(turned[i]);
-  }
 }

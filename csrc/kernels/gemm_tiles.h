@@ -8,18 +8,18 @@
 namespace mg {
 
 // A strip of C: the panels of B for `cols` columns and `depth` words of K stay in L2 (512 KiB), past which the rows of A
-// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where packing A, which
-// each strip does anew, is dear, or a packed tile would fill L1. Cutting K keeps the chain of fma: the partial sum is stored
+// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where A is transposed:
+// each strip packs it anew, and `rows` rows of A wait in L2 too. Cutting K keeps the chain of fma: the partial sum is stored
 // and reloaded.
 struct GemmStrip {
-  int64_t depth, cols;
+  int64_t depth, cols, rows;
 };
-constexpr GemmStrip kGemmStrips[] = {{1024, 128}, {512, 256}};  // the second for some transposed A
+// Rows of a transposed A that are packed together, for whole cache lines of each k: 4 tiles of 12 rows (8, 6 or 12 smaller ones).
+constexpr int64_t kGemmGroupRows = 48;
+constexpr GemmStrip kGemmStrips[] = {{1024, 128, 24}, {512, 256, 2 * kGemmGroupRows}};  // by whether A is transposed
 // Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
 constexpr int64_t kGemmRowStep = 12;
 constexpr int64_t kGemmColStep = 32;
-// Rows of A that are packed together: four tiles of 12 rows, each filled up to 16 (8 or 16 smaller tiles).
-constexpr int64_t kGemmPackTileRows = 64;
 // 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to balance, 16
 // where each still has 2^23; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
 constexpr int kGemmShareLog2 = 18;
@@ -125,7 +125,7 @@ template <class T> static inline bool gemm_sums_aside(const GemmArgs<T>& args) {
   return args.residual || (kNarrow<T> && !args.wide_c);
 }
 
-// Scratch of a share, in floats: panels of B, a few tiles of A, and partial sums of a block when K is cut; for either strip,
+// Scratch of a share, in floats: panels of B, tiles of A, and partial sums of a block when K is cut; for either strip,
 // and for words of one element, which need more.
 struct GemmScratch {
   int64_t panels, tile, partial, partial_step;
@@ -136,10 +136,9 @@ static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool asi
     const int64_t depth = k < strip.depth ? k : strip.depth, cols = grid.cols < strip.cols ? grid.cols : strip.cols;
     const int64_t padded = (cols + kGemmColStep - 1) / kGemmColStep * kGemmColStep, panels = depth * padded;
     if (panels > most.panels) most.panels = panels;
-    if (depth > most.tile) most.tile = depth;
+    if ((depth + 31) * strip.rows > most.tile) most.tile = (depth + 31) * strip.rows;
     if (padded > most.partial_step) most.partial_step = padded;
   }
-  most.tile = (most.tile + 31) * kGemmPackTileRows;
   if (aside && k > kGemmStrips[1].depth) most.partial = grid.rows * most.partial_step;
   return most;
 }

@@ -208,6 +208,22 @@ TEST_CASE("gemm: shapes and transpositions") {
   });
 }
 
+TEST_CASE("gemm: groups of tiles of a transposed A, whose rows share cache sets") {
+  // Tiles of 12 and 11 rows (6 and 5) in the last group, groups that are packed while others are in use, in part, or not;
+  // more than one block of K and more than one strip.
+  const Shape shapes[] = {{95, 64, 520}, {94, 256, 70}, {200, 288, 1030}, {251, 300, 513}, {47, 96, 33}, {61, 545, 530}};
+  for_each_target([&](const mg::Target& target) {
+    for (const Shape& shape : shapes) {
+      for (bool trans_b : {false, true}) {
+        Options options;
+        options.trans_a = true, options.trans_b = trans_b, options.accumulate = trans_b, options.bias = !trans_b;
+        options.pad = 512 - shape.m;
+        check(target, shape, options);
+      }
+    }
+  });
+}
+
 TEST_CASE("gemm: every height and width of a tile") {
   for_each_target([&](const mg::Target& target) {
     for (int64_t m = 1; m <= 26; ++m) {

@@ -110,7 +110,7 @@ template <class F> void for_each_target(F body) {
 TEST_CASE("gemm bf16: shapes, odd depths, transpositions, wide and narrow results") {
   const int64_t shapes[][3] = {{1, 1, 1},   {1, 7, 2},    {2, 16, 5},    {3, 7, 65},    {4, 33, 16},  {8, 17, 31},
                                {9, 20, 32}, {13, 33, 17}, {17, 31, 127}, {24, 63, 40},  {25, 65, 41}, {37, 128, 100},
-                               {3, 4, 0},   {1, 300, 513}, {50, 70, 1031}, {12, 15, 600}, {130, 257, 5}, {64, 300, 257}};
+                               {3, 4, 0},   {1, 300, 513}, {50, 70, 1031}, {12, 15, 600}, {130, 257, 5}, {64, 300, 257}, {95, 64, 2080}, {200, 96, 515}};
   for_each_target([&](const mg::Target& target) {
     for (const auto& shape : shapes) {
       for (int flags = 0; flags < 16; ++flags) {
