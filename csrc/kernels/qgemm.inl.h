@@ -64,10 +64,10 @@ static inline __attribute__((always_inline)) void q_dots(QSums<R, V, Codes::kBit
   }
 }
 
-// Float sums over the groups stay in registers where there are 32.
-template <class Codes, int R> static void q_tile_groups(const QTile& t) {
+// Float sums over the groups stay in registers where there are 32. Group: their numbers, or 0, any.
+template <class Codes, int R, int Group> static void q_tile_groups(const QTile& t) {
   constexpr int V = q_vectors(R, Codes::kBits, true);
-  const int64_t quads = t.group / 4, ahead_bytes = t.ahead_bytes / (kQCols / (V * kWidth));
+  const int64_t quads = (Group ? Group : t.group) / 4, ahead_bytes = t.ahead_bytes / (kQCols / (V * kWidth));
   const uint8_t* ahead = t.ahead;
   for (int64_t col = 0; col < kQCols; col += V * kWidth) {
     const uint8_t* b = t.b + 4 * col;
@@ -96,7 +96,7 @@ template <class Codes, int R> static void q_tile_groups(const QTile& t) {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) total[r][v] = fma(to_floats(sums.get(r, v)), mul(scale[v], set1(scales[r])), total[r][v]);
       }
-      a += R * t.group, scales += R, starts += R, b += t.block_bytes;
+      a += R * 4 * quads, scales += R, starts += R, b += t.block_bytes;
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -134,14 +134,18 @@ template <int R> static void q_tile_channel(const QTile& t) {
 }
 
 using QTileFn = void (*)(const QTile&);
-static inline QTileFn q_tile_of(QType type, int64_t rows) {
-#define MG_Q(r) {&q_tile_groups<QBytes<8>, r>, &q_tile_groups<Q4, r>}
-  static constexpr QTileFn groups[kQGroupRows][2] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
+static inline QTileFn q_tile_of(QType type, int64_t group, int64_t rows) {
+#define MG_Q(r)                                                                                                 \
+  {                                                                                                             \
+    &q_tile_groups<QBytes<8>, r, 0>, &q_tile_groups<Q4, r, 0>, &q_tile_groups<QBytes<8>, r, kQPlain>,           \
+        &q_tile_groups<Q4, r, kQPlain>                                                                          \
+  }
+  static constexpr QTileFn groups[kQGroupRows][4] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
 #undef MG_Q
   static constexpr QTileFn channel[kQChannelRows] = {
       &q_tile_channel<1>, &q_tile_channel<2>, &q_tile_channel<3>, &q_tile_channel<4>,  &q_tile_channel<5>,  &q_tile_channel<6>,
       &q_tile_channel<7>, &q_tile_channel<8>, &q_tile_channel<9>, &q_tile_channel<10>, &q_tile_channel<11>, &q_tile_channel<12>};
-  return kQTraits[(int)type].channel ? channel[rows - 1] : groups[rows - 1][type == QType::int4];
+  return kQTraits[(int)type].channel ? channel[rows - 1] : groups[rows - 1][2 * (group == kQPlain) + (type == QType::int4)];
 }
 
 template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& args) {
@@ -176,7 +180,7 @@ template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBloc
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;
       t.starts = args.starts + row * t.groups;
-      q_tile_of(w.type, height)(t);
+      q_tile_of(w.type, w.group, height)(t);
       gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
     }
   }

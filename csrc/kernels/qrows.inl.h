@@ -29,7 +29,6 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
 
 // A tile's rows where groups are 32 numbers, whole and in the order of memory. As many groups go side by side as a vector has
 // lanes: what reduces each of them is then one transpose and a few operations for all.
-constexpr int64_t kQPlain = 32;
 template <class T> static inline void q_plain_rows(const QRowsArgs<T>& args, int64_t first, int64_t height) {
   const int64_t count = args.k / kQPlain * height;  // groups of all rows, in the order of their scales
   const float factor = (float)q_start_factor(args.type);  // times a sum of codes: exact
