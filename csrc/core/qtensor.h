@@ -77,7 +77,6 @@ constexpr int8_t kQIq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 2
 constexpr int8_t kQMxfp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};  // doubled
 
 constexpr int64_t kQCols = 32;
-constexpr int64_t kQPlain = 32;  // numbers of most groups: for these there is more
 constexpr int64_t kQLeastGroup = 16, kQMostGroup = 256;
 constexpr int64_t kQMostParts = kQMostGroup / kQLeastGroup;
 constexpr int64_t kQNested = 256;  // scales that share a float32, counted along the rows, one row after the other

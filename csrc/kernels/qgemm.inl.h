@@ -34,6 +34,7 @@ constexpr int q_vectors(int rows, int bits, bool totals) {
 // Tiles that fetch the panel after theirs. Where rows are two tiles, the first waits for memory and the second computes out of
 // L1 while memory is idle; with a fetch it is not.
 constexpr int64_t kQFetching = 2;
+constexpr int64_t kQPlain = 32;  // numbers of most groups, for which loops are unrolled
 
 struct Q4 {
   static constexpr int kBits = 4, kStep = 2;  // quads of k that lie together
