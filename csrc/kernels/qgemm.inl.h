@@ -7,7 +7,10 @@ struct QTile {
   const int32_t* starts;  // [group][row]
   const uint8_t* b;       // a panel
   int64_t groups, group, code_bytes, block_bytes;
-  float* out;             // [row][kQCols]
+  float* out;             // [row][kQCols], or
+  void* c;                // rows of T, `ldc` apart, which the sums go to at once, behind what there is of a bias and a residual
+  const void *bias, *residual;
+  int64_t ldc;
   // Bytes to be fetched meanwhile, in order: `ahead_bytes` for each group, from `ahead` on.
   const uint8_t* ahead;
   int64_t ahead_bytes;
@@ -66,7 +69,7 @@ static inline __attribute__((always_inline)) void q_dots(QSums<R, V, Codes::kBit
 }
 
 // Float sums over the groups stay in registers where there are 32. Group: their numbers, or 0, any.
-template <class Codes, int R, int Group> static void q_tile_groups(const QTile& t) {
+template <class T, class Codes, int R, int Group> static void q_tile_groups(const QTile& t) {
   constexpr int V = q_vectors(R, Codes::kBits, true);
   const int64_t quads = (Group ? Group : t.group) / 4, ahead_bytes = t.ahead_bytes / (kQCols / (V * kWidth));
   const uint8_t* ahead = t.ahead;
@@ -98,6 +101,20 @@ template <class Codes, int R, int Group> static void q_tile_groups(const QTile& 
         for (int v = 0; v < V; ++v) total[r][v] = fma(to_floats(sums.get(r, v)), mul(scale[v], set1(scales[r])), total[r][v]);
       }
       a += R * 4 * quads, scales += R, starts += R, b += t.block_bytes;
+    }
+    if (t.c) {
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          const int64_t j = col + v * kWidth, at = r * t.ldc + j;
+          Vec x = total[r][v];
+          if (t.bias) x = add(x, load((const T*)t.bias + j));
+          if (t.residual) x = add(load((const T*)t.residual + at), x);
+          store((T*)t.c + at, x);
+        }
+      }
+      continue;
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -135,11 +152,11 @@ template <int R> static void q_tile_channel(const QTile& t) {
 }
 
 using QTileFn = void (*)(const QTile&);
-static inline QTileFn q_tile_of(QType type, int64_t group, int64_t rows) {
+template <class T> static inline QTileFn q_tile_of(QType type, int64_t group, int64_t rows) {
 #define MG_Q(r)                                                                                                 \
   {                                                                                                             \
-    &q_tile_groups<QBytes<8>, r, 0>, &q_tile_groups<Q4, r, 0>, &q_tile_groups<QBytes<8>, r, kQPlain>,           \
-        &q_tile_groups<Q4, r, kQPlain>                                                                          \
+    &q_tile_groups<T, QBytes<8>, r, 0>, &q_tile_groups<T, Q4, r, 0>, &q_tile_groups<T, QBytes<8>, r, kQPlain>,  \
+        &q_tile_groups<T, Q4, r, kQPlain>                                                                       \
   }
   static constexpr QTileFn groups[kQGroupRows][4] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
 #undef MG_Q
@@ -168,7 +185,9 @@ template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBloc
   QTile t;
   t.group = w.group, t.groups = q_groups(w.k, w.group);
   t.code_bytes = q_code_bytes(w.type, w.group), t.block_bytes = q_block_bytes(w.type, w.group);
-  t.out = sums;
+  t.out = sums, t.ldc = w.n;
+  // Whole panels of groups that are only added to.
+  const bool ends = !kQTraits[(int)w.type].channel && args.c && args.act == Act::none && !args.slope;
   for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
     t.b = w.data + panel * t.groups * t.block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
@@ -181,8 +200,12 @@ template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBloc
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;
       t.starts = args.starts + row * t.groups;
-      q_tile_of(w.type, w.group, height)(t);
-      gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
+      const bool direct = ends && cols == kQCols;
+      t.c = direct ? args.c + row * w.n + col : nullptr;
+      t.bias = args.bias ? args.bias + col : nullptr;
+      t.residual = args.residual ? args.residual + row * w.n + col : nullptr;
+      q_tile_of<T>(w.type, w.group, height)(t);
+      if (!direct) gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
     }
   }
 }
