@@ -22,6 +22,7 @@ namespace {
 #include "kernels/loops.inl.h"
 #include "kernels/elementwise.inl.h"
 #include "kernels/norm.inl.h"
+#include "kernels/token.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/gemm_joined.inl.h"
 #include "kernels/grouped.inl.h"
@@ -59,6 +60,7 @@ const KernelTable<bf16>* table_bf16() {
     all.glu_backward = &glu_backward<bf16>;
     all.norm = &norm<bf16>;
     all.norm_backward = &norm_backward<bf16>;
+    all.rope = &rope<bf16>;
     all.axpy = &axpy<bf16>;
     all.dropout = &dropout<bf16>;
     all.cast = &cast;

@@ -251,7 +251,7 @@ class QTensor:
                     f"{what}: {stop - start} rows of {kind} take {(stop - start) * each} bytes, got {piece.size}"
                 )
             given = k.from_numpy(np.ascontiguousarray(piece).reshape(-1))
-            if not k.q_blocks(given, made.data, *made._sizes(), first=start).numpy().all():
+            if not k.q_blocks(given, made.data, *made.sizes, first=start).numpy().all():
                 raise NonFiniteError(f"{what}: scales of {kind} in rows {start} to {stop - 1} are not finite")
         return made
 
