@@ -179,7 +179,8 @@ template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& 
 template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBlock& block) {
   const QWeight& w = args.w;
   if (!kQTraits[(int)w.type].direct) return qgemm_stretches(args, block);
-  const int64_t most = q_tile_rows(w.type);
+  const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), first = q_tile_row(args.m, most, block.tile_begin);
+  const int64_t least = args.m / tiles, taller = args.m % tiles;  // heights of tiles; as many of them have a row more
   const GemmEpilogue<T> epilogue = q_epilogue(args);
   alignas(64) float sums[kQChannelRows * kQCols];
   QTile t;
@@ -192,11 +193,12 @@ template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBloc
     t.b = w.data + panel * t.groups * t.block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
     const int64_t fetching = block.tile_end - block.tile_begin < kQFetching ? 0 : kQFetching;
-    for (int64_t tile = block.tile_begin; tile < block.tile_end; ++tile) {
+    int64_t height = 0;
+    for (int64_t tile = block.tile_begin, row = first; tile < block.tile_end; ++tile, row += height) {
+      height = least + (tile < taller);
       const int64_t number = tile - block.tile_begin;
       t.ahead_bytes = number < fetching ? t.block_bytes / fetching : 0;
       t.ahead = t.b + t.groups * (t.block_bytes + number * t.ahead_bytes);
-      const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;
       t.starts = args.starts + row * t.groups;

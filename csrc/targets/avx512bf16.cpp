@@ -22,7 +22,7 @@ namespace {
 #include "kernels/loops.inl.h"
 #include "kernels/elementwise.inl.h"
 #include "kernels/norm.inl.h"
-#include "kernels/token.inl.h"
+#include "kernels/rope.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/gemm_joined.inl.h"
 #include "kernels/grouped.inl.h"
