@@ -193,6 +193,8 @@ template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBloc
     t.b = w.data + panel * t.groups * t.block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
     const int64_t fetching = block.tile_end - block.tile_begin < kQFetching ? 0 : kQFetching;
+    // Where nothing is fetched, what the hardware foresees is a load that comes again and again: bytes stay in a loop.
+    const int64_t unrolled = fetching || w.type == QType::int4 ? w.group : 0;
     int64_t height = 0;
     for (int64_t tile = block.tile_begin, row = first; tile < block.tile_end; ++tile, row += height) {
       height = least + (tile < taller);
@@ -206,7 +208,7 @@ template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBloc
       t.c = direct ? args.c + row * w.n + col : nullptr;
       t.bias = args.bias ? args.bias + col : nullptr;
       t.residual = args.residual ? args.residual + row * w.n + col : nullptr;
-      q_tile_of<T>(w.type, w.group, height)(t);
+      q_tile_of<T>(w.type, unrolled, height)(t);
       if (!direct) gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
     }
   }
