@@ -37,7 +37,9 @@ constexpr int q_vectors(int rows, int bits, bool totals) {
 // Tiles that fetch the panel after theirs. Where rows are two tiles, the first waits for memory and the second computes out of
 // L1 while memory is idle; with a fetch it is not.
 constexpr int64_t kQFetching = 2;
-constexpr int64_t kQPlain = 32;  // numbers of most groups, for which loops are unrolled
+constexpr int64_t kQPlain = 32;  // numbers of most groups
+// Groups whose loop is unrolled: with VPDPBUSD and 32 registers. On AVX2 it took longer.
+constexpr int64_t kQUnrolled = kWidth == 16 && !kNarrowSums ? kQPlain : 0;
 
 struct Q4 {
   static constexpr int kBits = 4, kStep = 2;  // quads of k that lie together
@@ -153,17 +155,17 @@ template <int R> static void q_tile_channel(const QTile& t) {
 
 using QTileFn = void (*)(const QTile&);
 template <class T> static inline QTileFn q_tile_of(QType type, int64_t group, int64_t rows) {
-#define MG_Q(r)                                                                                                 \
-  {                                                                                                             \
-    &q_tile_groups<T, QBytes<8>, r, 0>, &q_tile_groups<T, Q4, r, 0>, &q_tile_groups<T, QBytes<8>, r, kQPlain>,  \
-        &q_tile_groups<T, Q4, r, kQPlain>                                                                       \
+#define MG_Q(r)                                                                                                    \
+  {                                                                                                                \
+    &q_tile_groups<T, QBytes<8>, r, 0>, &q_tile_groups<T, Q4, r, 0>, &q_tile_groups<T, QBytes<8>, r, kQUnrolled>,  \
+        &q_tile_groups<T, Q4, r, kQUnrolled>                                                                       \
   }
   static constexpr QTileFn groups[kQGroupRows][4] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
 #undef MG_Q
   static constexpr QTileFn channel[kQChannelRows] = {
       &q_tile_channel<1>, &q_tile_channel<2>, &q_tile_channel<3>, &q_tile_channel<4>,  &q_tile_channel<5>,  &q_tile_channel<6>,
       &q_tile_channel<7>, &q_tile_channel<8>, &q_tile_channel<9>, &q_tile_channel<10>, &q_tile_channel<11>, &q_tile_channel<12>};
-  return kQTraits[(int)type].channel ? channel[rows - 1] : groups[rows - 1][2 * (group == kQPlain) + (type == QType::int4)];
+  return kQTraits[(int)type].channel ? channel[rows - 1] : groups[rows - 1][2 * (group == kQUnrolled) + (type == QType::int4)];
 }
 
 template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& args) {
