@@ -96,6 +96,24 @@ def test_a_row_has_the_same_bits_alone_on_any_number_of_threads(type: str):
         assert np.array_equal(ops.linear(tensor(x[row : row + 1]), q).numpy()[0], together[row])
 
 
+@pytest.mark.parametrize("group", [32, 48])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("isa", [name for name, supported in k.isas() if supported])
+def test_whole_panels_and_the_last_one_have_the_same_bits(isa: str, type: str, dtype: str, group: int):
+    k.set_isa(isa)
+    w, bias, residual = numbers(32, 96), numbers(32, seed=1), numbers(15, 32, seed=2)
+    q = QTensor.from_float(np.concatenate([w, w[:9]]), type, group, dtype)  # 32 columns, and 9 of them once more
+    x, added, start = (
+        tensor(each.astype(numpy_dtype(dtype)))
+        for each in (numbers(15, 96, seed=3), np.append(bias, bias[:9]), np.append(residual, residual[:, :9], axis=1))
+    )
+    small = tensor(x.numpy() * x.numpy().dtype.type(1e-36))  # with results that are denormal
+    for y in (ops.linear(x, q, added, start), ops.linear(x, q), ops.linear(small, q)):
+        assert np.array_equal(y.numpy()[:, 32:], y.numpy()[:, :9])
+        assert np.abs(y.numpy().astype(np.float64)).max() > 0.0
+
+
 @pytest.mark.parametrize("act", ["none", "silu"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients_go_through_a_weight(dtype: str, act: str):

@@ -16,6 +16,13 @@ template <> struct Result<Made> {
   static constexpr const char* kType = "tuple[typing.Any, ...]";
   static PyObject* give(Made&& made) { return made.arrays.release().ptr(); }
 };
+struct MadeOrNot {
+  py::object arrays;  // a tuple or None
+};
+template <> struct Result<MadeOrNot> {
+  static constexpr const char* kType = "tuple[typing.Any, ...] | None";
+  static PyObject* give(MadeOrNot&& made) { return made.arrays.release().ptr(); }
+};
 
 namespace {
 
@@ -211,6 +218,134 @@ Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
   return {std::move(tuple)};
 }
 
+// A QTensor as the products see it.
+struct Weight {
+  const Array* data;
+  QWeight w;
+};
+Weight weight_in(PyObject* given, const char* op) {
+  static PyObject *const data_name = PyUnicode_InternFromString("data"), *const sizes_name = PyUnicode_InternFromString("sizes");
+  const py::object data = py::reinterpret_steal<py::object>(PyObject_GetAttr(given, data_name));
+  const py::object sizes = py::reinterpret_steal<py::object>(data ? PyObject_GetAttr(given, sizes_name) : nullptr);
+  if (!sizes) throw py::error_already_set();
+  const Array* const array = unwrap(data.ptr());  // which the weight holds
+  int64_t numbers[4] = {};
+  if (!array || !PyTuple_Check(sizes.ptr()) || PyTuple_GET_SIZE(sizes.ptr()) != 4)
+    throw py::type_error(std::string(op) + ": a weight has `data`, and `sizes` (type, n, k, group)");
+  for (int i = 0; i < 4; ++i) numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(sizes.ptr(), i));
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return {array, weight_of(*array, (int)numbers[0], numbers[1], numbers[2], numbers[3], op)};
+}
+
+// Weights of which this is true take the same activations.
+bool alike(const QWeight& a, const QWeight& b) {
+  return a.k == b.k && a.group == b.group && a.order == b.order && q_tile_rows(a.type) == q_tile_rows(b.type) &&
+         q_starts(a.type) == q_starts(b.type) && q_start_factor(a.type) == q_start_factor(b.type);
+}
+
+// Activations of a product: x rounded to int8 for `weight`.
+struct Rows {
+  Array codes, scales, starts;
+  int64_t m;
+};
+template <class T> Rows rounded(const Array& x, const Weight& weight, const char* op) {
+  const QWeight& w = weight.w;
+  const int64_t m = w.k > 0 ? x.size / w.k : 0, groups = q_groups(w.k, w.group), scales = checked_mul(m, groups);
+  const int64_t codes = checked_mul(scales, w.group), starts = checked_mul(scales, q_starts(w.type));
+  Rows rows = {make_array(DType::u8, &codes, 1), make_array(DType::f32, &scales, 1), make_array(DType::i32, &starts, 1), m};
+  QRowsArgs<T> args{in<T>(&x, 0, op, "x"), reinterpret_cast<int8_t*>(rows.codes.as<uint8_t>()), rows.scales.as<float>(),
+                    rows.starts.as<int32_t>(), w.order, m, w.k, w.group, w.type};
+  MG_RUN(qrows, T, args, &x, &rows.codes, &rows.scales, &rows.starts, w.order ? weight.data : nullptr);
+  return rows;
+}
+template <class T> QGemmArgs<T> product_of(const Rows& rows, const QWeight& w) {
+  QGemmArgs<T> args{};
+  args.w = w, args.m = rows.m;
+  args.codes = reinterpret_cast<const int8_t*>(rows.codes.as<uint8_t>());
+  args.scales = rows.scales.as<float>(), args.starts = rows.starts.as<int32_t>();
+  return args;
+}
+
+// -> residual + act(x W^T + bias) with x rounded to int8 on the way, by two kernels.
+Array q_linear(const Array& x, py::handle weight, const Array* bias, const Array* residual, int act, bool wide_out) {
+  const char* op = "linear";
+  const Weight given = weight_in(weight.ptr(), op);
+  const std::pair<const char*, const Array*> typed[] = {{"x", &x}, {"bias", bias}, {"residual", residual}};
+  for (const auto& [name, array] : typed) check_like(array, op, name, x, "x");
+  const QWeight& w = given.w;
+  if (x.rank == 0 || x.dim(-1) != w.k) refuse(op, "x", "(..., " + std::to_string(w.k) + ")", x);
+  check_shape(bias, &w.n, 1, op, "bias");
+  int64_t shape[kMaxRank];
+  std::copy(x.shape, x.shape + x.rank, shape);
+  shape[x.rank - 1] = w.n;
+  check_shape(residual, shape, x.rank, op, "residual");
+  Array y;
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    const Rows rows = rounded<T>(x, given, op);
+    y = make_array(wide_out ? dtype_of<Wide<T>>::value : x.dtype, shape, x.rank);
+    QGemmArgs<T> args = product_of<T>(rows, w);
+    if (y.dtype == x.dtype) args.c = y.as<T>();
+    else args.wide_c = y.as<Wide<T>>();
+    args.bias = bias ? bias->as<T>() : nullptr, args.residual = residual ? residual->as<T>() : nullptr;
+    args.act = (Act)act;
+    MG_RUN(qgemm, T, args, &rows.codes, &rows.scales, &rows.starts, given.data, bias, residual, &y);
+  });
+  return y;
+}
+
+// -> (x W^T + bias, ...) of several weights that take the same activations, by one kernel for kMostJoined of them; None where
+// they do not, or where a shape or a type is not right: linear() says which.
+MadeOrNot q_joined(const Array& x, py::handle weights, py::handle biases) {
+  const char* op = "joined_linear";
+  const py::tuple given = py::cast<py::tuple>(weights), added = py::cast<py::tuple>(biases);
+  const size_t count = given.size();
+  constexpr size_t kMost = 16;
+  if (count == 0 || count > kMost || added.size() != count || x.rank == 0 || x.dtype == DType::f64) return {py::none()};
+  static PyObject *const how = PyUnicode_InternFromString("activations"), *const rounds = PyUnicode_InternFromString("int8");
+  Weight each[kMost];
+  const Array* bias[kMost] = {};
+  for (size_t i = 0; i < count; ++i) {
+    if (!is_kept(given[i].ptr())) return {py::none()};
+    const py::object wanted = py::reinterpret_steal<py::object>(PyObject_GetAttr(given[i].ptr(), how));
+    if (!wanted) throw py::error_already_set();
+    if (PyObject_RichCompareBool(wanted.ptr(), rounds, Py_EQ) != 1) return {py::none()};
+    each[i] = weight_in(given[i].ptr(), op);
+    const QWeight& w = each[i].w;
+    bias[i] = unwrap(added[i].ptr());
+    if (kQTraits[(int)w.type].book == QBook::floats || w.k != x.dim(-1) || !alike(w, each[0].w)) return {py::none()};
+    if (bias[i] && (bias[i]->rank != 1 || bias[i]->size != w.n || bias[i]->dtype != x.dtype)) return {py::none()};
+  }
+  int64_t shape[kMaxRank];
+  std::copy(x.shape, x.shape + x.rank, shape);
+  py::tuple made(count);
+  by_dtype(x, op, [&](auto t) {
+    using T = decltype(t);
+    const Rows rows = rounded<T>(x, each[0], op);
+    for (size_t first = 0; first < count; first += kMostJoined) {
+      const size_t now = std::min<size_t>(count - first, kMostJoined);
+      QGemmArgs<T> args = product_of<T>(rows, each[first].w);
+      Array y[kMostJoined];
+      const Array *data[kMostJoined] = {}, *b[kMostJoined] = {};
+      for (size_t i = 0; i < now; ++i) {
+        const QWeight& w = each[first + i].w;
+        data[i] = each[first + i].data, b[i] = bias[first + i];
+        shape[x.rank - 1] = w.n;
+        y[i] = make_array(x.dtype, shape, x.rank);
+        T* const c = y[i].template as<T>();
+        const T* const added_to = b[i] ? b[i]->template as<T>() : nullptr;
+        if (i == 0) args.c = c, args.bias = added_to;
+        else args.more[i - 1] = {w, c, added_to};
+      }
+      args.joined = (int32_t)now - 1;
+      MG_RUN(qgemm, T, args, &rows.codes, &rows.scales, &rows.starts, data[0], data[1], data[2], data[3], b[0], b[1], b[2], b[3],
+             &y[0], &y[1], &y[2], &y[3]);
+      for (size_t i = 0; i < now; ++i) PyTuple_SET_ITEM(made.ptr(), (Py_ssize_t)(first + i), wrap(std::move(y[i])));
+    }
+  });
+  return {std::move(made)};
+}
+
 // -> (y, mean or None, rstd) of layer_norm, or of rms_norm.
 Made normalize(const Array& x, const Array* weight, const Array* bias, double eps, bool center) {
   const char* op = center ? "layer_norm" : "rms_norm";
@@ -254,6 +389,10 @@ void register_calls(py::module_& m) {
                   py::arg("wide_out"), py::arg("keep"), "(y, slope of act or None) of residual + act(x weight^T + bias)");
   define<&linear_joined>(m, "linear_joined", py::arg("x"), py::arg("weights"), py::arg("biases"),
                          "(x W^T + bias, ...) of one to four weights, for few rows");
+  define<&q_linear>(m, "q_linear", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("act"),
+                    py::arg("wide_out"), "residual + act(x W^T + bias) of a QTensor, x rounded to int8");
+  define<&q_joined>(m, "q_joined", py::arg("x"), py::arg("weights"), py::arg("biases"),
+                    "(x W^T + bias, ...) of QTensors that take the same activations, or None");
   m.attr("JOINED_ROWS") = kJoinedRows;
   m.attr("MOST_JOINED") = kMostJoined;
   define<&normalize>(m, "normalize", py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("center"),

@@ -199,49 +199,6 @@ void q_gemm(const Array& codes, const Array& scales, const Array& starts, const 
   });
 }
 
-// C[i] = X W[i]^T + bias[i] for `weights`, tuples (data, out, type, n, group, bias or None), as one kernel.
-void q_gemm_joined(const Array& codes, const Array& scales, const Array& starts, int64_t m, int64_t k, py::handle weights) {
-  const char* op = "q_gemm_joined";
-  const py::tuple given = py::cast<py::tuple>(weights);
-  if (m < 0) throw shape_error("q_gemm_joined: negative size");
-  if (given.size() < 1 || given.size() > kMostJoined) throw usage_error("q_gemm_joined: one to four weights");
-  const auto item = [&](size_t i, size_t j) {
-    const py::tuple each = py::cast<py::tuple>(given[i]);
-    if (each.size() != 6) throw usage_error("q_gemm_joined: a weight is (data, out, type, n, group, bias)");
-    return py::object(each[j]);
-  };
-  const auto array = [&](size_t i, size_t j) { return unwrap(item(i, j).ptr()); };
-  const auto number = [&](size_t i, size_t j) { return py::cast<int64_t>(item(i, j)); };
-  const Array *datas[kMostJoined] = {}, *outs[kMostJoined] = {}, *biases[kMostJoined] = {};
-  for (size_t i = 0; i < given.size(); ++i) {
-    datas[i] = array(i, 0), outs[i] = array(i, 1), biases[i] = array(i, 5);
-    if (!datas[i] || !outs[i]) throw usage_error("q_gemm_joined: data and out are arrays");
-  }
-  by_dtype(*outs[0], op, [&](auto t) {
-    using T = decltype(t);
-    QGemmArgs<T> args{};
-    for (size_t i = 0; i < given.size(); ++i) {
-      const int type = (int)number(i, 2);
-      const QWeight w = weight_of(*datas[i], type, number(i, 3), k, number(i, 4), op);
-      if (kQTraits[type].book == QBook::floats) throw usage_error(std::string(op) + ": " + kQTraits[type].name + " has no codes that are integers");
-      if (i > 0 && (w.group != args.w.group || q_tile_rows(w.type) != q_tile_rows(args.w.type) || q_starts(w.type) != q_starts(args.w.type) ||
-                    q_start_factor(w.type) != q_start_factor(args.w.type)))
-        throw usage_error("q_gemm_joined: the weights do not take the same activations");
-      T* c = out<T>(outs[i], checked_mul(m, w.n), op, "out");
-      const T* bias = in_opt<T>(biases[i], w.n, op, "bias");
-      if (i == 0) args.w = w, args.c = c, args.bias = bias;
-      else args.more[i - 1] = {w, c, bias};
-    }
-    const int64_t numbers = checked_mul(m, q_groups(k, args.w.group));
-    args.codes = reinterpret_cast<const int8_t*>(in<uint8_t>(&codes, checked_mul(numbers, args.w.group), op, "codes"));
-    args.scales = in<float>(&scales, numbers, op, "scales");
-    args.starts = in<int32_t>(&starts, numbers * q_starts(args.w.type), op, "starts");
-    args.m = m, args.joined = (int32_t)given.size() - 1;
-    MG_RUN(qgemm, T, args, &codes, &scales, &starts, datas[0], datas[1], datas[2], datas[3], outs[0], outs[1], outs[2], outs[3],
-           biases[0], biases[1], biases[2], biases[3]);
-  });
-}
-
 // Y = residual + act(X W^T + bias) with W as numbers of X's type, made a few panels at a time; or, to_inputs, Y (+)= X W
 // for X (m, n), which sums in Y over the pieces and so wants it wide.
 void q_matmul(const Array& x, const Array& data, const Array& y, int type, int64_t m, int64_t n, int64_t k, int64_t group,
@@ -335,8 +292,6 @@ void register_quantized(py::module_& m) {
   define<&q_gemm>(m, "q_gemm", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("data"), py::arg("c"),
         py::arg("type"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr,
         py::arg("residual") = nullptr, py::arg("slope") = nullptr, py::arg("act") = 0);
-  define<&q_gemm_joined>(m, "q_gemm_joined", py::arg("codes"), py::arg("scales"), py::arg("starts"), py::arg("m"), py::arg("k"),
-        py::arg("weights"), "Products of the same activations with one to four weights (data, out, type, n, group, bias or None).");
   define<&put_rows>(m, "put_rows", py::arg("x"), py::arg("ids"), py::arg("table"), "table[ids[t]] = x[t]");
   define<&q_matmul>(m, "q_matmul", py::arg("x"), py::arg("data"), py::arg("y"), py::arg("type"), py::arg("m"),
         py::arg("n"), py::arg("k"), py::arg("group"), py::arg("bias") = nullptr, py::arg("residual") = nullptr,

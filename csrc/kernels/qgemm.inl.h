@@ -7,7 +7,10 @@ struct QTile {
   const int32_t* starts;  // [group][row]
   const uint8_t* b;       // a panel
   int64_t groups, group, code_bytes, block_bytes;
-  float* out;             // [row][kQCols]
+  float* out;             // [row][kQCols], or
+  void* c;                // rows of T, `ldc` apart, which the sums go to at once, behind what there is of a bias and a residual
+  const void *bias, *residual;
+  int64_t ldc;
   // Bytes to be fetched meanwhile, in order: `ahead_bytes` for each group, from `ahead` on.
   const uint8_t* ahead;
   int64_t ahead_bytes;
@@ -34,6 +37,9 @@ constexpr int q_vectors(int rows, int bits, bool totals) {
 // Tiles that fetch the panel after theirs. Where rows are two tiles, the first waits for memory and the second computes out of
 // L1 while memory is idle; with a fetch it is not.
 constexpr int64_t kQFetching = 2;
+constexpr int64_t kQPlain = 32;  // numbers of most groups
+// Groups whose loop is unrolled: with VPDPBUSD and 32 registers. On AVX2 it took longer.
+constexpr int64_t kQUnrolled = kWidth == 16 && !kNarrowSums ? kQPlain : 0;
 
 struct Q4 {
   static constexpr int kBits = 4, kStep = 2;  // quads of k that lie together
@@ -64,10 +70,10 @@ static inline __attribute__((always_inline)) void q_dots(QSums<R, V, Codes::kBit
   }
 }
 
-// Float sums over the groups stay in registers where there are 32.
-template <class Codes, int R> static void q_tile_groups(const QTile& t) {
+// Float sums over the groups stay in registers where there are 32. Group: their numbers, or 0, any.
+template <class T, class Codes, int R, int Group> static void q_tile_groups(const QTile& t) {
   constexpr int V = q_vectors(R, Codes::kBits, true);
-  const int64_t quads = t.group / 4, ahead_bytes = t.ahead_bytes / (kQCols / (V * kWidth));
+  const int64_t quads = (Group ? Group : t.group) / 4, ahead_bytes = t.ahead_bytes / (kQCols / (V * kWidth));
   const uint8_t* ahead = t.ahead;
   for (int64_t col = 0; col < kQCols; col += V * kWidth) {
     const uint8_t* b = t.b + 4 * col;
@@ -96,7 +102,21 @@ template <class Codes, int R> static void q_tile_groups(const QTile& t) {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) total[r][v] = fma(to_floats(sums.get(r, v)), mul(scale[v], set1(scales[r])), total[r][v]);
       }
-      a += R * t.group, scales += R, starts += R, b += t.block_bytes;
+      a += R * 4 * quads, scales += R, starts += R, b += t.block_bytes;
+    }
+    if (t.c) {
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          const int64_t j = col + v * kWidth, at = r * t.ldc + j;
+          Vec x = total[r][v];
+          if (t.bias) x = add(x, load((const T*)t.bias + j));
+          if (t.residual) x = add(load((const T*)t.residual + at), x);
+          store((T*)t.c + at, x);
+        }
+      }
+      continue;
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -134,14 +154,18 @@ template <int R> static void q_tile_channel(const QTile& t) {
 }
 
 using QTileFn = void (*)(const QTile&);
-static inline QTileFn q_tile_of(QType type, int64_t rows) {
-#define MG_Q(r) {&q_tile_groups<QBytes<8>, r>, &q_tile_groups<Q4, r>}
-  static constexpr QTileFn groups[kQGroupRows][2] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
+template <class T> static inline QTileFn q_tile_of(QType type, int64_t group, int64_t rows) {
+#define MG_Q(r)                                                                                                    \
+  {                                                                                                                \
+    &q_tile_groups<T, QBytes<8>, r, 0>, &q_tile_groups<T, Q4, r, 0>, &q_tile_groups<T, QBytes<8>, r, kQUnrolled>,  \
+        &q_tile_groups<T, Q4, r, kQUnrolled>                                                                       \
+  }
+  static constexpr QTileFn groups[kQGroupRows][4] = {MG_Q(1), MG_Q(2), MG_Q(3), MG_Q(4), MG_Q(5), MG_Q(6)};
 #undef MG_Q
   static constexpr QTileFn channel[kQChannelRows] = {
       &q_tile_channel<1>, &q_tile_channel<2>, &q_tile_channel<3>, &q_tile_channel<4>,  &q_tile_channel<5>,  &q_tile_channel<6>,
       &q_tile_channel<7>, &q_tile_channel<8>, &q_tile_channel<9>, &q_tile_channel<10>, &q_tile_channel<11>, &q_tile_channel<12>};
-  return kQTraits[(int)type].channel ? channel[rows - 1] : groups[rows - 1][type == QType::int4];
+  return kQTraits[(int)type].channel ? channel[rows - 1] : groups[rows - 1][2 * (group == kQUnrolled) + (type == QType::int4)];
 }
 
 template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& args) {
@@ -157,27 +181,37 @@ template <class T> static inline GemmEpilogue<T> q_epilogue(const QGemmArgs<T>& 
 template <class T> static void qgemm_block(const QGemmArgs<T>& args, const QBlock& block) {
   const QWeight& w = args.w;
   if (!kQTraits[(int)w.type].direct) return qgemm_stretches(args, block);
-  const int64_t most = q_tile_rows(w.type);
+  const int64_t most = q_tile_rows(w.type), tiles = q_tiles(args.m, most), first = q_tile_row(args.m, most, block.tile_begin);
+  const int64_t least = args.m / tiles, taller = args.m % tiles;  // heights of tiles; as many of them have a row more
   const GemmEpilogue<T> epilogue = q_epilogue(args);
   alignas(64) float sums[kQChannelRows * kQCols];
   QTile t;
   t.group = w.group, t.groups = q_groups(w.k, w.group);
   t.code_bytes = q_code_bytes(w.type, w.group), t.block_bytes = q_block_bytes(w.type, w.group);
-  t.out = sums;
+  t.out = sums, t.ldc = w.n;
+  // Whole panels of groups that are only added to.
+  const bool ends = !kQTraits[(int)w.type].channel && args.c && args.act == Act::none && !args.slope;
   for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
     t.b = w.data + panel * t.groups * t.block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
     const int64_t fetching = block.tile_end - block.tile_begin < kQFetching ? 0 : kQFetching;
-    for (int64_t tile = block.tile_begin; tile < block.tile_end; ++tile) {
+    // Where nothing is fetched, what the hardware foresees is a load that comes again and again: bytes stay in a loop.
+    const int64_t unrolled = fetching || w.type == QType::int4 ? w.group : 0;
+    int64_t height = 0;
+    for (int64_t tile = block.tile_begin, row = first; tile < block.tile_end; ++tile, row += height) {
+      height = least + (tile < taller);
       const int64_t number = tile - block.tile_begin;
       t.ahead_bytes = number < fetching ? t.block_bytes / fetching : 0;
       t.ahead = t.b + t.groups * (t.block_bytes + number * t.ahead_bytes);
-      const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
       t.a = args.codes + row * t.groups * t.group;
       t.scales = args.scales + row * t.groups;
       t.starts = args.starts + row * t.groups;
-      q_tile_of(w.type, height)(t);
-      gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
+      const bool direct = ends && cols == kQCols;
+      t.c = direct ? args.c + row * w.n + col : nullptr;
+      t.bias = args.bias ? args.bias + col : nullptr;
+      t.residual = args.residual ? args.residual + row * w.n + col : nullptr;
+      q_tile_of<T>(w.type, unrolled, height)(t);
+      if (!direct) gemm_finish(epilogue, sums, kQCols, row, height, col, cols);
     }
   }
 }

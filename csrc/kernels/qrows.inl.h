@@ -29,7 +29,6 @@ template <class T> static inline float q_round(const T* x, int64_t n, float inve
 
 // A tile's rows where groups are 32 numbers, whole and in the order of memory. As many groups go side by side as a vector has
 // lanes: what reduces each of them is then one transpose and a few operations for all.
-constexpr int64_t kQPlain = 32;
 template <class T> static inline void q_plain_rows(const QRowsArgs<T>& args, int64_t first, int64_t height) {
   const int64_t count = args.k / kQPlain * height;  // groups of all rows, in the order of their scales
   const float factor = (float)q_start_factor(args.type);  // times a sum of codes: exact
@@ -239,7 +238,7 @@ template <class T> static void qdequantize(const QDequantizeArgs<T>& args, const
   const QTraits& traits = kQTraits[(int)w.type];
   const int64_t groups = q_groups(w.k, w.group), part = q_part(w.type, w.group);
   const Range rows = range_of(share.index, args.rows, rows_per_share(w.k));
-  uint8_t codes[kQChunk];
+  uint8_t codes[kQChunk] = {};
   float values[kQChunk], meaning[256], scales[kQMostParts], leasts[kQMostParts];
   T ordered[kQChunk];
   q_values(w, meaning);
@@ -252,7 +251,10 @@ template <class T> static void qdequantize(const QDequantizeArgs<T>& args, const
       for (int64_t at = 0; at < n; at += kQChunk) {
         const int64_t now = w.group - at < kQChunk ? w.group - at : kQChunk, count = n - at < now ? n - at : now;
         q_get_codes(w.type, from, codes, at, now);
-        for (int64_t j = 0; j < count; ++j) values[j] = meaning[codes[j]];
+        if (traits.book == QBook::none)
+          for (int64_t j = 0; j < count; j += kWidth) store(values + j, to_floats(less(load_bytes(codes + j), ints(traits.offset))));
+        else
+          for (int64_t j = 0; j < count; ++j) values[j] = meaning[codes[j]];
         T* y = w.order ? ordered : args.y + i * w.k + begin + at;
         for (int64_t j = 0; j < count; j += part) {
           const int64_t p = (at + j) / part, length = count - j < part ? count - j : part;

@@ -6,6 +6,7 @@
 #include "core/args.h"
 #include "core/rng.h"
 #include "kernels/list.h"
+#include "kernels/qgemm_grid.h"
 #include "kernels/scan_tiles.h"
 #include "kernels/tiles.h"
 #include "targets/targets.h"
@@ -15,13 +16,17 @@ namespace mg::avx512bf16 {
 #include "simd/avx512bf16.h"
 namespace {
 #include "simd/math.h"
+#include "simd/ints.h"
+#include "simd/dot_vnni.h"
 //
 #include "kernels/loops.inl.h"
 #include "kernels/elementwise.inl.h"
 #include "kernels/norm.inl.h"
+#include "kernels/rope.inl.h"
 #include "kernels/gemm.inl.h"
 #include "kernels/gemm_joined.inl.h"
 #include "kernels/grouped.inl.h"
+#include "kernels/qgemm.inl.h"
 
 void grouped_linear(const GroupedArgs<bf16>& args, const Share& share) { grouped_rows(args, share, &gemm_part<BfPairs>); }
 void grouped_weight(const GroupedWeightArgs<bf16>& args, const Share& share) {
@@ -50,10 +55,12 @@ const KernelTable<bf16>* table_bf16() {
     all.grouped_weight = &grouped_weight;
     all.act = &act<bf16>;
     all.act_backward = &act_backward<bf16>;
+    all.qgemm = &qgemm<bf16>;
     all.glu = &glu<bf16>;
     all.glu_backward = &glu_backward<bf16>;
     all.norm = &norm<bf16>;
     all.norm_backward = &norm_backward<bf16>;
+    all.rope = &rope<bf16>;
     all.axpy = &axpy<bf16>;
     all.dropout = &dropout<bf16>;
     all.cast = &cast;

@@ -93,7 +93,8 @@ __all__: list[str] = [
     "q_fit",
     "q_gather",
     "q_gemm",
-    "q_gemm_joined",
+    "q_joined",
+    "q_linear",
     "q_matmul",
     "q_pack",
     "q_rows",
@@ -737,9 +738,16 @@ def q_gemm(
     slope: Array | None = None,
     act: int = 0,
 ) -> None: ...
-def q_gemm_joined(codes: Array, scales: Array, starts: Array, m: int, k: int, weights: typing.Any) -> None:
+def q_joined(x: Array, weights: typing.Any, biases: typing.Any) -> tuple[typing.Any, ...] | None:
     """
-    Products of the same activations with one to four weights (data, out, type, n, group, bias or None).
+    (x W^T + bias, ...) of QTensors that take the same activations, or None
+    """
+
+def q_linear(
+    x: Array, weight: typing.Any, bias: Array | None, residual: Array | None, act: int, wide_out: bool
+) -> Array:
+    """
+    residual + act(x W^T + bias) of a QTensor, x rounded to int8
     """
 
 def q_matmul(

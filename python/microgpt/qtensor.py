@@ -100,7 +100,7 @@ class QTensor:
     or its numbers with the activations as they are ("float"). It takes no gradient; gradients go through it.
     """
 
-    __slots__ = ("activations", "data", "dtype", "group", "ordered", "shape", "type")
+    __slots__ = ("activations", "data", "dtype", "group", "ordered", "shape", "sizes", "type")
 
     slot = None
 
@@ -126,6 +126,7 @@ class QTensor:
         self.shape = tuple(shape)
         n, inner = self.shape[-2:]
         self.group = self.type.group(inner, group)
+        self.sizes = (self.type.number, n, inner, self.group)  # of a matrix, in the kernels' order
         self.dtype = dtype
         self.activations = "int8"
         self.ordered = ordered
@@ -250,7 +251,7 @@ class QTensor:
                     f"{what}: {stop - start} rows of {kind} take {(stop - start) * each} bytes, got {piece.size}"
                 )
             given = k.from_numpy(np.ascontiguousarray(piece).reshape(-1))
-            if not k.q_blocks(given, made.data, *made._sizes(), first=start).numpy().all():
+            if not k.q_blocks(given, made.data, *made.sizes, first=start).numpy().all():
                 raise NonFiniteError(f"{what}: scales of {kind} in rows {start} to {stop - 1} are not finite")
         return made
 
@@ -284,7 +285,7 @@ class QTensor:
     def _blocks(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """Codes and scales (panels, groups, bytes) of a type that has nothing else."""
         groups = -(-self.shape[1] // self.group)
-        blocks = self.data.numpy()[: k.q_bytes(*self._sizes())].reshape(-(-self.shape[0] // k.Q_COLS), groups, -1)
+        blocks = self.data.numpy()[: k.q_bytes(*self.sizes)].reshape(-(-self.shape[0] // k.Q_COLS), groups, -1)
         return blocks[..., : -2 * k.Q_COLS], blocks[..., -2 * k.Q_COLS :]
 
     def _scale_halves(self) -> npt.NDArray[np.uint8] | None:
@@ -316,7 +317,7 @@ class QTensor:
             wide = np.abs(values.astype(np.float32, copy=False)).max(initial=0.0)
             if not wide < (3e38 if self.type.channel else 65504.0 * (self.type.offset - 1)):
                 raise NonFiniteError(f"{what}: expected finite numbers that fit {self.type.name}, got {wide}")
-            k.quantize(k.from_numpy(np.ascontiguousarray(values)), self.data, *self._sizes(), first=start)
+            k.quantize(k.from_numpy(np.ascontiguousarray(values)), self.data, *self.sizes, first=start)
 
     def put(
         self,
@@ -353,7 +354,7 @@ class QTensor:
         k.q_pack(
             k.from_numpy(np.ascontiguousarray(codes, np.uint8)),
             self.data,
-            *self._sizes(),
+            *self.sizes,
             scales=None if bytes_only else _exact(scales, self.type, "scales"),
             leasts=None if minimums is None else _exact(minimums, self.type, "minimums"),
             bytes=None if small is None else k.from_numpy(np.ascontiguousarray(small, np.uint8)),
@@ -366,7 +367,7 @@ class QTensor:
         nested: tuple[npt.NDArray[Any], float, npt.NDArray[Any]] | None = None,
     ) -> None:
         """What codes of NF4 stand for, and the scales of its scales; see pack(). Nothing for other types."""
-        floats = k.q_table_floats(*self._sizes())
+        floats = k.q_table_floats(*self.sizes)
         wanted = floats > 0, floats > 16
         for name, has, want in (
             ("codebook", codebook is not None, wanted[0]),
@@ -385,7 +386,7 @@ class QTensor:
                 raise ShapeError(f"{name}: expected {size} numbers, got {part.size}")
             if not np.isfinite(part).all():
                 raise NonFiniteError(f"{name}: expected finite numbers, got NaN or infinity")
-        end = k.q_bytes(*self._sizes())
+        end = k.q_bytes(*self.sizes)
         self.data.numpy()[end - 4 * floats : end] = np.concatenate(parts).view(np.uint8)
 
     def set_order(self, permutation: npt.NDArray[Any]) -> None:
@@ -414,22 +415,14 @@ class QTensor:
         if self.ndim == 3:
             return np.stack([each.dequantize(dtype=dtype) for each in self.matrices()[start:end]])
         y = k.empty((end - start, self.shape[1]), dtype)
-        k.q_dequantize(self.data, y, *self._sizes(), first=start)
+        k.q_dequantize(self.data, y, *self.sizes, first=start)
         return y.numpy()
 
     def rows(self, ids: Array, dtype: str | None = None) -> Array:
         """Rows at ids (T) int32 as numbers (T, K): what an embedding reads."""
         y = k.empty((*ids.shape, self.shape[1]), dtype or self.dtype)
-        k.q_dequantize(self.data, y, *self._sizes(), ids=ids)
+        k.q_dequantize(self.data, y, *self.sizes, ids=ids)
         return y
-
-    def _sizes(self) -> tuple[int, int, int, int]:
-        return self.type.number, self.shape[-2], self.shape[-1], self.group
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """Type, N, K and group of a matrix, in the kernels' order."""
-        return self._sizes()
 
     @property
     def size(self) -> int:

@@ -40,7 +40,7 @@ class Linear(Module):
         self, x: Tensor, ctx: Ctx, act: str = "none", residual: Tensor | None = None, rows: Any = None
     ) -> Tensor:
         if not self.adapters:
-            y: Tensor = ops.linear(x, self.weight, self.bias, residual, act, rows=rows)
+            y: Tensor = ops.linear(x, self.weight, self.bias, residual, act, False, rows)  # keywords take longer
             return y
         weight: Tensor = self.weight
         for adapter in self.adapters:

@@ -23,9 +23,9 @@ class Norm(Module):
         if self.spec.plus_one and weight is not None:
             weight = weight + 1.0
         if self.spec.kind == "rms":
-            y: Tensor = ops.rms_norm(x, weight, eps=self.spec.eps)
+            y: Tensor = ops.rms_norm(x, weight, self.spec.eps)
         else:
-            y = ops.layer_norm(x, weight, self.bias, eps=self.spec.eps)
+            y = ops.layer_norm(x, weight, self.bias, self.spec.eps)
         return y
 
 

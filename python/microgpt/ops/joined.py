@@ -10,9 +10,6 @@ from .. import _kernels as k
 from ..autograd import state
 from ..qtensor import QTensor
 from ..tensor import Tensor, result
-from . import quantized
-
-Array = k.Array
 
 
 def joined_linear(x: Tensor, weights: Sequence[Any], biases: Sequence[Tensor | None]) -> list[Tensor] | None:
@@ -21,41 +18,21 @@ def joined_linear(x: Tensor, weights: Sequence[Any], biases: Sequence[Tensor | N
     It does where nothing is put on the tape, and either all weights are quantized and take the same activations, or
     none is and the rows are few.
     """
-    given = [bias for bias in biases if bias is not None]
-    plain = [weight for weight in weights if isinstance(weight, Tensor)]
-    if len(weights) < 2 or (state.enabled and any(each.slot is not None for each in (x, *plain, *given))):
+    if len(weights) < 2:
         return None
-    if not plain:
-        return _quantized(x.data, weights, [None if bias is None else bias.data for bias in biases])
-    if len(plain) < len(weights) or math.prod(x.shape[:-1]) > k.JOINED_ROWS:
+    if state.enabled and any(each is not None and each.slot is not None for each in (x, *weights, *biases)):
         return None
-    if any(each.dtype != x.dtype for each in (*plain, *given)):  # linear() says what is wrong
+    arrays = [None if bias is None else bias.data for bias in biases]
+    if isinstance(weights[0], QTensor):
+        made = k.q_joined(x.data, weights, arrays)
+        return None if made is None else [result(y) for y in made]
+    if not all(isinstance(weight, Tensor) for weight in weights) or math.prod(x.shape[:-1]) > k.JOINED_ROWS:
+        return None
+    given = [weight.data for weight in weights]
+    if any(each is not None and each.dtype != x.dtype for each in (*given, *arrays)):  # linear() says what is wrong
         return None
     ys: list[Tensor] = []
-    for i in range(0, len(weights), k.MOST_JOINED):
+    for i in range(0, len(given), k.MOST_JOINED):
         some = slice(i, i + k.MOST_JOINED)
-        arrays = tuple(None if bias is None else bias.data for bias in biases[some])
-        ys += map(result, k.linear_joined(x.data, tuple(weight.data for weight in plain[some]), arrays))
+        ys += map(result, k.linear_joined(x.data, tuple(given[some]), tuple(arrays[some])))
     return ys
-
-
-def _quantized(x: Array, weights: Sequence[Any], biases: Sequence[Array | None]) -> list[Tensor] | None:
-    first = weights[0]
-    if not all(isinstance(weight, QTensor) for weight in weights) or x.shape[-1:] != (first.shape[1],):
-        return None
-    key = quantized.key_of(first)
-    for weight, bias in zip(weights, biases, strict=True):
-        if quantized.key_of(weight) != key or weight.shape[1] != first.shape[1]:
-            return None
-        if not quantized.rounds(x, weight, False):
-            return None
-        if bias is not None and (bias.shape != weight.shape[:1] or bias.dtype != x.dtype):
-            return None
-    rows = quantized.rows_of(x, first)
-    outer, inner = x.shape[:-1], first.shape[1]
-    ys = [k.empty((*outer, weight.shape[0]), x.dtype) for weight in weights]
-    each = [(w.data, y, w.type.number, w.shape[0], w.group, b) for w, y, b in zip(weights, ys, biases, strict=True)]
-    m = math.prod(outer)
-    for i in range(0, len(each), k.MOST_JOINED):
-        k.q_gemm_joined(rows.codes, rows.scales, rows.starts, m, inner, tuple(each[i : i + k.MOST_JOINED]))
-    return [result(y) for y in ys]

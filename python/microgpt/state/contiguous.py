@@ -13,7 +13,7 @@ import numpy as np
 from .. import _kernels as k
 from ..errors import ShapeError
 from ..kvrows import KVRows
-from ..tensor import Tensor
+from ..tensor import Room, Tensor
 from .spec import KVSpec, StateSpec
 
 Array = k.Array
@@ -32,11 +32,12 @@ class ContiguousStates:
         self.lengths = [0] * sequences
         self._new = [0] * sequences
         self._places: Array | None = None
-        self._fresh: Array | None = None  # rows of the announced tokens, where caches have types of their own
+        self._fresh: Array | None = None  # rows of the announced tokens, once they are asked for
         self._pairs: dict[int, tuple[Array, Array]] = {}
         self._typed: dict[int, tuple[KVRows, KVRows]] = {}
         self._recurrent: dict[int, dict[str, Array]] = {}
         self._kept: list[dict[int, Snapshot]] = [{} for _ in range(sequences)]  # by length
+        rooms: dict[str, Room] = {}
         for slot, spec in enumerate(specs):
             if isinstance(spec, KVSpec):
                 sizes = (spec.k_dim, spec.v_dim)
@@ -44,7 +45,8 @@ class ContiguousStates:
                     first, second = (KVRows((rows, spec.kv_heads, size), spec.stored) for size in sizes)
                     self._typed[slot] = first, second
                     continue
-                keys, values = (k.empty((rows, spec.kv_heads, size), spec.dtype) for size in sizes)
+                room = rooms.setdefault(spec.dtype, Room(spec.dtype))
+                keys, values = (room.take((rows, spec.kv_heads, size)) for size in sizes)
                 self._pairs[slot] = keys, values
             else:
                 arrays = {name: k.empty((sequences, *shape), dtype) for name, shape, dtype in spec.arrays}
@@ -75,24 +77,14 @@ class ContiguousStates:
 
     def update(self, slot: int, keys: Tensor, values: Tensor) -> tuple[Tensor | KVRows, Tensor | KVRows]:
         """Store the packed new rows of a layer behind each sequence's past; returns the whole arrays."""
+        places = self._fresh_places() if self._places is None else self._places
         if slot in self._typed:
-            places = self._fresh_places() if self._places is None else self._places
             for rows, fresh in zip(self._typed[slot], (keys.data, values.data), strict=True):
                 rows.put(fresh, places)
             return self._typed[slot]
         pair = self._pairs[slot]
-        if self._places is not None:
-            for store, fresh in zip(pair, (keys.data, values.data), strict=True):
-                k.put_rows(fresh, self._places, store)
-            return Tensor(pair[0]), Tensor(pair[1])
         for store, fresh in zip(pair, (keys.data, values.data), strict=True):
-            width = fresh.shape[1] * fresh.shape[2]
-            source = 0
-            for s, count in enumerate(self._new):
-                if count:
-                    place = store.view((count * width,), (s * self.capacity + self.lengths[s]) * width)
-                    k.axpy(fresh.view((count * width,), source * width), place)
-                source += count
+            k.put_rows(fresh, places, store)
         return Tensor(pair[0]), Tensor(pair[1])
 
     def _fresh_places(self) -> Array:

@@ -107,7 +107,7 @@ class Glu(Module):
         gate, up = project(x, ctx, [self.gate, self.up])
         if spec.gate_scale != 1.0:
             gate = gate * spec.gate_scale
-        hidden = ops.glu(gate, up, act=spec.act)
+        hidden = ops.glu(gate, up, spec.act)
         if spec.out_scale == 1.0:
             return self.down(hidden, ctx, residual=residual)
         y = self.down(hidden, ctx) * spec.out_scale

@@ -207,7 +207,7 @@ class Attention(Module):
         if norm is not None and not last:
             x = self._normed(x, norm)
         if rope is not None and tables is not None:
-            x = ops.rope(x, ctx.layout.positions, *tables, interleaved=rope.interleaved)
+            x = ops.rope(x, ctx.layout.positions, *tables, rope.interleaved)
         return self._normed(x, norm) if norm is not None and last else x
 
     def _normed(self, x: Tensor, norm: Norm | HeadNorm) -> Tensor:
@@ -221,12 +221,11 @@ class Attention(Module):
         mask = ctx.mask or spec.mask
         alibi = alibi_array(spec.heads, spec.alibi_scale, wide(q.dtype)) if spec.alibi else None
         where = (layout.q_start, layout.k_start, layout.k_len)
-        options = {"scale": spec.scale, "causal": mask.causal, "window": mask.window, "soft_cap": spec.soft_cap,
-                   "alibi": alibi}  # fmt: skip
         if self.sinks is not None:
-            y: Tensor = ops.sink_attention(q, k, v, self.sinks, *where, **options)
+            options = {"scale": spec.scale, "causal": mask.causal, "window": mask.window, "soft_cap": spec.soft_cap}
+            y: Tensor = ops.sink_attention(q, k, v, self.sinks, *where, alibi=alibi, **options)
         else:
-            y = ops.attention(q, k, v, *where, **options)
+            y = ops.attention(q, k, v, *where, spec.scale, mask.causal, mask.window, spec.soft_cap, alibi)
         return y
 
 
