@@ -50,7 +50,7 @@ template <class T> void glu_backward(const GluArgs<T>& args, const Share& share)
 // Dropout's random bits (core/rng.h). kVecs vectors of counters from `counter` on, a multiple of as many, go through the rounds
 // together: words 0 and 1 of each to `low`, 2 and 3 to `high`. Two of the first four products are one number for all, as they have
 // the upper half and the stream in common. What stands above a word in its lane is ignored by mul_words and dropped at the end.
-// `beside(step)` is called in each of kPhiloxSteps rounds.
+// beside(step) is called in each of kPhiloxSteps rounds.
 struct PhiloxKeys {
   uint64_t first[10], second[10];
 };
@@ -64,7 +64,8 @@ static inline PhiloxKeys philox_keys(uint64_t key) {
 }
 constexpr int kPhiloxSteps = 8;
 template <int kVecs, class Beside>
-MG_INLINE void philox_vectors(const PhiloxKeys& keys, uint64_t counter, uint64_t stream, Words64* low, Words64* high, const Beside& beside) {
+MG_INLINE void philox_vectors(const PhiloxKeys& keys, uint64_t counter, uint64_t stream, Words64* low, Words64* high,
+                              const Beside& beside) {
   alignas(64) static constexpr uint64_t places[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                                                       16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
   constexpr uint64_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
@@ -103,14 +104,17 @@ MG_INLINE void philox_vectors(const PhiloxKeys& keys, uint64_t counter, uint64_t
 }
 
 // A block's bits, 16 each, side by side; beside(step) in each of kDrawSteps steps.
-constexpr int kDrawn = kDropoutBlock / (int)sizeof(Words64), kDrawnTogether = kRegisters >= 32 ? 4 : 2;  // four vectors of state each
+constexpr int kDrawn = kDropoutBlock / (int)sizeof(Words64);  // vectors of words 0 and 1
+constexpr int kDrawnTogether = kRegisters >= 32 ? 4 : 2;      // their states are four vectors each
 constexpr int kDrawSteps = kDrawn / kDrawnTogether * kPhiloxSteps;
 template <class Beside>
 MG_INLINE void draw_block(const PhiloxKeys& keys, int64_t block, uint64_t stream, Words64* bits, const Beside& beside) {
 #pragma GCC unroll 1
-  for (int i = 0; i < kDrawn; i += kDrawnTogether)
-    philox_vectors<kDrawnTogether>(keys, (uint64_t)(block * kDropoutCounters + i * kWidth / 2), stream, bits + i, bits + kDrawn + i,
+  for (int i = 0; i < kDrawn; i += kDrawnTogether) {
+    const uint64_t counter = (uint64_t)(block * kDropoutCounters + i * kWidth / 2);
+    philox_vectors<kDrawnTogether>(keys, counter, stream, bits + i, bits + kDrawn + i,
                                    [&](int step) MG_ALWAYS { beside(i / kDrawnTogether * kPhiloxSteps + step); });
+  }
 }
 
 // y (+)= kept ? x / (1 - p) : 0. A dropped NaN or infinity is gone. kGrain is a multiple of kDropoutBlock.
@@ -127,17 +131,19 @@ template <class T> void dropout(const DropoutArgs<T>& args, const Share& share) 
   // The next block's bits are drawn beside this one's numbers: arithmetic and memory take turns in the small.
   for (int64_t begin = range.begin, now = 0; begin < range.end; begin += kDropoutBlock, now ^= 1) {
     const int64_t end = begin + kDropoutBlock;
-    const uint16_t* bits = (const uint16_t*)drawn[now];
+    const char* bits = (const char*)drawn[now];
     const T* x = args.x + begin;
     T* y = args.y + begin;
     if (plain && end <= range.end) {
       constexpr int kStep = kDropoutBlock / kDrawSteps;
       draw_block(keys, end / kDropoutBlock, stream, drawn[now ^ 1],
-                 [&](int step) MG_ALWAYS { put_kept<kStep>(y + step * kStep, x + step * kStep, bits + step * kStep, keeper); });
+                 [&](int step) MG_ALWAYS { put_kept<kStep>(y + step * kStep, x + step * kStep, bits + 2 * step * kStep, keeper); });
       continue;
     }
+    uint16_t words[kDropoutBlock];
+    memcpy(words, bits, sizeof words);
     each_vec(0, end < range.end ? kDropoutBlock : range.end - begin, [&](int64_t i, auto part) {
-      const Vec kept = select(words_from(bits + i, threshold), mul(get(x + i, part), scale), zero());
+      const Vec kept = select(words_from(words + i, threshold), mul(get(x + i, part), scale), zero());
       store_or_add(y + i, kept, args.accumulate, part);
     });
     draw_block(keys, end / kDropoutBlock, stream, drawn[now ^ 1], [](int) MG_ALWAYS {});

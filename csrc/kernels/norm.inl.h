@@ -38,7 +38,7 @@ template <bool kCenter, class T> static inline RowScale row_scale(const NormArgs
   return r;
 }
 
-// The lines of p into L2. A row is read from memory as fast as loads can ask, then written from L1: meanwhile the next one is asked for.
+// The lines of p into L2: while a row is written from L1, the next one is asked for.
 template <class T> MG_INLINE void ask_for(const T* p, Full) { __builtin_prefetch(p, 0, 2); }
 template <class T> MG_INLINE void ask_for(const T*, Part) {}
 template <class T> MG_INLINE void ask_for(const T* p, Together) {

@@ -1,7 +1,7 @@
 // Kernels that look something up for each token: embeddings, rotary positions, cross-entropy.
 
-// y[t] (+)= table[ids[t]]. Shares: rows_per_share(width) tokens. Rows are copied as they are, and the row after the next, which no
-// hardware foresees, is asked for into L2.
+// y[t] (+)= table[ids[t]]. Shares: rows_per_share(width) tokens. Rows are copied as they are; the row after the next, which
+// no hardware foresees, is asked for into L2.
 template <class T> void embedding(const EmbeddingArgs<T>& args, const Share& share) {
   constexpr int64_t kLine = 64, kAhead = 2;
   const int64_t width = args.width, bytes = width * (int64_t)sizeof(T);

@@ -57,8 +57,8 @@ SizeClass size_class_of(size_t bytes) {
 
 size_t total_of(size_t capacity) { return sizeof(Header) + capacity; }
 
-// Pages begin at a multiple of 2 MB. A kernel's streams would then be at the same place of their pages, and in the same few sets of
-// each cache; 5 lines apart they are not.
+// Pages begin at multiples of 2 MB. All streams of a kernel would be at the same place of their pages, and in the same few
+// sets of each cache; 5 lines apart they are not.
 size_t next_shift() {
   static std::atomic<size_t> made{0};
   return made.fetch_add(1, std::memory_order_relaxed) % 16 * 5 * kLine;

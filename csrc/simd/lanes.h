@@ -85,18 +85,18 @@ template <class T> MG_INLINE void store_all(T* p, const Vecs& a) {
   for (int i = 0; i < kTogether; ++i) store(p + i * kWidth, a.v[i]);
 }
 
-// y = scale * x where 16 random bits are `least` (at most 0xffff) or more, else 0: kCount numbers, with their bits side by side. Scale is
-// at least 1.
+// y = scale * x where 16 random bits are `least` (at most 0xffff) or more, else 0: kCount numbers, with their bits side by side.
+// Scale is at least 1.
 #if defined(__AVX512F__)
 struct Keeper {
-  __m512i least, low, high, exponent, mantissa;
-  __mmask32 upper;
+  __m512i least, low = low_places(), high = high_places(), exponent = _mm512_set1_epi16(0x7f80), digits = _mm512_set1_epi16(0x7f);
+  __mmask32 upper = 0xaaaaaaaa;
   Vec scale;
-  Keeper(uint32_t from, Vec by) : least(_mm512_set1_epi16((short)from)), low(low_places()), high(high_places()), exponent(_mm512_set1_epi16(0x7f80)), mantissa(_mm512_set1_epi16(0x7f)), upper(0xaaaaaaaa), scale(by) {
-    __asm__("" : "+v"(least), "+v"(low), "+v"(high), "+v"(exponent), "+v"(mantissa), "+Yk"(upper));  // or they are made anew for each vector
+  Keeper(uint32_t from, Vec by) : least(_mm512_set1_epi16((short)from)), scale(by) {
+    __asm__("" : "+v"(least), "+v"(low), "+v"(high), "+v"(exponent), "+v"(digits), "+Yk"(upper));  // or each use makes them anew
   }
 };
-template <int kCount, class T> MG_INLINE void put_kept(T* y, const T* x, const uint16_t* bits, const Keeper& k) {
+template <int kCount, class T> MG_INLINE void put_kept(T* y, const T* x, const void* bits, const Keeper& k) {
   static_assert(kCount == 2 * kWidth);
   const __mmask32 keep = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(bits), k.least);
   const __mmask16 first = (__mmask16)keep, second = (__mmask16)(keep >> 16);
@@ -110,8 +110,9 @@ template <int kCount, class T> MG_INLINE void put_kept(T* y, const T* x, const u
 #if defined(__AVX512BF16__)
     // A denormal would become zero; whatever else has the exponent 0 is rare.
     const __mmask32 small = _mm512_mask_testn_epi16_mask(keep, both, k.exponent);
-    if (__builtin_expect(small == 0 || _mm512_mask_test_epi16_mask(small, both, k.mantissa) == 0, 1)) {
-      _mm512_storeu_si512(y, (__m512i)_mm512_maskz_cvtne2ps_pbh(keep, _mm512_mul_ps(high, k.scale.v), _mm512_mul_ps(low, k.scale.v)));
+    if (__builtin_expect(small == 0 || _mm512_mask_test_epi16_mask(small, both, k.digits) == 0, 1)) {
+      const __m512 first_half = _mm512_mul_ps(low, k.scale.v), second_half = _mm512_mul_ps(high, k.scale.v);
+      _mm512_storeu_si512(y, (__m512i)_mm512_maskz_cvtne2ps_pbh(keep, second_half, first_half));
       return;
     }
 #endif
@@ -124,8 +125,11 @@ struct Keeper {
   uint32_t least;
   Vec scale;
 };
-template <int kCount, class T> MG_INLINE void put_kept(T* y, const T* x, const uint16_t* bits, const Keeper& k) {
+template <int kCount, class T> MG_INLINE void put_kept(T* y, const T* x, const void* bits, const Keeper& k) {
+  uint16_t words[kCount];
+  memcpy(words, bits, sizeof words);
 #pragma GCC unroll 4
-  for (int i = 0; i < kCount; i += kWidth) store(y + i, select(words_from(bits + i, k.least), mul(load(x + i), k.scale), zero()));
+  for (int i = 0; i < kCount; i += kWidth)
+    store(y + i, select(words_from(words + i, k.least), mul(load(x + i), k.scale), zero()));
 }
 #endif

@@ -31,7 +31,7 @@ from .models.decoder import Decoder
 from .models.gguf import save_gguf
 from .models.gguf_config import facts_of
 from .models.pooling import Pooling, pooling_of, read_pooling
-from .models.pretrained import open_checkpoint, save_decoder, stale, take
+from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
 from .models.quantized import KEPT, Filters, Report, Scheme
 from .nn.context import Ctx, Layout
 from .state.spec import kv_type
@@ -369,21 +369,18 @@ def load(
         kind = scheme.layers if scheme is not None else "quantized" if found.codes or keep else kind
         megabytes = found.bytes_needed(dtype, scheme, keep) / 1e6
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
-
-    def words() -> Tokenizer:
-        if not place.is_file():
-            made = Tokenizer.load(place)
-        else:
-            made = embedded.of_file(found.gguf, found.config.vocab_size, place)
-        k.trim_heap()  # a large vocabulary is read in tens of megabytes that nobody needs any more
-        return made
-
-    with system.Beside(words) as tokenizer_of:
+    with system.Beside(lambda: _tokenizer_of(found, place)) as tokenizer:
         decoder = take(found, dtype, scheme, keep, report)
-    tokenizer = tokenizer_of()
     decoder.kv_dtype = stored
     pooling = pooling_of(found.gguf or {}, str(place)) if place.is_file() else read_pooling(place)
-    return LanguageModel(decoder, tokenizer, pooling)
+    return LanguageModel(decoder, tokenizer(), pooling)
+
+
+def _tokenizer_of(found: Checkpoint, place: Path) -> Tokenizer:
+    whole = place.is_file()
+    made = embedded.of_file(found.gguf, found.config.vocab_size, place) if whole else Tokenizer.load(place)
+    k.trim_heap()  # a large vocabulary is read in tens of megabytes that nobody needs any more
+    return made
 
 
 def quantize(
@@ -432,26 +429,11 @@ def train(
 
         run = microgpt.train(data="names", steps=1000)
     """
-    from .training.config import TrainConfig, check_names
     from .training.pretrain import pretrain
-    from .training.resume import changed, run_config
-    from .training.settings import check_shape, read_settings, with_file
+    from .training.start import chosen_config
 
-    check_names(settings)
-    check_shape(settings)
-    if config is not None:
-        settings = with_file(read_settings(Path(config)), settings)
-    if resume is not None:
-        if out is not None:
-            raise ConfigError("give out or resume, not both")
-        chosen, lines = changed(run_config(Path(resume)), settings)
-        if say is not None:
-            for line in lines:
-                say(line)
-    else:
-        chosen = TrainConfig(**settings)
     return pretrain(
-        chosen,
+        chosen_config(settings, out, resume, config, say),
         None if out is None else Path(out),
         None if resume is None else Path(resume),
         show=show,
