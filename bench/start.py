@@ -26,6 +26,7 @@ import sys, time
 started = float(sys.argv[1])
 import json, resource
 import microgpt
+microgpt.load  # what names need is imported when they are first used
 imported = time.time()
 path = sys.argv[2]
 model = microgpt.load(path, quantize="keep" if path.endswith(".gguf") else None)

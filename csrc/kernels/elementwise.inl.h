@@ -47,46 +47,73 @@ template <class T> void glu_backward(const GluArgs<T>& args, const Share& share)
   });
 }
 
-// Philox (core/rng.h) at `count` counters: words 0 and 1 of each to `low`, 2 and 3 to `high`. Wide vectors take several
-// (the state is four vectors each, of 32 or 16 registers); what stands above a word in its lane is ignored by mul_words and dropped at the end.
-constexpr int kPhiloxVecs = kWidth == 16 ? 4 : 2;
-constexpr int kPhiloxCounters = kWidth == 4 ? 1 : kPhiloxVecs * kWidth / 2;
-static inline void philox_lanes(uint64_t key, uint64_t counter, uint64_t stream, uint64_t* low, uint64_t* high) {
-  if constexpr (kWidth == 4) {
-    const Philox4 words = philox4x32(key, counter, stream);
-    memcpy(low, words.v, 8);
-    memcpy(high, words.v + 2, 8);
-  } else {
-    Words64 c0[kPhiloxVecs], c1[kPhiloxVecs], c2[kPhiloxVecs], c3[kPhiloxVecs];
-    uint64_t counters[kPhiloxCounters];
-    for (int i = 0; i < kPhiloxCounters; ++i) counters[i] = counter + (uint64_t)i;
-    for (int g = 0; g < kPhiloxVecs; ++g) {
-      memcpy(&c0[g], counters + g * kWidth / 2, sizeof(Words64));
-      c1[g] = c0[g] >> 32;
-      c2[g] = Words64{} + stream;
-      c3[g] = Words64{} + (stream >> 32);
-    }
-    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+// Dropout's random bits (core/rng.h). kVecs vectors of counters from `counter` on, a multiple of as many, go through the rounds
+// together: words 0 and 1 of each to `low`, 2 and 3 to `high`. Two of the first four products are one number for all, as they have
+// the upper half and the stream in common. What stands above a word in its lane is ignored by mul_words and dropped at the end.
+// beside(step) is called in each of kPhiloxSteps rounds.
+struct PhiloxKeys {
+  uint64_t first[10], second[10];
+};
+static inline PhiloxKeys philox_keys(uint64_t key) {
+  PhiloxKeys keys;
+  for (uint32_t round = 0; round < 10; ++round) {
+    keys.first[round] = (uint32_t)key + round * 0x9E3779B9u;
+    keys.second[round] = (uint32_t)(key >> 32) + round * 0xBB67AE85u;
+  }
+  return keys;
+}
+constexpr int kPhiloxSteps = 8;
+template <int kVecs, class Beside>
+MG_INLINE void philox_vectors(const PhiloxKeys& keys, uint64_t counter, uint64_t stream, Words64* low, Words64* high,
+                              const Beside& beside) {
+  alignas(64) static constexpr uint64_t places[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                                      16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+  constexpr uint64_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
+  const Words64 zeros = {}, factor0 = zeros + kFactor0, factor1 = zeros + kFactor1;
+  const uint64_t all1 = kFactor1 * (uint32_t)stream;
+  const uint64_t all0 = kFactor0 * (uint32_t)(all1 >> 32 ^ counter >> 32 ^ keys.first[0]);
+  Words64 c0[kVecs], c1[kVecs], c2[kVecs], c3[kVecs];
+#pragma GCC unroll 4
+  for (int g = 0; g < kVecs; ++g) {
+    Words64 place;
+    memcpy(&place, places + g * kWidth / 2, sizeof place);
+    const Words64 p0 = mul_words(place + counter, factor0);
+    const Words64 p1 = mul_words((p0 >> 32) ^ (stream >> 32 ^ keys.second[0]), factor1);
+    c0[g] = (p1 >> 32) ^ (all1 ^ keys.first[1]);
+    c1[g] = p1;
+    c2[g] = p0 ^ (all0 >> 32 ^ keys.second[1]);
+    c3[g] = zeros + all0;
+  }
 #pragma GCC unroll 1
-    for (int round = 0; round < 10; ++round) {
+  for (int round = 2; round < 10; ++round) {
 #pragma GCC unroll 4
-      for (int g = 0; g < kPhiloxVecs; ++g) {
-        const Words64 p0 = mul_words(c0[g], Words64{} + 0xD2511F53ull), p1 = mul_words(c2[g], Words64{} + 0xCD9E8D57ull);
-        c0[g] = (p1 >> 32) ^ c1[g] ^ (Words64{} + (uint64_t)k0);
-        c2[g] = (p0 >> 32) ^ c3[g] ^ (Words64{} + (uint64_t)k1);
-        c1[g] = p1;
-        c3[g] = p0;
-      }
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
+    for (int g = 0; g < kVecs; ++g) {
+      const Words64 p0 = mul_words(c0[g], factor0), p1 = mul_words(c2[g], factor1);
+      c0[g] = xor3(p1 >> 32, c1[g], zeros + keys.first[round]);
+      c2[g] = xor3(p0 >> 32, c3[g], zeros + keys.second[round]);
+      c1[g] = p1;
+      c3[g] = p0;
     }
+    beside(round - 2);
+  }
 #pragma GCC unroll 4
-    for (int g = 0; g < kPhiloxVecs; ++g) {
-      const Words64 word = Words64{} + 0xffffffffull;
-      const Words64 first = (c0[g] & word) | (c1[g] << 32), second = (c2[g] & word) | (c3[g] << 32);
-      memcpy(low + g * kWidth / 2, &first, sizeof first);
-      memcpy(high + g * kWidth / 2, &second, sizeof second);
-    }
+  for (int g = 0; g < kVecs; ++g) {
+    low[g] = low_words(c0[g], c1[g]);
+    high[g] = low_words(c2[g], c3[g]);
+  }
+}
+
+// A block's bits, 16 each, side by side; beside(step) in each of kDrawSteps steps.
+constexpr int kDrawn = kDropoutBlock / (int)sizeof(Words64);  // vectors of words 0 and 1
+constexpr int kDrawnTogether = kRegisters >= 32 ? 4 : 2;      // their states are four vectors each
+constexpr int kDrawSteps = kDrawn / kDrawnTogether * kPhiloxSteps;
+template <class Beside>
+MG_INLINE void draw_block(const PhiloxKeys& keys, int64_t block, uint64_t stream, Words64* bits, const Beside& beside) {
+#pragma GCC unroll 1
+  for (int i = 0; i < kDrawn; i += kDrawnTogether) {
+    const uint64_t counter = (uint64_t)(block * kDropoutCounters + i * kWidth / 2);
+    philox_vectors<kDrawnTogether>(keys, counter, stream, bits + i, bits + kDrawn + i,
+                                   [&](int step) MG_ALWAYS { beside(i / kDrawnTogether * kPhiloxSteps + step); });
   }
 }
 
@@ -96,18 +123,30 @@ template <class T> void dropout(const DropoutArgs<T>& args, const Share& share) 
   const uint32_t threshold = dropout_threshold(args.p);
   const uint64_t stream = dropout_high(args.stream, args.step[0]);
   const Vec scale = set1(args.p < 1.0 ? (float)(1.0 / (1.0 - args.p)) : 0.0f);
-  for (int64_t begin = range.begin; begin < range.end; begin += kDropoutBlock) {
-    alignas(64) uint64_t words[2 * kDropoutCounters];
-    alignas(64) uint16_t bits[kDropoutBlock];
-    for (int i = 0; i < kDropoutCounters; i += kPhiloxCounters)
-      philox_lanes(args.seed, (uint64_t)(begin / kDropoutBlock * kDropoutCounters + i), stream, words + i,
-                   words + kDropoutCounters + i);
-    memcpy(bits, words, sizeof bits);
-    const int64_t end = begin + kDropoutBlock < range.end ? begin + kDropoutBlock : range.end;
-    each_vec(begin, end, [&](int64_t i, auto part) {
-      const Vec y = mul(get(args.x + i, part), scale);
-      store_or_add(args.y + i, select(words_from(bits + (i - begin), threshold), y, zero()), args.accumulate, part);
+  const PhiloxKeys keys = philox_keys(args.seed);
+  const Keeper keeper{threshold, scale};
+  const bool plain = !args.accumulate && threshold <= 0xffff;
+  Words64 drawn[2][2 * kDrawn];
+  draw_block(keys, range.begin / kDropoutBlock, stream, drawn[0], [](int) MG_ALWAYS {});
+  // The next block's bits are drawn beside this one's numbers: arithmetic and memory take turns in the small.
+  for (int64_t begin = range.begin, now = 0; begin < range.end; begin += kDropoutBlock, now ^= 1) {
+    const int64_t end = begin + kDropoutBlock;
+    const char* bits = (const char*)drawn[now];
+    const T* x = args.x + begin;
+    T* y = args.y + begin;
+    if (plain && end <= range.end) {
+      constexpr int kStep = kDropoutBlock / kDrawSteps;
+      draw_block(keys, end / kDropoutBlock, stream, drawn[now ^ 1],
+                 [&](int step) MG_ALWAYS { put_kept<kStep>(y + step * kStep, x + step * kStep, bits + 2 * step * kStep, keeper); });
+      continue;
+    }
+    uint16_t words[kDropoutBlock];
+    memcpy(words, bits, sizeof words);
+    each_vec(0, end < range.end ? kDropoutBlock : range.end - begin, [&](int64_t i, auto part) {
+      const Vec kept = select(words_from(words + i, threshold), mul(get(x + i, part), scale), zero());
+      store_or_add(y + i, kept, args.accumulate, part);
     });
+    draw_block(keys, end / kDropoutBlock, stream, drawn[now ^ 1], [](int) MG_ALWAYS {});
   }
 }
 

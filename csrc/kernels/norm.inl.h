@@ -38,6 +38,14 @@ template <bool kCenter, class T> static inline RowScale row_scale(const NormArgs
   return r;
 }
 
+// The lines of p into L2: while a row is written from L1, the next one is asked for.
+template <class T> MG_INLINE void ask_for(const T* p, Full) { __builtin_prefetch(p, 0, 2); }
+template <class T> MG_INLINE void ask_for(const T*, Part) {}
+template <class T> MG_INLINE void ask_for(const T* p, Together) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kTogether * kWidth; i += 64 / (int)sizeof(T)) __builtin_prefetch(p + i, 0, 2);
+}
+
 // Row by row: several rows at a time, with one reading of the weight, lose a quarter, because memory then has more streams.
 template <bool kCenter, class T> static inline void norm_row(const NormArgs<T>& args, int64_t row) {
   const RowScale scale = row_scale<kCenter>(args, row);
@@ -46,6 +54,7 @@ template <bool kCenter, class T> static inline void norm_row(const NormArgs<T>& 
   T* y = args.y + row * args.cols;
   each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
     auto r = get(x + i, part);
+    ask_for(x + args.cols + i, part);
     if constexpr (kCenter) r = sub(sub(r, high), low);
     r = mul(r, rstd);
     if (args.weight && args.bias) r = fma(r, get(args.weight + i, part), get(args.bias + i, part));
@@ -93,6 +102,8 @@ static inline void norm_backward_row(const NormBackwardArgs<T>& args, int64_t sh
   float* dbias = args.part_dbias ? args.part_dbias + share * args.cols : nullptr;
   each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
     auto g = get(dy + i, part), normal = get(x + i, part);
+    ask_for(dy + args.cols + i, part);
+    ask_for(x + args.cols + i, part);
     if constexpr (kCenter) normal = sub(normal, mean);
     normal = mul(normal, rstd);
     if (dweight) put(dweight + i, fma(g, normal, add_up ? get(dweight + i, part) : all_lanes(0.0f, part)), part);

@@ -1,13 +1,27 @@
 // Kernels that look something up for each token: embeddings, rotary positions, cross-entropy.
 
-// y[t] (+)= table[ids[t]]. Shares: rows_per_share(width) tokens.
+// y[t] (+)= table[ids[t]]. Shares: rows_per_share(width) tokens. Rows are copied as they are; the row after the next, which
+// no hardware foresees, is asked for into L2.
 template <class T> void embedding(const EmbeddingArgs<T>& args, const Share& share) {
-  const int64_t width = args.width;
+  constexpr int64_t kLine = 64, kAhead = 2;
+  const int64_t width = args.width, bytes = width * (int64_t)sizeof(T);
   const Range tokens = range_of(share.index, args.tokens, rows_per_share(width));
   for (int64_t t = tokens.begin; t < tokens.end; ++t) {
     const T* row = args.table + args.ids[t] * width;
     T* y = args.y + t * width;
-    each_vec(0, width, [&](int64_t i, auto part) { store_or_add(y + i, get(row + i, part), args.accumulate, part); });
+    if (args.accumulate) {
+      each_vec(0, width, [&](int64_t i, auto part) { put(y + i, add(get(y + i, part), get(row + i, part)), part); });
+      continue;
+    }
+    const char* const ahead = (const char*)(args.table + args.ids[at_most(t + kAhead, args.tokens - 1)] * width);
+    const char* const from = (const char*)row;
+    char* const to = (char*)y;
+    int64_t i = 0;
+    for (; i + kLine <= bytes; i += kLine) {
+      __builtin_prefetch(ahead + i, 0, 2);
+      memcpy(to + i, from + i, kLine);
+    }
+    if (i < bytes) memcpy(to + i, from + i, (size_t)(bytes - i));
   }
 }
 

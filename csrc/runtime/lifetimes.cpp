@@ -8,13 +8,17 @@ namespace {
 
 constexpr size_t kLine = 64;
 size_t rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + kLine - 1) / kLine * kLine; }
+// Behind a large block the next begins 5 lines further on: pool.cpp says why.
+size_t end_of(const Lifetime& block) {
+  return block.offset + rounded(block.bytes) + (block.bytes >= (size_t)1 << 20 ? 5 * kLine : 0);
+}
 
 // The lowest gap of `bytes` in one place among the blocks that live at the same time.
 size_t lowest_gap(const Lifetime& block, const std::vector<size_t>& there, const std::vector<Lifetime>& blocks) {
   std::vector<std::pair<size_t, size_t>> taken;  // begin, end
   for (const size_t other : there)
     if (blocks[other].from < block.until && block.from < blocks[other].until)
-      taken.emplace_back(blocks[other].offset, blocks[other].offset + rounded(blocks[other].bytes));
+      taken.emplace_back(blocks[other].offset, end_of(blocks[other]));
   std::sort(taken.begin(), taken.end());
   size_t at = 0;
   for (const auto& [begin, end] : taken) {

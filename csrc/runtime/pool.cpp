@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <mutex>
 #include <new>
@@ -31,6 +32,7 @@ struct alignas(kLine) Header {
   size_t requested, capacity;
   uint32_t size_class, state;
   int64_t number;  // in the log of a recording, -1: not in it
+  size_t shift;    // bytes of pages before it
 };
 static_assert(sizeof(Header) == kLine, "the payload must stay 64-byte aligned");
 
@@ -55,16 +57,27 @@ SizeClass size_class_of(size_t bytes) {
 
 size_t total_of(size_t capacity) { return sizeof(Header) + capacity; }
 
+// Pages begin at multiples of 2 MB. All streams of a kernel would be at the same place of their pages, and in the same few
+// sets of each cache; 5 lines apart they are not.
+size_t next_shift() {
+  static std::atomic<size_t> made{0};
+  return made.fetch_add(1, std::memory_order_relaxed) % 16 * 5 * kLine;
+}
+
 Header* make_block(size_t capacity) {
-  void* p = capacity >= kMapped ? take_pages(total_of(capacity)) : take_lines(total_of(capacity));
-  return p ? new (p) Header : nullptr;
+  const size_t shift = capacity >= kMapped ? next_shift() : 0;
+  void* p = capacity >= kMapped ? take_pages(shift + total_of(capacity)) : take_lines(total_of(capacity));
+  if (!p) return nullptr;
+  Header* const block = new (static_cast<char*>(p) + shift) Header;
+  block->shift = shift;
+  return block;
 }
 
 void free_blocks(Header* block) noexcept {
   while (block) {
     Header* const next = block->next;
     block->state = 0;
-    if (block->capacity >= kMapped) give_pages(block, total_of(block->capacity));
+    if (block->capacity >= kMapped) give_pages(reinterpret_cast<char*>(block) - block->shift, block->shift + total_of(block->capacity));
     else give_lines(block);
     block = next;
   }

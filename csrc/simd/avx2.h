@@ -89,6 +89,8 @@ static inline float hmax(Vec a) {
 }
 typedef uint64_t Words64 __attribute__((vector_size(32)));
 static inline Words64 mul_words(Words64 a, Words64 b) { return (Words64)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
+static inline Words64 xor3(Words64 a, Words64 b, Words64 c) { return a ^ b ^ c; }
+static inline Words64 low_words(Words64 a, Words64 b) { return (a & (Words64{} + 0xffffffffull)) | (b << 32); }
 static inline Mask words_from(const uint16_t* words, uint32_t threshold) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)words));
   return {_mm256_castsi256_ps(_mm256_cmpgt_epi32(wide, _mm256_set1_epi32((int)threshold - 1)))};

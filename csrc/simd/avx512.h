@@ -12,11 +12,16 @@ static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(lanes_below(n), p)}; }
 static inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, lanes_below(n), a.v); }
+static inline __m512i low_places() {
+  return _mm512_set_epi32(0x000f000f, 0x000e000e, 0x000d000d, 0x000c000c, 0x000b000b, 0x000a000a, 0x00090009, 0x00080008, 0x00070007,
+                          0x00060006, 0x00050005, 0x00040004, 0x00030003, 0x00020002, 0x00010001, 0);
+}
+static inline __m512i high_places() {
+  return _mm512_set_epi32(0x001f001f, 0x001e001e, 0x001d001d, 0x001c001c, 0x001b001b, 0x001a001a, 0x00190019, 0x00180018, 0x00170017,
+                          0x00160016, 0x00150015, 0x00140014, 0x00130013, 0x00120012, 0x00110011, 0x00100010);
+}
 static inline Vec widen(__m256i halves) {
-  const __m512i places = _mm512_set_epi32(0x000f000f, 0x000e000e, 0x000d000d, 0x000c000c, 0x000b000b, 0x000a000a, 0x00090009,
-                                          0x00080008, 0x00070007, 0x00060006, 0x00050005, 0x00040004, 0x00030003, 0x00020002,
-                                          0x00010001, 0);
-  return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, places, _mm512_castsi256_si512(halves)))};
+  return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, low_places(), _mm512_castsi256_si512(halves)))};
 }
 // To nearest even, NaN kept. VCVTNEPS2BF16 does it where there is one, but reads denormals as zero: those go the long way.
 static inline __m256i narrowed(Vec a) {
@@ -81,6 +86,12 @@ static inline float hmax(Vec a) {
 }
 typedef uint64_t Words64 __attribute__((vector_size(64)));
 static inline Words64 mul_words(Words64 a, Words64 b) { return (Words64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+static inline Words64 xor3(Words64 a, Words64 b, Words64 c) {
+  return (Words64)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
+}
+static inline Words64 low_words(Words64 a, Words64 b) {
+  return (Words64)_mm512_mask_moveldup_ps((__m512)a, 0xaaaa, (__m512)b);
+}
 static inline Mask words_from(const uint16_t* words, uint32_t threshold) {
   return {_mm512_cmpge_epu32_mask(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)words)), _mm512_set1_epi32((int)threshold))};
 }

@@ -84,3 +84,52 @@ template <class T> MG_INLINE void store_all(T* p, const Vecs& a) {
 #pragma GCC unroll 4
   for (int i = 0; i < kTogether; ++i) store(p + i * kWidth, a.v[i]);
 }
+
+// y = scale * x where 16 random bits are `least` (at most 0xffff) or more, else 0: kCount numbers, with their bits side by side.
+// Scale is at least 1.
+#if defined(__AVX512F__)
+struct Keeper {
+  __m512i least, low = low_places(), high = high_places(), exponent = _mm512_set1_epi16(0x7f80), digits = _mm512_set1_epi16(0x7f);
+  __mmask32 upper = 0xaaaaaaaa;
+  Vec scale;
+  Keeper(uint32_t from, Vec by) : least(_mm512_set1_epi16((short)from)), scale(by) {
+    __asm__("" : "+v"(least), "+v"(low), "+v"(high), "+v"(exponent), "+v"(digits), "+Yk"(upper));  // or each use makes them anew
+  }
+};
+template <int kCount, class T> MG_INLINE void put_kept(T* y, const T* x, const void* bits, const Keeper& k) {
+  static_assert(kCount == 2 * kWidth);
+  const __mmask32 keep = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(bits), k.least);
+  const __mmask16 first = (__mmask16)keep, second = (__mmask16)(keep >> 16);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    store(y, {_mm512_maskz_mul_ps(first, load(x).v, k.scale.v)});
+    store(y + kWidth, {_mm512_maskz_mul_ps(second, load(x + kWidth).v, k.scale.v)});
+  } else {
+    const __m512i both = _mm512_loadu_si512(x);
+    const __m512 low = (__m512)_mm512_maskz_permutexvar_epi16(k.upper, k.low, both);
+    const __m512 high = (__m512)_mm512_maskz_permutexvar_epi16(k.upper, k.high, both);
+#if defined(__AVX512BF16__)
+    // A denormal would become zero; whatever else has the exponent 0 is rare.
+    const __mmask32 small = _mm512_mask_testn_epi16_mask(keep, both, k.exponent);
+    if (__builtin_expect(small == 0 || _mm512_mask_test_epi16_mask(small, both, k.digits) == 0, 1)) {
+      const __m512 first_half = _mm512_mul_ps(low, k.scale.v), second_half = _mm512_mul_ps(high, k.scale.v);
+      _mm512_storeu_si512(y, (__m512i)_mm512_maskz_cvtne2ps_pbh(keep, second_half, first_half));
+      return;
+    }
+#endif
+    store(y, {_mm512_maskz_mul_ps(first, low, k.scale.v)});
+    store(y + kWidth, {_mm512_maskz_mul_ps(second, high, k.scale.v)});
+  }
+}
+#else
+struct Keeper {
+  uint32_t least;
+  Vec scale;
+};
+template <int kCount, class T> MG_INLINE void put_kept(T* y, const T* x, const void* bits, const Keeper& k) {
+  uint16_t words[kCount];
+  memcpy(words, bits, sizeof words);
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; i += kWidth)
+    store(y + i, select(words_from(words + i, k.least), mul(load(x + i), k.scale), zero()));
+}
+#endif

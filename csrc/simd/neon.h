@@ -101,6 +101,8 @@ typedef uint64_t Words64 __attribute__((vector_size(16)));
 static inline Words64 mul_words(Words64 a, Words64 b) {
   return (Words64)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
 }
+static inline Words64 xor3(Words64 a, Words64 b, Words64 c) { return a ^ b ^ c; }
+static inline Words64 low_words(Words64 a, Words64 b) { return (a & (Words64{} + 0xffffffffull)) | (b << 32); }
 static inline Mask words_from(const uint16_t* words, uint32_t threshold) {
   return {vcgeq_u32(vmovl_u16(vld1_u16(words)), vdupq_n_u32(threshold))};
 }

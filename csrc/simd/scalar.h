@@ -51,6 +51,8 @@ static inline float hmax(Vec a) {
 #undef MG_LANES
 typedef uint64_t Words64 __attribute__((vector_size(16)));
 static inline Words64 mul_words(Words64 a, Words64 b) { return (a & 0xffffffffull) * (b & 0xffffffffull); }
+static inline Words64 xor3(Words64 a, Words64 b, Words64 c) { return a ^ b ^ c; }
+static inline Words64 low_words(Words64 a, Words64 b) { return (a & (Words64{} + 0xffffffffull)) | (b << 32); }
 static inline Mask words_from(const uint16_t* words, uint32_t threshold) {
   return {Words{words[0], words[1], words[2], words[3]} >= (int32_t)threshold};
 }

@@ -16,6 +16,8 @@
 //   Mask lt(a, b)  le(a, b)  eq(a, b)  Vec select(Mask, Vec yes, Vec no)
 //   Words64                        kWidth / 2 lanes of uint64_t, with GNU vector arithmetic
 //   Words64 mul_words(a, b)        products of the low halves of the lanes
+//   Words64 xor3(a, b, c)          a ^ b ^ c
+//   Words64 low_words(a, b)        the low half of each lane of a, and that of b's above it
 //   Mask words_from(const uint16_t*, n) which of kWidth words are n or more, 0 <= n <= 2^16
 //   float hsum(Vec)  hmax(Vec)     fixed order of lanes
 //

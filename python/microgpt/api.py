@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -31,21 +31,17 @@ from .models.decoder import Decoder
 from .models.gguf import save_gguf
 from .models.gguf_config import facts_of
 from .models.pooling import Pooling, pooling_of, read_pooling
-from .models.pretrained import open_checkpoint, save_decoder, stale, take
+from .models.pretrained import Checkpoint, open_checkpoint, save_decoder, stale, take
 from .models.quantized import KEPT, Filters, Report, Scheme
 from .nn.context import Ctx, Layout
-from .quantization import quantize_model
 from .state.spec import kv_type
 from .tokenizers import embedded
 from .tokenizers.base import Tokenizer
 from .tokenizers.chat import Messages
-from .training import curves
-from .training.callback import Callback
-from .training.config import TrainConfig, check_names
-from .training.objective import whole_text_loss
-from .training.pretrain import Run, pretrain
-from .training.resume import changed, run_config
-from .training.settings import check_shape, read_settings, with_file
+
+if TYPE_CHECKING:  # what trains is imported by who trains: a tenth of the time that opening a model takes
+    from .training.callback import Callback
+    from .training.pretrain import Run
 
 AT_ONCE = 256  # sequences that generate_many advances together; bounds the memory of their states
 MOST = 1_000_000  # sequences of one call; their texts are one list in memory
@@ -99,6 +95,8 @@ class LanguageModel:
 
     def loss(self, ids: Sequence[int] | npt.NDArray[Any]) -> float:
         """Mean negative log-likelihood in nats of ids[1:] given what stands before each; at least two ids."""
+        from .training.objective import whole_text_loss
+
         self._writes()
         array = self._ids(np.asarray(ids).reshape(-1))
         if array.size < 2:
@@ -371,14 +369,18 @@ def load(
         kind = scheme.layers if scheme is not None else "quantized" if found.codes or keep else kind
         megabytes = found.bytes_needed(dtype, scheme, keep) / 1e6
         say(f"{place}: {found.config.family}, {count:,} parameters, {megabytes:,.1f} MB of memory as {kind}")
-    tokenizer = (
-        embedded.of_file(found.gguf, found.config.vocab_size, place) if place.is_file() else Tokenizer.load(place)
-    )
-    k.trim_heap()  # a large vocabulary is read in tens of megabytes that nobody needs any more
-    decoder = take(found, dtype, scheme, keep, report)
+    with system.Beside(lambda: _tokenizer_of(found, place)) as tokenizer:
+        decoder = take(found, dtype, scheme, keep, report)
     decoder.kv_dtype = stored
     pooling = pooling_of(found.gguf or {}, str(place)) if place.is_file() else read_pooling(place)
-    return LanguageModel(decoder, tokenizer, pooling)
+    return LanguageModel(decoder, tokenizer(), pooling)
+
+
+def _tokenizer_of(found: Checkpoint, place: Path) -> Tokenizer:
+    whole = place.is_file()
+    made = embedded.of_file(found.gguf, found.config.vocab_size, place) if whole else Tokenizer.load(place)
+    k.trim_heap()  # a large vocabulary is read in tens of megabytes that nobody needs any more
+    return made
 
 
 def quantize(
@@ -400,6 +402,8 @@ def quantize(
 
         microgpt.quantize(model, bits=4, method="gptq", calibration="text.txt").relative_error
     """
+    from .quantization import quantize_model
+
     scheme = Scheme.of_bits(bits, group_size, filters)
     with model._lock:
         return quantize_model(model.decoder, model.tokenizer, scheme, method, say=say, **options)
@@ -425,21 +429,11 @@ def train(
 
         run = microgpt.train(data="names", steps=1000)
     """
-    check_names(settings)
-    check_shape(settings)
-    if config is not None:
-        settings = with_file(read_settings(Path(config)), settings)
-    if resume is not None:
-        if out is not None:
-            raise ConfigError("give out or resume, not both")
-        chosen, lines = changed(run_config(Path(resume)), settings)
-        if say is not None:
-            for line in lines:
-                say(line)
-    else:
-        chosen = TrainConfig(**settings)
+    from .training.pretrain import pretrain
+    from .training.start import chosen_config
+
     return pretrain(
-        chosen,
+        chosen_config(settings, out, resume, config, say),
         None if out is None else Path(out),
         None if resume is None else Path(resume),
         show=show,
@@ -466,6 +460,8 @@ def viz(
     `out` draws a picture as well: .svg, or .png, .pdf, .jpg with matplotlib. Raises CheckpointError for a folder
     without records, ConfigError, MissingExtraError, StorageError.
     """
+    from .training import curves
+
     found = [curves.read_curve(Path(run)) for run in runs]
     if not found:
         raise ConfigError("viz: expected at least one run folder")

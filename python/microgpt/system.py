@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
 
 #: Directories can be opened and made durable; files can be flushed through any descriptor.
 POSIX = os.name == "posix"
@@ -90,3 +96,52 @@ def memory() -> tuple[int | None, int | None]:
     except (OSError, ValueError, IndexError):
         return None, None
     return found.get("MemTotal"), found.get("MemAvailable")
+
+
+class Beside(Generic[Result]):
+    """A call in a thread of its own beside a `with` block, which waits for it; called afterwards gives its result.
+
+    An exception of the call precedes one of the block: it is raised where the block ends. Where there is no thread to
+    be had, the call is made first.
+
+        with Beside(read_names) as names:
+            weights = read_weights()
+        return names(), weights
+    """
+
+    def __init__(self, call: Callable[[], Result]) -> None:
+        self._call = call
+        self._thread: threading.Thread | None = threading.Thread(target=self._run)
+        self._found: list[Result] = []
+        self._error: BaseException | None = None
+
+    def _run(self) -> None:
+        try:
+            self._found.append(self._call())
+        except BaseException as error:  # raised again in the thread that asked
+            self._error = error
+
+    def __enter__(self) -> Beside[Result]:
+        assert self._thread
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread to be had
+            self._thread = None
+            self._run()
+            self._raise()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread:
+            self._thread.join()
+        if error is None or isinstance(error, Exception):  # an interrupt precedes
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error from None
+
+    def __call__(self) -> Result:
+        return self._found[0]
