@@ -109,11 +109,20 @@ constexpr int kDrawnTogether = kRegisters >= 32 ? 4 : 2;      // their states ar
 constexpr int kDrawSteps = kDrawn / kDrawnTogether * kPhiloxSteps;
 template <class Beside>
 MG_INLINE void draw_block(const PhiloxKeys& keys, int64_t block, uint64_t stream, Words64* bits, const Beside& beside) {
+  if constexpr (kWidth == 4) {  // two lanes of 64 bits are slower than none
+    for (int step = 0; step < kDrawSteps; ++step) beside(step);
+    for (int i = 0; i < kDropoutCounters; ++i) {
+      const Philox4 words = philox4x32(keys.first[0] | keys.second[0] << 32, (uint64_t)(block * kDropoutCounters + i), stream);
+      memcpy((char*)bits + 8 * i, words.v, 8);
+      memcpy((char*)(bits + kDrawn) + 8 * i, words.v + 2, 8);
+    }
+  } else {
 #pragma GCC unroll 1
-  for (int i = 0; i < kDrawn; i += kDrawnTogether) {
-    const uint64_t counter = (uint64_t)(block * kDropoutCounters + i * kWidth / 2);
-    philox_vectors<kDrawnTogether>(keys, counter, stream, bits + i, bits + kDrawn + i,
-                                   [&](int step) MG_ALWAYS { beside(i / kDrawnTogether * kPhiloxSteps + step); });
+    for (int i = 0; i < kDrawn; i += kDrawnTogether) {
+      const uint64_t counter = (uint64_t)(block * kDropoutCounters + i * kWidth / 2);
+      philox_vectors<kDrawnTogether>(keys, counter, stream, bits + i, bits + kDrawn + i,
+                                     [&](int step) MG_ALWAYS { beside(i / kDrawnTogether * kPhiloxSteps + step); });
+    }
   }
 }
 
