@@ -1,6 +1,7 @@
 r"""What rounding costs: perplexity and divergence of our quantizers beside llama.cpp's types of the same weights.
 
-    microgpt train --data stdlib --tokenizer bpe --vocab-size 2048 --size 10m --model llama --dtype bf16 --out run
+    microgpt train --data stdlib --tokenizer bpe --vocab-size 2048 --size 10.5m --model llama --dtype bf16 \
+        --block-size 256 --batch-size 16 --lr 1.5e-3 --schedule wsd --steps 900 --out run
     python bench/quantizers.py run --out quantizers
 
 MODEL should have been trained on the standard library's source with the default share for validation: texts for
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import random
 import time
 from collections.abc import Iterable
@@ -22,6 +24,7 @@ import microgpt
 from microgpt.api import LanguageModel
 from microgpt.data.corpus import read_documents
 from microgpt.data.split import split
+from microgpt.io.gguf import GgufFile
 from microgpt.models.quantized import weights_of
 
 OURS: dict[str, dict[str, Any]] = {
@@ -42,8 +45,8 @@ def text(documents: Iterable[str], characters: int) -> str:
     return "\n".join(found)[:characters]
 
 
-def theirs(model: LanguageModel, name: str, folder: Path) -> LanguageModel:
-    """The model as llama.cpp rounds it, in float32."""
+def theirs(model: LanguageModel, name: str, folder: Path) -> tuple[LanguageModel, float]:
+    """The model as llama.cpp rounds it, in float32, and the bits of a weight in its file."""
     import cyllama.llama.llama_cpp as library
 
     library.disable_logging()
@@ -53,7 +56,9 @@ def theirs(model: LanguageModel, name: str, folder: Path) -> LanguageModel:
     settings = library.LlamaModelQuantizeParams()
     settings.ftype = THEIRS[name]
     library.model_quantize(str(source), str(target), settings)
-    return microgpt.load(target, dtype="float32")
+    matrices = [tensor for tensor in GgufFile(target).tensors.values() if len(tensor.shape) == 2]
+    bits = 8 * sum(tensor.bytes for tensor in matrices) / sum(math.prod(tensor.shape) for tensor in matrices)
+    return microgpt.load(target, dtype="float32"), bits
 
 
 def main() -> None:
@@ -93,7 +98,8 @@ def main() -> None:
             show(name if kind == "float" else f"{name}, int8 activations", model, note)
     for name in THEIRS if importlib.util.find_spec("cyllama") else ():
         if args.only in name:
-            show(f"llama.cpp {name}", theirs(original, name, args.out), "")
+            model, bits = theirs(original, name, args.out)
+            show(f"llama.cpp {name}", model, f", {bits:.2f} bits")
 
 
 if __name__ == "__main__":

@@ -290,6 +290,11 @@ def test_types_by_filters_while_loading(tmp_path: Path):
         microgpt.quantize(model_of(decoder()), filters={"*": "int3x"})
     with pytest.raises(ConfigError, match="not rounded to nf4"):
         microgpt.quantize(model_of(decoder()), filters={"*": "nf4"})
+    with pytest.raises(ConfigError, match="q4_0 has groups of 32, group_size is 64; int4 takes any"):
+        microgpt.quantize(model_of(decoder()), group_size=64, filters={"*": "q4_0"})
+    made = model_of(decoder())
+    microgpt.quantize(made, 8, filters={"*.ffn.*": "Q4_0"})
+    assert {name.split(".")[2] for name, w in weights_of(made.decoder).items() if w.type.name == "int4"} == {"ffn"}
     with pytest.raises(ShapeError, match="multiple of 32"):  # rows of 48
         microgpt.quantize(model_of(decoder()), filters={"*": "q5_0"})
 

@@ -88,7 +88,16 @@ class Scheme:
         if bits not in (4, 8):
             raise ConfigError(f"bits: expected 4 or 8, got {bits!r}")
         rules = filters.items() if isinstance(filters, Mapping) else filters
-        return replace(cls.named(f"int{bits}", group), rules=tuple(rules))
+        named = tuple((where, _of_llama(type, group)) for where, type in rules)
+        return replace(cls.named(f"int{bits}", group), rules=named)
+
+
+def _of_llama(name: str, group: int) -> str:
+    """Our name of the type that GGUF calls so; others stay. Raises ConfigError where the group is not its own."""
+    found = GGUF_TYPES.get(name.upper(), name)
+    if found != name.lower() and group != 32:
+        raise ConfigError(f"{name} has groups of 32, group_size is {group}; {found} takes any")
+    return found
 
 
 @dataclass
