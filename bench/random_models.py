@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--kinds", default="int4,int8,q4_0,q8_0,bf16")
     arguments = parser.parse_args()
-    gguf._tensor_type = _eight_bits_in_tables(gguf._tensor_type)
+    gguf.tensor_type = _eight_bits_in_tables(gguf.tensor_type)
     for shape in arguments.shapes:
         make(arguments.folder, shape, arguments.kinds.split(","))
 
