@@ -101,6 +101,10 @@ template <class P> static inline bool gemm_rows_fight(const GemmArgs<typename P:
   return args.lda * (int64_t)sizeof(typename P::Element) % (args.trans_a ? 2048 : 4096) == 0;
 }
 
+// Up to this size of a transposed A, and where a tile's words are a vector, one tile is packed at a time: its lines
+// survive until the next one, and a share waits for fewer rows before its first tile. Measured: 4 MiB.
+constexpr int64_t kGemmSingleBytes = (int64_t)4 << 20;
+
 // A group of tiles of a transposed A for a block of K, of which `done` of `depth` elements are packed: tile i at `to` +
 // i * `step`.
 template <class T> struct GemmGroup {
@@ -112,11 +116,12 @@ template <class T> struct GemmGroup {
 // Tiles are written by turns, so they do not share cache sets.
 static inline int64_t gemm_group_step(int64_t words) { return words * kGemmTileRows + 1024 / kGemmGroupTiles; }
 
-// Tiles first .. of `rows` rows, which are cut into `tiles`, the first `longer` of them one row higher than `height`.
+// At most `most` tiles from `first` on, of `rows` rows, which are cut into `tiles`, the first `longer` of them one row higher than `height`.
 template <class T>
-static inline void gemm_pieces(GemmGroup<T>& g, int64_t first, int64_t tiles, int64_t height, int64_t longer, int64_t rows) {
+static inline void gemm_pieces(GemmGroup<T>& g, int64_t first, int64_t most, int64_t tiles, int64_t height, int64_t longer,
+                               int64_t rows) {
   const auto row_of = [=](int64_t tile) { return tile * height + (tile < longer ? tile : longer); };
-  g.tiles = tiles - first < kGemmGroupTiles ? tiles - first : kGemmGroupTiles;
+  g.tiles = tiles - first < most ? tiles - first : most;
   for (int64_t i = 0; i < kGemmGroupTiles; ++i) {  // what is missing is the last one again
     const int64_t row = row_of(first + (i < g.tiles ? i : g.tiles - 1)), left = rows - row;
     g.pieces[i] = {(row - row_of(first)) * (int64_t)sizeof(T), left < kGemmPieceRows ? left : kGemmPieceRows, 0};
@@ -189,7 +194,9 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const T *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   const int64_t rows = block.row_end - block.row_begin;
-  const GemmStrip shape = kGemmStrips[args.trans_a];
+  const bool single = kWidth == 16 && args.k * args.lda * (int64_t)sizeof(T) <= kGemmSingleBytes;
+  const int64_t group = single ? 1 : kGemmGroupTiles;
+  const GemmStrip shape = kGemmStrips[args.trans_a && !single];
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
@@ -206,7 +213,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
     coming.src = a + k * args.lda + block.row_begin + first * tile_rows + (first < longer ? first : longer);
     coming.depth = args.k - k < depth ? args.k - k : depth;
     coming.done = 0;
-    gemm_pieces(coming, first, tiles, tile_rows, longer, rows);
+    gemm_pieces(coming, first, group, tiles, tile_rows, longer, rows);
   };
   if (packs) comes(0, 0);
 
@@ -233,16 +240,16 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
         t.a = (const char*)a_tile;
         t.a_step = args.lda * (int64_t)sizeof(T);
         if (packs) {
-          if (i % kGemmGroupTiles == 0) {
+          if (i % group == 0) {
             gemm_pack_group<P>(coming, args.lda);
             in_use = coming.to;
-            coming.to = packed + (packed == coming.to ? kGemmGroupTiles * coming.step : 0);
-            if (i + kGemmGroupTiles < tiles) comes(i + kGemmGroupTiles, k);
+            coming.to = packed + (packed == coming.to ? group * coming.step : 0);
+            if (i + group < tiles) comes(i + group, k);
             else if (!last) comes(0, k + now);
             else if (strip + shape.cols < block.col_end) comes(0, 0);
             else coming.depth = coming.done = 0;
           }
-          t.a = (const char*)(in_use + i % kGemmGroupTiles * coming.step);
+          t.a = (const char*)(in_use + i % group * coming.step);
           t.a_step = kGemmTileRows * 4;
         } else if (!in_place) {
           const int64_t step = gemm_copy_step(words);
@@ -318,9 +325,11 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
               gemm_ahead_b<P>(t, args, b, next.col, next.k, next.now);
             }
           } else if (packs) {
-            const int64_t can = words / (kGemmGroupTiles * kGemmPieceSteps);
+            const int64_t can = single ? words : words / (kGemmGroupTiles * kGemmPieceSteps);
             const int64_t want = (coming.depth - coming.done) / P::kPer;
-            if (want > 0 && cols == kGemmTileCols) tile = gemm_tile_packing_of<P, false, GemmPacks::a_group>(height);
+            if (want > 0 && cols == kGemmTileCols && (!single || want == words))
+              tile = single ? gemm_tile_packing_of<P, false, GemmPacks::a_tile>(height)
+                            : gemm_tile_packing_of<P, false, GemmPacks::a_group>(height);
             if (tile) {
               t.ahead_row = args.lda * (int64_t)sizeof(T);
               t.ahead = (const char*)coming.src + coming.done * t.ahead_row;

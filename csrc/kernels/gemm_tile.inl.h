@@ -75,8 +75,9 @@ struct GemmTile {
   const char* ahead;
   int64_t ahead_second, ahead_step, ahead_group, ahead_row;
   // Instead of that: the vector at `ahead` goes to `copy`, for `copy_rows` rows (then the last of them again), each
-  // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`; or `copy_rows`
-  // words of K of a group of a transposed A: piece i of each row goes to `copy` + i * `copy_step`. What they wait for is hidden
+  // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`; or the next
+  // tile of a transposed A, piece 0 of each row; or `copy_rows` words of K of a group of tiles: piece i of each row goes to
+  // `copy` + i * `copy_step`. What they wait for is hidden
   // behind the arithmetic.
   float* copy;
   int64_t copy_rows, copy_step;
@@ -253,8 +254,8 @@ static inline __attribute__((always_inline)) void gemm_turn_quad(const char* src
 }
 
 // What a whole tile may pack for later while it computes, a step of K at a time: the next whole panel of B, of rows as they are
-// used or of a transposed B, or the next group of tiles of a transposed A.
-enum class GemmPacks { b_rows, b_turned, a_group };
+// used or of a transposed B, or the next tile, or group of tiles, of a transposed A.
+enum class GemmPacks { b_rows, b_turned, a_tile, a_group };
 // So many steps before it is taken up, a line is asked for; of a transposed B a panel before, too.
 constexpr int64_t kGemmPackAhead = kWidth == 16 ? 16 : 48;
 
@@ -294,17 +295,23 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
       fourth -= 32 * step - 64;
       dst += 15 * kGemmTileCols;
     }
-  } else if constexpr (kPacks == GemmPacks::b_rows) {
+  } else if constexpr (kPacks != GemmPacks::a_group) {
     const char* ahead = src + kGemmPackAhead * P::kPer * step;
+    const int64_t count = kPacks == GemmPacks::a_tile ? t.pieces->count : kWidth;
     for (int64_t k = t.depth; k > 0; --k) {
       const Vec column[2] = {load(b), load(b + kWidth)};
       __builtin_prefetch(ahead, 0, 2);
       if (kGemmAheadLines > 1) __builtin_prefetch(ahead + (P::kPer == 2 ? step : 64), 0, 2);
       ahead += P::kPer * step;
       const T* row = (const T*)src;
-      store(dst, P::across(row, ld, true, kWidth));
-      store(dst + kWidth, P::across(row + kWidth, ld, true, kWidth));
-      dst += kGemmTileCols;
+      if constexpr (kPacks == GemmPacks::a_tile) {
+        store(dst, P::across(row, ld, true, count));
+        dst += kGemmTileRows;
+      } else {
+        store(dst, P::across(row, ld, true, kWidth));
+        store(dst + kWidth, P::across(row + kWidth, ld, true, kWidth));
+        dst += kGemmTileCols;
+      }
       gemm_step<Step, R, 2, kRows>(a, column, sum);
       b += b_step;
       src += P::kPer * step;

@@ -8,15 +8,15 @@
 namespace mg {
 
 // A strip of C: the panels of B for `cols` columns and `depth` words of K stay in L2 (512 KiB), past which the rows of A
-// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where A is transposed:
-// each strip packs it anew, and `rows` rows of A wait in L2 too. Cutting K keeps the chain of fma: the partial sum is stored
+// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where groups of a
+// transposed A are packed: each strip packs it anew, and `rows` rows of A wait in L2 too. Cutting K keeps the chain of fma: the partial sum is stored
 // and reloaded.
 struct GemmStrip {
   int64_t depth, cols, rows;
 };
 // Rows of a transposed A that are packed together, for whole cache lines of each k: 4 tiles of 12 rows (8, 6 or 12 smaller ones).
 constexpr int64_t kGemmGroupRows = 48;
-constexpr GemmStrip kGemmStrips[] = {{1024, 128, 24}, {512, 256, 2 * kGemmGroupRows}};  // by whether A is transposed
+constexpr GemmStrip kGemmStrips[] = {{1024, 128, 24}, {512, 256, 2 * kGemmGroupRows}};  // by whether groups are packed
 // Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
 constexpr int64_t kGemmRowStep = 12;
 constexpr int64_t kGemmColStep = 32;
