@@ -116,7 +116,8 @@ template <class T> struct GemmGroup {
 // Tiles are written by turns, so they do not share cache sets.
 static inline int64_t gemm_group_step(int64_t words) { return words * kGemmTileRows + 1024 / kGemmGroupTiles; }
 
-// At most `most` tiles from `first` on, of `rows` rows, which are cut into `tiles`, the first `longer` of them one row higher than `height`.
+// At most `most` tiles from `first` on, of `rows` rows, which are cut into `tiles`, the first `longer` of them one row higher
+// than `height`.
 template <class T>
 static inline void gemm_pieces(GemmGroup<T>& g, int64_t first, int64_t most, int64_t tiles, int64_t height, int64_t longer,
                                int64_t rows) {

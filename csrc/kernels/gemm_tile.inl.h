@@ -77,8 +77,7 @@ struct GemmTile {
   // Instead of that: the vector at `ahead` goes to `copy`, for `copy_rows` rows (then the last of them again), each
   // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`; or the next
   // tile of a transposed A, piece 0 of each row; or `copy_rows` words of K of a group of tiles: piece i of each row goes to
-  // `copy` + i * `copy_step`. What they wait for is hidden
-  // behind the arithmetic.
+  // `copy` + i * `copy_step`. What they wait for is hidden behind the arithmetic.
   float* copy;
   int64_t copy_rows, copy_step;
   const GemmPiece* pieces;

@@ -8,9 +8,9 @@
 namespace mg {
 
 // A strip of C: the panels of B for `cols` columns and `depth` words of K stay in L2 (512 KiB), past which the rows of A
-// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where groups of a
-// transposed A are packed: each strip packs it anew, and `rows` rows of A wait in L2 too. Cutting K keeps the chain of fma: the partial sum is stored
-// and reloaded.
+// stream. Deep and narrow, because C is read and written once for each block of K; wide and less deep where groups of tiles of
+// a transposed A are packed: each strip packs it anew, and `rows` rows of A wait in L2 too. Cutting K keeps the chain of fma:
+// the partial sum is stored and reloaded.
 struct GemmStrip {
   int64_t depth, cols, rows;
 };
