@@ -2,7 +2,8 @@
 
 For each shape FOLDER/NAME (bfloat16, Hugging Face layout), NAME-int4 and NAME-int8 (quantized, our own layout), and
 NAME-q4_0.gguf, NAME-q8_0.gguf and NAME-bf16.gguf for llama.cpp. Embeddings and head have 8 bits in the quantized ones,
-whichever library reads them. Vocabularies are random joins of bytes, as many as the shape's own.
+whichever library reads them; with --tables q6_k those of int4 and q4_0 are Q6_K, as llama.cpp's own quantizer has it
+(NAME-int4-q6_k, NAME-q4_0-q6_k.gguf). Vocabularies are random joins of bytes, as many as the shape's own.
 
 moe-0.7b has 32 experts in each layer, of which a token goes to 8; routers stay numbers everywhere.
 
@@ -54,10 +55,10 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def _eight_bits_in_tables(tensor_type: Any) -> Any:
+def _tables_of(tables: str, tensor_type: Any) -> Any:
     def chosen(name: str, shape: tuple[int, ...], kind: str, config: Any) -> Any:
         table = name in ("token_embd.weight", "output.weight") and kind == "q4_0"
-        return ggml.NAMED["Q8_0"] if table else tensor_type(name, shape, kind, config)
+        return ggml.NAMED[tables.upper()] if table else tensor_type(name, shape, kind, config)
 
     return chosen
 
@@ -83,7 +84,7 @@ def write_vocabulary(folder: Path, count: int) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
 
 
-def make(folder: Path, name: str, kinds: list[str]) -> None:
+def make(folder: Path, name: str, kinds: list[str], tables: str) -> None:
     """Write a shape's folders and files; those that are there stay."""
     family, values = SHAPES[name]
     place = folder / name
@@ -93,12 +94,14 @@ def make(folder: Path, name: str, kinds: list[str]) -> None:
         write_vocabulary(place, config.vocab_size)
         save_decoder(Decoder(config, "bfloat16", seed=0), place)
     for kind in kinds:
-        own = folder / f"{name}-{kind}"
+        six = tables == "q6_k" and kind in ("int4", "q4_0")
+        own = folder / f"{name}-{kind}{'-q6_k' if six else ''}"
         if kind in ("int4", "int8") and not (own / "config.json").exists():
             own.mkdir(exist_ok=True)
             shutil.copyfile(place / "tokenizer.json", own / "tokenizer.json")
-            save_decoder(take(open_checkpoint(place), None, Scheme.named(kind)), own)
-        file = folder / f"{name}-{kind}.gguf"
+            scheme = dataclasses.replace(Scheme.named(kind), **({"tables": tables} if six else {}))
+            save_decoder(take(open_checkpoint(place), None, scheme), own)
+        file = folder / f"{own.name}.gguf"
         if kind not in ("int4", "int8") and not file.exists():
             model = take(open_checkpoint(place))
             LanguageModel(model, Tokenizer.load(place)).export(file, type=kind)
@@ -111,10 +114,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--kinds", default="int4,int8,q4_0,q8_0,bf16")
+    parser.add_argument("--tables", default="q8_0", choices=["q8_0", "q6_k"], help="of embeddings and head")
     arguments = parser.parse_args()
-    gguf.tensor_type = _eight_bits_in_tables(gguf.tensor_type)
+    gguf.tensor_type = _tables_of(arguments.tables, gguf.tensor_type)
     for shape in arguments.shapes:
-        make(arguments.folder, shape, arguments.kinds.split(","))
+        make(arguments.folder, shape, arguments.kinds.split(","), arguments.tables)
 
 
 if __name__ == "__main__":
