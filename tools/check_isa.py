@@ -23,7 +23,7 @@ ALLOWED = {
     "avx2vnni": {"vex", "avxvnni"},
     "avx512": {"vex", "avx512"},
     "avx512vnni": {"vex", "avx512", "vnni"},
-    "avx512bf16": {"vex", "avx512", "bf16"},
+    "avx512bf16": {"vex", "avx512", "bf16", "vnni"},
     "avx512amx": {"vex", "avx512", "amx"},
     "neon": set[str](),
     "neon_dotprod": {"dotprod"},

@@ -1,4 +1,5 @@
-// bf16 on VDPBF16PS and VCVTNEPS2BF16: matrix product, attention and what stores the most; every other kernel is avx512's. As in avx512.cpp, no STL header here.
+// bf16 on VDPBF16PS and VCVTNEPS2BF16: products, attention and what stores the most; every other kernel is avx512vnni's, whose
+// VPDPBUSD it needs too. As in avx512.cpp, no STL header here.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
