@@ -67,8 +67,9 @@ def linear(
     rows: Rows | None,
 ) -> tuple[Array, Array | None]:
     """y = residual + act(x weight^T + bias), and act's slope there where the backward will ask for it."""
-    taped = bool(needs and any(needs))
-    if rows is None and rounds(x, weight, taped):
+    if not rounds(x, weight, bool(needs and any(needs))):
+        rows = None
+    elif rows is None or rows.key != key_of(weight):
         return k.q_linear(x, weight, bias, residual, act, wide_out), None
     check_float("linear", x=x, bias=bias, residual=residual)
     number, n, inner, group = weight.sizes
@@ -82,11 +83,9 @@ def linear(
     m = math.prod(shape[:-1])
     y = k.empty(shape, wide(x.dtype) if wide_out else x.dtype)
     slope = k.empty(shape, x.dtype) if act and needs and any(needs[:3]) else None
-    if not rounds(x, weight, taped):
+    if rows is None:
         k.q_matmul(x, weight.data, y, number, m, n, inner, group, bias=bias, residual=residual, slope=slope, act=act)
         return y, slope
-    if rows is None or rows.key != key_of(weight):
-        rows = rows_of(x, weight)
     k.q_gemm(
         rows.codes, rows.scales, rows.starts, weight.data, y, number, m, n, inner, group,
         bias=bias, residual=residual, slope=slope, act=act,
