@@ -61,8 +61,10 @@ constexpr int kGemmHalvesRows = 4;
 constexpr int64_t kGemmAheadBytes = 512 * 1024;
 // A fetch is dropped where as many are under way as the processor follows (on Zen 4 a loop of nothing else goes through memory
 // at ten times its speed). So they are spread out, one beside each step, and every line is asked for again, in the order of
-// use, this many bytes before it is read; only near, where there is more to compute.
-constexpr int64_t kGemmSoonBytes = 768, kGemmNearBytes = 256;
+// use, this many bytes before it is read. A third time (soon, then near) is worth 5 to 10 % of a weight that no cache holds
+// and costs as much of one that does.
+constexpr int64_t kGemmSoonBytes = 768, kGemmOnceBytes = 384, kGemmNearBytes = 256;
+constexpr int64_t kGemmTwiceBytes = 16 << 20;
 
 struct GemmVectorTile {
   int64_t lda, ldb, cols, depth, start_step, out_step;
@@ -97,19 +99,31 @@ static __attribute__((noinline)) void gemm_vector_rest(const GemmVectorTile& t, 
   for (int r = 0; r < R; ++r) store_n(t.out + r * t.out_step, sum[r], t.cols);
 }
 
-template <class P, int R>
+// Pointers to each fourth row: the rows between are within reach of an address, and sixteen pointers are not to be had.
+template <int kCount> MG_INLINE void gemm_each_fourth(const char* first, int64_t step, const char** out) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kCount; ++i, first += 4 * step) {
+    out[i] = first;
+    asm("" : "+r"(out[i]));
+  }
+}
+
+// kTwice: lines are asked for soon and near.
+template <class P, int R, bool kTwice>
 static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element* a, const typename P::Element* b) {
   using T = typename P::Element;
   constexpr int64_t kBlock = kWidth * P::kPer, kBytes = kBlock * (int64_t)sizeof(T);
   constexpr int kLines = kWidth * kBytes > 64 ? kWidth * kBytes / 64 : 1;  // of memory in a block
-  const int64_t a_step = t.lda * (int64_t)sizeof(T), b_step = t.ldb * (int64_t)sizeof(T);
+  constexpr int kFours = (kLines + 3) / 4;
+  constexpr int64_t kLast = kTwice || R >= kGemmHalvesRows ? kGemmNearBytes : kGemmOnceBytes;
+  const int64_t a_step = t.lda * (int64_t)sizeof(T), w_step = t.ldb * (int64_t)sizeof(T);
   const int64_t row_bytes = t.depth * (int64_t)sizeof(T);
   if (t.cols < kWidth) {
     gemm_vector_rest<P, R>(t, a, b, 0, t.start, t.start_step);
     return;
   }
   // Halves touch a row's cache line twice, which rows that share cache sets do not survive.
-  const bool halves = P::kInMemory && R >= kGemmHalvesRows && b_step % 2048 != 0;
+  const bool halves = P::kInMemory && R >= kGemmHalvesRows && w_step % 2048 != 0;
   const char* ahead = t.ahead;
   Vec sum[R];
 #pragma GCC unroll 16
@@ -117,6 +131,8 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
   int64_t k = 0;
   for (; k + kBlock <= t.depth; k += kBlock, ahead += kWidth * kBytes) {
     const T* x = a + k;
+    int64_t b_step = w_step;
+    asm("" : "+r"(b_step));  // or its multiples are kept, more of them than there are registers
     const char* words[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) words[i] = (const char*)x + (3 * i < R ? 3 * i * a_step : 0);
@@ -126,12 +142,14 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
       const int64_t at = k * (int64_t)sizeof(T) + bytes;
       return lines + (at < row_bytes ? at : at + t.over);
     };
-    const char *const soon = later(kGemmSoonBytes), *const near = later(kGemmNearBytes);
+    const char *soon[kFours], *near[kFours];
+    if (kTwice) gemm_each_fourth<kFours>(later(kGemmSoonBytes), b_step, soon);
+    gemm_each_fourth<kFours>(later(kLast), b_step, near);
     const auto step = [&](int i, Vec column) MG_ALWAYS {
       if (i < kLines) {
         __builtin_prefetch(ahead + 64 * i, 0, 2);
-        if (R < kGemmHalvesRows) __builtin_prefetch(soon + i * b_step, 0, 2);
-        __builtin_prefetch(near + i * b_step, 0, 2);
+        if (kTwice) __builtin_prefetch(soon[i / 4] + i % 4 * b_step, 0, 2);
+        __builtin_prefetch(near[i / 4] + i % 4 * b_step, 0, 2);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -149,9 +167,11 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
         for (int i = 0; i < kWidth / 2; ++i) step(h * kWidth / 2 + i, half[i]);
       }
     } else {
+      const char* four[kWidth / 4];
+      gemm_each_fourth<kWidth / 4>((const char*)(b + k), b_step, four);
       Vec block[kWidth];
 #pragma GCC unroll 16
-      for (int c = 0; c < kWidth; ++c) block[c] = P::along(b + c * t.ldb + k);
+      for (int c = 0; c < kWidth; ++c) block[c] = P::along((const T*)(four[c / 4] + c % 4 * b_step));
       if constexpr (R < kGemmHalvesRows) gemm_transpose_here(block);
       else gemm_transpose(block);  // the sums have the registers
 #pragma GCC unroll 16
@@ -163,10 +183,14 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
   if (k < t.depth) gemm_vector_rest<P, R>(t, a, b, k, t.out, t.out_step);
 }
 
-template <class P> using GemmVectorFn = decltype(&gemm_vector_tile<P, 1>);
+template <class P> using GemmVectorFn = decltype(&gemm_vector_tile<P, 1, false>);
 
-template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t rows) {
-#define MG_ROWS(r) &gemm_vector_tile<P, (r < kGemmVectorRows ? r : kGemmVectorRows)>
+template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t rows, bool twice) {
+  static_assert(kGemmHalvesRows == 4);
+  static constexpr GemmVectorFn<P> both[3] = {&gemm_vector_tile<P, 1, true>, &gemm_vector_tile<P, 2, true>,
+                                              &gemm_vector_tile<P, 3, true>};
+  if (twice && rows < kGemmHalvesRows) return both[rows - 1];
+#define MG_ROWS(r) &gemm_vector_tile<P, (r < kGemmVectorRows ? r : kGemmVectorRows), false>
   static constexpr GemmVectorFn<P> table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
                                                 MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
 #undef MG_ROWS
@@ -187,6 +211,7 @@ static void gemm_vectors(const GemmArgs<typename P::Element>& args, const GemmBl
   using T = typename P::Element;
   const int64_t rows = block.row_end - block.row_begin, step = kWidth * args.ldb;
   const bool contiguous = args.ldb == args.k && step * (int64_t)sizeof(T) <= kGemmAheadBytes;
+  const auto tile = gemm_vector_tile_of<P>(rows, args.n * args.ldb * (int64_t)sizeof(T) >= kGemmTwiceBytes);
   const T* a = args.a + batch * args.stride_a + block.row_begin * args.lda;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   alignas(64) float sums[kGemmVectorRows * kWidth];
@@ -209,7 +234,7 @@ static void gemm_vectors(const GemmArgs<typename P::Element>& args, const GemmBl
     }
     t.out = epilogue.any ? sums : c;
     t.out_step = epilogue.any ? kWidth : args.ldc;
-    gemm_vector_tile_of<P>(rows)(t, a, b);
+    tile(t, a, b);
     if (epilogue.any) gemm_finish(epilogue, sums, kWidth, block.row_begin, rows, col, t.cols);
   }
 }
