@@ -21,7 +21,11 @@ static inline __m512i high_places() {
                           0x00160016, 0x00150015, 0x00140014, 0x00130013, 0x00120012, 0x00110011, 0x00100010);
 }
 static inline Vec widen(__m256i halves) {
+#if defined(__clang__)  // clang 19 sees a shuffle with zeros in the other form and, where an abs follows, never comes to an end
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16))};
+#else
   return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, low_places(), _mm512_castsi256_si512(halves)))};
+#endif
 }
 // To nearest even, NaN kept. VCVTNEPS2BF16 does it where there is one, but reads denormals as zero: those go the long way.
 static inline __m256i narrowed(Vec a) {
