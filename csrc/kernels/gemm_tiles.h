@@ -95,10 +95,12 @@ struct GemmBlock {
 
 static inline int64_t gemm_shares(const GemmGrid& grid) { return grid.groups * grid.row_blocks * grid.col_blocks; }
 
-// Neighbouring shares have the same columns, so that two workers read the same part of B at the same time.
+// Neighbouring shares have the same rows, so that workers write rows of their own: side by side in a row, each is handed lines
+// of C that the other writes, because hardware fetches past the end of a stretch. (Halves of the shares still begin with the
+// same columns of B.)
 static inline GemmBlock gemm_block(const GemmGrid& grid, int64_t index, int64_t m, int64_t n, int64_t batch) {
-  const int64_t row = index % grid.row_blocks, rest = index / grid.row_blocks;
-  const int64_t col = rest % grid.col_blocks, group = rest / grid.col_blocks;
+  const int64_t col = index % grid.col_blocks, rest = index / grid.col_blocks;
+  const int64_t row = rest % grid.row_blocks, group = rest / grid.row_blocks;
   const int64_t row_steps = gemm_steps(m, kGemmRowStep), col_steps = gemm_steps(n, kGemmColStep);
   GemmBlock block = {group * grid.group,
                      (group + 1) * grid.group,
