@@ -72,8 +72,8 @@ static inline void scale_products(const ChunkScales& scales, int64_t first, int6
   }
 }
 // What is not seen has probability zero, and a scale that may be anything.
-template <bool kTimes> static inline Vec times_scale(Vec p, const float* by) {
-  if constexpr (kTimes) return select(eq(p, zero()), zero(), mul(p, load(by)));
+template <bool kTimes> static inline Vec times_scale(Vec p, const float* by, int at) {
+  if constexpr (kTimes) return select(eq(p, zero()), zero(), mul(p, load(by + at)));
   else return p;
 }
 
@@ -138,18 +138,18 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
       for (int i = 0; i < kChunk; i += kSoftmaxStep) {
         const Vec a = power_of_two(fma(load(p + i), times, by)), b = power_of_two(fma(load(p + i + kWidth), times, by));
         total = kStep == kWidth ? add(add(total, a), b) : add(total, add(a, b));
-        P::store_along(w, i, times_scale<kTimes>(a, of + i), times_scale<kTimes>(b, of + i + kWidth));
+        P::store_along(w, i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
       }
     } else {
       for (int i = keys.begin[r] / kStep * kStep; i < keys.end[r]; i += kStep) {
         const Vec a = power_of_two(fma(load(p + i), times, by));
         if (kStep == kWidth) {
           total = add(total, a);
-          store(w + i, times_scale<kTimes>(a, of + i));
+          store(w + i, times_scale<kTimes>(a, of, i));
         } else {
           const Vec b = power_of_two(fma(load(p + i + kWidth), times, by));
           total = add(total, add(a, b));
-          P::store_along(w, i, times_scale<kTimes>(a, of + i), times_scale<kTimes>(b, of + i + kWidth));
+          P::store_along(w, i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
         }
       }
     }

@@ -192,7 +192,10 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const GemmScratch sizes = gemm_scratch(grid, args.k, gemm_sums_aside(args));
   float *panels = scratch, *packed = panels + sizes.panels;
   float* partial = sizes.partial ? packed + sizes.tile : nullptr;
-  const T *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
+  alignas(64) float finished[kGemmTileRows * kGemmTileCols];
+  // Without K nothing of A and B is read, and they may be null.
+  const T* a = args.k > 0 ? args.a + batch * args.stride_a : (const T*)finished;
+  const T* b = args.k > 0 ? args.b + batch * args.stride_b : (const T*)finished;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   const int64_t rows = block.row_end - block.row_begin;
   const bool single = kWidth == 16 && args.k * args.lda * (int64_t)sizeof(T) <= kGemmSingleBytes;
@@ -202,7 +205,6 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
   const bool b_in_place = !kNarrow<T> && !args.trans_b && (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats);
-  alignas(64) float finished[kGemmTileRows * kGemmTileCols];
   bool packed_ahead = false;  // the panel of B that comes next
   const bool copy_a = gemm_rows_fight<P>(args) && block.col_end - block.col_begin > (kGemmPackPanels - 1) * kGemmTileCols;
   const bool packs = args.trans_a && (copy_a || !P::kInMemory || P::kPer > 1);
