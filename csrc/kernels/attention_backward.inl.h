@@ -191,7 +191,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     write_rows(s.dkeys, k_width, keys, fwd.k_dim, &scale, 0, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, v_width, keys, fwd.v_dim, kUnchanged, 0, args.dv + v_at, fwd.v_stride, args.accumulate_dv);
   }
-  for (int64_t h = 0; h < each; ++h)
+  for (int64_t h = 0; h < each && rows > 0; ++h)  // without queries dq may be null
     write_rows(s.dq_sums + h * rows * k_width, k_width, rows, fwd.k_dim, &scale, 0,
                args.dq + begin * fwd.q_stride + (group * each + h) * fwd.k_dim, fwd.q_stride, args.accumulate_dq);
 }
