@@ -24,8 +24,10 @@ constexpr int64_t kGemmColStep = 32;
 // where each still has 2^23; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
 constexpr int kGemmShareLog2 = 18;
 constexpr int kGemmLargeShareLog2 = 23;
-// A weight costs as much as 4 rows' products with it when it comes from memory.
+// A weight costs as much as 4 rows' products with it when it comes from memory. With one row shares of 2^17 weights (256 KiB of
+// bf16) leave a worker that is done little to wait for; with more, a row-major B's stretches would be too short.
 constexpr int64_t kGemmMemoryRows = 4;
+constexpr int kGemmMemoryShareLog2 = 19;
 constexpr int kGemmBlockLog2 = 17;
 constexpr int64_t kGemmManyShares = 8;
 constexpr int64_t kGemmMoreShares = 16;
@@ -63,6 +65,8 @@ static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64
     want = work / (double)((int64_t)1 << kGemmLargeShareLog2);
     want = want < (double)kGemmManyShares ? (double)kGemmManyShares : want > (double)kGemmMoreShares ? (double)kGemmMoreShares : want;
   }
+  const double memory = m == 1 && batch == 1 ? work / (double)((int64_t)1 << kGemmMemoryShareLog2) : 0;
+  if (memory > want) want = memory;
   const double large = (double)m * (double)n / (double)((int64_t)1 << kGemmBlockLog2);
   if (work / share > large && large > want) want = large;
   if (want > (double)kGemmMaxShares) want = (double)kGemmMaxShares;

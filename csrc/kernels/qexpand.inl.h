@@ -13,6 +13,7 @@ struct QStretch {
 template <int L, int H, bool Book> struct QPlanes {
   static constexpr int kBits = Book ? 8 : L + H;
   static constexpr int kLow = 8 / L, kHigh = H ? 8 / H : 1, kStep = L == 2 ? 4 : kLow > kHigh ? kLow : kHigh;
+  static constexpr int64_t kPart = L == 2 || H == 2 ? kQLeastGroup : 2 * kQLeastGroup;  // of the types that have parts
   static constexpr int32_t kLowMask = 0x01010101 * ((1 << L) - 1), kHighMask = 0x01010101 * (((1 << H) - 1) << L);
   // Quad quad + q of a block's columns from byte `col` of a row of codes on; `quad` is a multiple of kStep.
   static inline __attribute__((always_inline)) Ints take(const uint8_t* low, const uint8_t* high, const uint8_t* table,
@@ -51,6 +52,13 @@ static constexpr QTable q_book_bytes(const int8_t (&values)[16]) {
 alignas(16) static constexpr QTable kQIq4Bytes = q_book_bytes(kQIq4), kQMxfp4Bytes = q_book_bytes(kQMxfp4);
 
 static inline const uint8_t* q_table(QBook book) { return book == QBook::iq4 ? kQIq4Bytes.at : kQMxfp4Bytes.at; }
+
+constexpr bool q_parts_are_planes() {
+  for (const QTraits& t : kQTraits)
+    if (t.part && t.part != (t.low == 2 || t.high == 2 ? kQLeastGroup : 2 * kQLeastGroup)) return false;
+  return true;
+}
+static_assert(q_parts_are_planes(), "kPart says otherwise");
 
 // The planes of a type with codes of less than 8 bits, as an argument of f.
 template <class F> static inline auto q_planes_of(const QTraits& t, const F& f) {
@@ -107,7 +115,7 @@ static inline void q_expand_fields(const QTraits& t, const uint8_t* p, float* sc
     const Vec d = load_halves(halves + 2 * col);
     if (t.scale == QScale::fields_6k) {
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) put(scales, i, flipped(field(word(i / 4), 8 * (i % 4), 255)), d, 128.0f);
+      for (int i = 0; i < 16; ++i) store(scales + i * kQCols + col, mul(d, to_floats(signed_byte(word(i / 4), i % 4))));
     } else if (t.scale == QScale::fields_3k) {
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) put(scales, i, both(field(word(i / 8), 4 * (i % 8), 15), field(word(2), 2 * i - 4, 48)), d, 32.0f);

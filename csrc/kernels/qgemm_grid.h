@@ -10,7 +10,7 @@ constexpr int64_t kQMemoryRows = 7;
 constexpr int64_t kQShareCost = 1 << 19;
 constexpr int64_t kQManyShares = 16;
 constexpr int64_t kQMaxShares = 64;
-constexpr int64_t kQLargeShare = 1 << 26;  // products, about 0.3 milliseconds
+constexpr int64_t kQLargeShare = 1 << 23;  // products, about 40 microseconds: what one worker waits for at the end is half of it
 // Activations that a panel of weights meets before the next one comes: bytes that stay in L2 beside it.
 constexpr int64_t kQRowBytes = 384 * 1024;
 
@@ -33,9 +33,9 @@ static inline QGrid q_grid(int64_t m, int64_t n, int64_t k) {
   if (bytes > kQRowBytes) grid.row_blocks = (bytes + kQRowBytes - 1) / kQRowBytes;
   if (grid.row_blocks > (tiles + 3) / 4) grid.row_blocks = (tiles + 3) / 4;  // at least 48 rows
   const double work = (double)n * (double)(k > 0 ? k : 1);
-  double want = work * (double)(m > kQMemoryRows ? m : kQMemoryRows) / (double)kQShareCost;
+  const double cost = work * (double)(m > kQMemoryRows ? m : kQMemoryRows), large = cost / (double)kQLargeShare;
+  double want = cost / (double)kQShareCost;
   if (want > (double)kQManyShares) want = (double)kQManyShares;
-  const double large = work * (double)m / (double)kQLargeShare;
   if (large > want) want = large < (double)kQMaxShares ? large : (double)kQMaxShares;
   grid.col_blocks = ((int64_t)want + grid.row_blocks - 1) / grid.row_blocks;
   if (grid.col_blocks < 1) grid.col_blocks = 1;

@@ -7,14 +7,16 @@ struct QStretchTile {
   const uint8_t *next, *far;     // the next stretch, of which each part fetches its share, and kQFar bytes on as much into L2
   int64_t next_step;
   const float *scales, *leasts;  // [part][column]
-  int shift;                     // of starts: codes' offset is 2^shift
-  const int32_t* starts;         // [part][row]
+  const int32_t* starts;         // [part][row]: less the sum of codes
+  const int32_t* firsts;         // these times the codes' offset
+  const float* sums;             // these as numbers, where there are leasts
   const float* x_scales;         // [part][row], or [row] where a scale serves all parts
   float* out;                    // [row][kQCols], added to
 };
 
 // Codes of a part as bytes, in a stretch or in blocks of 8 bits.
 template <int Bits> struct QWhole : QBytes<Bits> {
+  static inline int64_t part(const QStretchTile& t) { return t.part; }
   template <int R, int V>
   static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Bits>& sums, int64_t p, int64_t col, const int8_t* a) {
     const uint8_t* b = t.b + p * t.b_step + 4 * col;
@@ -23,13 +25,14 @@ template <int Bits> struct QWhole : QBytes<Bits> {
     });
   }
 };
-// Codes of a part taken out of the planes of blocks: what one tile alone does.
+// Codes of a part taken out of the planes of blocks: what few tiles do, each for itself. How long a part of such a block is is known.
 template <class Planes, bool Super> struct QSplit : Planes {
+  static inline int64_t part(const QStretchTile& t) { return Super ? Planes::kPart : t.part; }
   template <int R, int V>
   static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Planes::kBits>& sums, int64_t p, int64_t col, const int8_t* a) {
-    const int64_t skip = Super ? 0 : p * t.b_step, first = Super ? p * t.part / 4 : 0;
+    const int64_t skip = Super ? 0 : p * t.b_step, first = Super ? p * Planes::kPart / 4 : 0;
     const uint8_t *low = t.b + skip, *high = t.high + skip, *table = t.table;
-    q_dots<Planes, R, V>(sums, a, t.part / 4, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
+    q_dots<Planes, R, V>(sums, a, part(t) / 4, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
       return Planes::take(low, high, table, first + quad, q, 4 * (col + v * kWidth));
     });
   }
@@ -55,8 +58,8 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
       QSums<R, V, Codes::kBits> sums;
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const Ints x = ints(t.starts[p * R + r]), start = Least ? ints(0) : raised(x, t.shift);  // x: less the sum of codes
-        sums.start(r, sums.kLess128 ? less(start, raised(x, 7)) : start);
+        const Ints first = ints(Least ? 0 : t.firsts[p * R + r]);
+        sums.start(r, sums.kLess128 ? less(first, raised(ints(t.starts[p * R + r]), 7)) : first);
       }
       Codes::template dots<R, V>(t, sums, p, col, a);
       Vec scale[V], least[V];
@@ -67,7 +70,7 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
       }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const Vec x_sum = Least ? to_floats(ints(t.starts[p * R + r])) : zero();  // negative
+        const Vec x_sum = Least ? set1(t.sums[p * R + r]) : zero();  // negative
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
           if (Super) {
@@ -81,7 +84,7 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
           }
         }
       }
-      a += R * t.part;
+      a += R * Codes::part(t);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -144,16 +147,26 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Q
   const GemmEpilogue<T> epilogue = q_epilogue(args);
   QStretch stretch;
   alignas(64) float totals[kQTogether * kQGroupRows * kQCols];
+  alignas(64) int32_t firsts[kQMostParts * kQGroupRows];
+  alignas(64) float sums[kQMostParts * kQGroupRows];
+  struct {
+    int64_t row, height;
+    QStretchFn run;
+  } tiles[kQTogether];
   QStretchTile t;
-  t.part = part, t.scales = stretch.scales, t.leasts = stretch.leasts, t.shift = __builtin_ctz((unsigned)traits.offset | 1u << 30);
+  t.part = part, t.scales = stretch.scales, t.leasts = stretch.leasts, t.firsts = firsts, t.sums = sums;
   t.table = q_table(traits.book);
   for (int64_t panel = block.panel_begin; panel < block.panel_end; ++panel) {
     const uint8_t* blocks = w.data + panel * groups * block_bytes;
     const int64_t col = panel * kQCols, cols = w.n - col < kQCols ? w.n - col : kQCols;
     for (int64_t batch = tile_begin; batch < tile_end; batch += kQTogether) {
-      const int64_t batch_end = batch + kQTogether < tile_end ? batch + kQTogether : tile_end;
-      const int64_t first = q_tile_row(args.m, most, batch), rows = q_tile_row(args.m, most, batch_end) - first;
-      const bool split = traits.low != 8 && batch_end - batch <= kQSplitTiles;
+      const int64_t tile_count = tile_end - batch < kQTogether ? tile_end - batch : kQTogether;
+      const bool split = traits.low != 8 && tile_count <= kQSplitTiles;
+      for (int64_t i = 0; i < tile_count; ++i) {
+        const int64_t row = q_tile_row(args.m, most, batch + i), height = q_tile_row(args.m, most, batch + i + 1) - row;
+        tiles[i] = {row, height, q_stretch_of(traits, split, height)};
+      }
+      const int64_t first = tiles[0].row, rows = tiles[tile_count - 1].row + tiles[tile_count - 1].height - first;
       t.b_step = split || traits.low == 8 ? block_bytes : part * kQCols;
       for (int64_t i = 0; i < rows * kQCols; i += kWidth) store(totals + i, zero());
       for (int64_t g = 0; g < groups; g += together) {
@@ -164,20 +177,19 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Q
         t.high = t.b + low_bytes;
         t.parts = count * parts, t.next = blocks + (g + count) * block_bytes, t.far = blocks + g * block_bytes + kQFar;
         const int64_t step = (count * block_bytes / t.parts + 63) / 64 * 64;
-        for (int64_t tile = batch; tile < batch_end; ++tile) {
-          const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
+        for (int64_t i = 0; i < tile_count; ++i) {
+          const int64_t row = tiles[i].row, height = tiles[i].height;
           t.a = args.codes + row * groups * w.group + g * w.group * height;
           t.x_scales = args.scales + row * groups + g * height;
           t.starts = args.starts + (row * groups + g * height) * starts + skipped * height;
+          for (int64_t j = 0; j < t.parts * height; ++j) firsts[j] = t.starts[j] * traits.offset, sums[j] = (float)t.starts[j];
           t.out = totals + (row - first) * kQCols;
-          t.next_step = tile == batch ? step : 0;
-          q_stretch_of(traits, split, height)(t);
+          t.next_step = i == 0 ? step : 0;
+          tiles[i].run(t);
         }
       }
-      for (int64_t tile = batch; tile < batch_end; ++tile) {
-        const int64_t row = q_tile_row(args.m, most, tile), height = q_tile_row(args.m, most, tile + 1) - row;
-        gemm_finish(epilogue, totals + (row - first) * kQCols, kQCols, row, height, col, cols);
-      }
+      for (int64_t i = 0; i < tile_count; ++i)
+        gemm_finish(epilogue, totals + (tiles[i].row - first) * kQCols, kQCols, tiles[i].row, tiles[i].height, col, cols);
     }
   }
 }

@@ -1,6 +1,7 @@
 // Lanes of 32-bit integers: codes of quantized weights, four in each, and sums of their products. What is arithmetic of lanes
 // any compiler lowers; the rest is named where there is an instruction.
 typedef int32_t IntLanes __attribute__((vector_size(4 * kWidth)));
+typedef uint32_t UnsignedLanes __attribute__((vector_size(4 * kWidth)));
 struct Ints {
   IntLanes v;
 };
@@ -15,8 +16,7 @@ static inline Ints high_codes(Ints a) { return {(a.v >> 4) & 0x0f0f0f0f}; }
 // Fields of lanes (or of their bytes, as the mask says): those at `shift` moved down, or up by -shift.
 static inline Ints field(Ints a, int shift, int32_t mask) { return {(shift < 0 ? a.v << -shift : a.v >> shift) & mask}; }
 static inline Ints less(Ints a, Ints b) { return {a.v - b.v}; }
-// The top bit of a byte in a lane: signed numbers plus 128.
-static inline Ints flipped(Ints a) { return {a.v ^ 128}; }
+static inline Ints signed_byte(Ints a, int i) { return {(IntLanes)((UnsignedLanes)a.v << (24 - 8 * i)) >> 24}; }  // byte i
 static inline Ints shifted(Ints a, int shift) { return {a.v >> shift}; }  // down; what comes in at the top is masked off
 static inline Ints raised(Ints a, int shift) { return {a.v << (IntLanes{} + shift)}; }
 static inline Ints both(Ints a, Ints b) { return {a.v | b.v}; }
