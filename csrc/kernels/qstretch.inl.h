@@ -4,8 +4,8 @@ struct QStretchTile {
   const int8_t* a;  // [quad][row] words
   const uint8_t *b, *high, *table;
   int64_t parts, part, b_step;   // of k; bytes of codes from part to part, or of a block from group to group
-  const uint8_t *next, *far;     // the next stretch, of which each part fetches its share, and kQFar bytes on as much into L2
-  int64_t next_step;
+  const uint8_t* own;            // the blocks that the codes are from: what follows them is fetched,
+  int64_t own_step;              // so many bytes for each part
   const float *scales, *leasts;  // [part][column]
   const int32_t* starts;         // [part][row]: less the sum of codes
   const int32_t* firsts;         // these times the codes' offset
@@ -14,11 +14,18 @@ struct QStretchTile {
   float* out;                    // [row][kQCols], added to
 };
 
+// What is read later is fetched meanwhile, at first into L2, because L1 can wait for few lines at a time. Few tiles, whose time is
+// memory's, ask for a line beside each vector, and again nearer to its use: a processor drops what goes beyond the lines that it
+// follows. Where bytes are made once for many tiles, a part asks for its share of the next stretch at once.
+constexpr int64_t kQFar = 16384, kQSoon = 4096, kQNear = 1024;
+
 // Codes of a part as bytes, in a stretch or in blocks of 8 bits.
 template <int Bits> struct QWhole : QBytes<Bits> {
+  static constexpr bool kSpread = false;
   static inline int64_t part(const QStretchTile& t) { return t.part; }
-  template <int R, int V>
-  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Bits>& sums, int64_t p, int64_t col, const int8_t* a) {
+  template <int R, int V, class Fetch>
+  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Bits>& sums, int64_t p, int64_t col, const int8_t* a,
+                                                         const Fetch&) {
     const uint8_t* b = t.b + p * t.b_step + 4 * col;
     q_dots<QBytes<Bits>, R, V>(sums, a, t.part / 4, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
       return QBytes<Bits>::take(b + quad * 4 * kQCols + v * 4 * kWidth, q);
@@ -27,12 +34,15 @@ template <int Bits> struct QWhole : QBytes<Bits> {
 };
 // Codes of a part taken out of the planes of blocks: what few tiles do, each for itself. How long a part of such a block is is known.
 template <class Planes, bool Super> struct QSplit : Planes {
+  static constexpr bool kSpread = true;
   static inline int64_t part(const QStretchTile& t) { return Super ? Planes::kPart : t.part; }
-  template <int R, int V>
-  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Planes::kBits>& sums, int64_t p, int64_t col, const int8_t* a) {
+  template <int R, int V, class Fetch>
+  static inline __attribute__((always_inline)) void dots(const QStretchTile& t, QSums<R, V, Planes::kBits>& sums, int64_t p, int64_t col, const int8_t* a,
+                                                         const Fetch& fetch) {
     const int64_t skip = Super ? 0 : p * t.b_step, first = Super ? p * Planes::kPart / 4 : 0;
     const uint8_t *low = t.b + skip, *high = t.high + skip, *table = t.table;
     q_dots<Planes, R, V>(sums, a, part(t) / 4, [&](int64_t quad, int q, int v) __attribute__((always_inline)) {
+      fetch((quad + q) * V + v);
       return Planes::take(low, high, table, first + quad, q, 4 * (col + v * kWidth));
     });
   }
@@ -43,6 +53,7 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
   constexpr int V = q_vectors(R, Codes::kBits, true);
   for (int64_t col = 0; col < kQCols; col += V * kWidth) {
     const int8_t* a = t.a;
+    const int64_t own_step = col == 0 ? t.own_step : 0;
     Vec total[R][V];
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
@@ -50,18 +61,23 @@ template <class Codes, int R, bool Super, bool Least> static void q_tile_stretch
       for (int v = 0; v < V; ++v) total[r][v] = Super ? zero() : load(t.out + r * kQCols + col + v * kWidth);
     }
     for (int64_t p = 0; p < t.parts; ++p) {
-      if (col == 0)
-        for (int64_t i = 0; i < t.next_step; i += 64) {
-          __builtin_prefetch(t.far + p * t.next_step + i, 0, 2);
-          __builtin_prefetch(t.next + p * t.next_step + i);
-        }
+      const uint8_t* own = t.own + p * own_step;
       QSums<R, V, Codes::kBits> sums;
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         const Ints first = ints(Least ? 0 : t.firsts[p * R + r]);
         sums.start(r, sums.kLess128 ? less(first, raised(ints(t.starts[p * R + r]), 7)) : first);
       }
-      Codes::template dots<R, V>(t, sums, p, col, a);
+      const auto fetch = [&](int64_t line) __attribute__((always_inline)) {
+        const uint8_t* from = own + 64 * line;
+        if (64 * line >= own_step) return;
+        __builtin_prefetch(from + kQFar, 0, 2);
+        if (Codes::kSpread) __builtin_prefetch(from + kQSoon, 0, 2);
+        __builtin_prefetch(from + (Codes::kSpread ? kQNear : t.parts * own_step));
+      };
+      const int64_t spread = Codes::kSpread ? Codes::part(t) / 4 * V : 0;  // lines
+      for (int64_t line = spread; 64 * line < own_step; ++line) fetch(line);
+      Codes::template dots<R, V>(t, sums, p, col, a, fetch);
       Vec scale[V], least[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
@@ -131,8 +147,6 @@ static inline QStretchFn q_stretch_of(const QTraits& t, bool split, int64_t rows
   return q_whole_of<8>(t, rows);
 }
 
-// A stretch is read faster than memory answers; two steps, because L1 can wait for few lines at a time.
-constexpr int64_t kQFar = 16384;
 constexpr int64_t kQTogether = 16;  // tiles that meet a stretch one after the other: their sums stay in L1
 
 template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const QBlock& block) {
@@ -175,7 +189,7 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Q
         if (!split && traits.low != 8) q_expand_codes(w.type, blocks + g * block_bytes, count, w.group, stretch);
         t.b = split || traits.low == 8 ? blocks + g * block_bytes : stretch.codes;
         t.high = t.b + low_bytes;
-        t.parts = count * parts, t.next = blocks + (g + count) * block_bytes, t.far = blocks + g * block_bytes + kQFar;
+        t.parts = count * parts, t.own = blocks + g * block_bytes;
         const int64_t step = (count * block_bytes / t.parts + 63) / 64 * 64;
         for (int64_t i = 0; i < tile_count; ++i) {
           const int64_t row = tiles[i].row, height = tiles[i].height;
@@ -184,7 +198,7 @@ template <class T> static void qgemm_stretches(const QGemmArgs<T>& args, const Q
           t.starts = args.starts + (row * groups + g * height) * starts + skipped * height;
           for (int64_t j = 0; j < t.parts * height; ++j) firsts[j] = t.starts[j] * traits.offset, sums[j] = (float)t.starts[j];
           t.out = totals + (row - first) * kQCols;
-          t.next_step = i == 0 ? step : 0;
+          t.own_step = i == 0 ? step : 0;
           tiles[i].run(t);
         }
       }
