@@ -66,6 +66,8 @@ def test_the_roofline_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {name: probes.measure(name, 0.01) for name in roofline.LIMITS}
     assert all(value > 1e8 for value in found.values())
     assert probes.handlers()["probe"]({"limit": "read", "seconds": 0.001})["rate"] > 1e8
+    turn = probes.handlers()["probe"]({"limit": "float32", "seconds": 0.02, "turn": True})["rate"]
+    assert 0.1 * found["float32"] < turn < 1.5 * found["float32"]  # a mean of calls, whatever else the machine does
 
 
 # -- cases -------------------------------------------------------------------------------------------------------------

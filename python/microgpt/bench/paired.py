@@ -286,7 +286,8 @@ def contest(
             times[name].append(answer["seconds"])
             children[name].settle()
         if probe is not None:
-            rates.append(children[OURS].need({"do": "probe", "limit": probe, "seconds": probe_seconds})["rate"])
+            request = {"do": "probe", "limit": probe, "seconds": probe_seconds, "turn": True}
+            rates.append(children[OURS].need(request)["rate"])
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         if name in failed:
