@@ -41,9 +41,9 @@ def _times(step: Callable[[], object], budget: float) -> list[float]:
 class Probes:
     """measure(limit, seconds) for each name of LIMITS. Memory is allocated at the first use and kept.
 
-    Of arithmetic the best time counts: whatever is slower was disturbed. Between the rounds of a case (`turn`) it is the
-    mean, which is also what a turn of the case gives: the clock is no more the same from call to call. Of memory the
-    median: neighbours share its bandwidth, and what it reaches for a moment is not what a kernel finds.
+    Of arithmetic the best time counts: whatever is slower was disturbed. Between the rounds of a case (`turn`) it is
+    the mean, which is also what a turn of the case gives: the clock is no more the same from call to call. Of memory
+    the median: neighbours share its bandwidth, and what it reaches for a moment is not what a kernel finds.
     """
 
     def __init__(self) -> None:
