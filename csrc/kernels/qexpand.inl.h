@@ -9,11 +9,20 @@ struct QStretch {
   alignas(64) float leasts[kQMostParts * kQCols];
 };
 
+// How long parts are, of the types that have them: what their planes say, so a tile of one pair of planes knows it.
+constexpr int64_t q_plane_part(int low, int high) { return low == 2 || high == 2 ? kQLeastGroup : 2 * kQLeastGroup; }
+constexpr bool q_planes_say_parts() {
+  for (const QTraits& t : kQTraits)
+    if (t.part && t.part != q_plane_part(t.low, t.high)) return false;
+  return true;
+}
+static_assert(q_planes_say_parts());
+
 // Codes whose planes have L and H bits, put together, and looked up where there is a table. Lanes of `kStep` quads at a time.
 template <int L, int H, bool Book> struct QPlanes {
   static constexpr int kBits = Book ? 8 : L + H;
   static constexpr int kLow = 8 / L, kHigh = H ? 8 / H : 1, kStep = L == 2 ? 4 : kLow > kHigh ? kLow : kHigh;
-  static constexpr int64_t kPart = L == 2 || H == 2 ? kQLeastGroup : 2 * kQLeastGroup;  // of the types that have parts
+  static constexpr int64_t kPart = q_plane_part(L, H);
   static constexpr int32_t kLowMask = 0x01010101 * ((1 << L) - 1), kHighMask = 0x01010101 * (((1 << H) - 1) << L);
   // Quad quad + q of a block's columns from byte `col` of a row of codes on; `quad` is a multiple of kStep.
   static inline __attribute__((always_inline)) Ints take(const uint8_t* low, const uint8_t* high, const uint8_t* table,
@@ -52,13 +61,6 @@ static constexpr QTable q_book_bytes(const int8_t (&values)[16]) {
 alignas(16) static constexpr QTable kQIq4Bytes = q_book_bytes(kQIq4), kQMxfp4Bytes = q_book_bytes(kQMxfp4);
 
 static inline const uint8_t* q_table(QBook book) { return book == QBook::iq4 ? kQIq4Bytes.at : kQMxfp4Bytes.at; }
-
-constexpr bool q_parts_are_planes() {
-  for (const QTraits& t : kQTraits)
-    if (t.part && t.part != (t.low == 2 || t.high == 2 ? kQLeastGroup : 2 * kQLeastGroup)) return false;
-  return true;
-}
-static_assert(q_parts_are_planes(), "kPart says otherwise");
 
 // The planes of a type with codes of less than 8 bits, as an argument of f.
 template <class F> static inline auto q_planes_of(const QTraits& t, const F& f) {
