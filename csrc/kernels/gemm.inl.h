@@ -156,21 +156,17 @@ template <class P> static inline void gemm_pack_group(const GemmGroup<typename P
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
 
-// Lines of C and of what is as large are asked for before the tile that ends there: in no cache they would be waited for one
-// by one.
-template <int kWrite, class T> static inline void gemm_ahead_tile(const T* p, int64_t ld, int64_t height, int64_t cols) {
-  for (int64_t r = 0; r < height; ++r, p += ld) {
-    __builtin_prefetch(p, kWrite);
-    if (cols * (int64_t)sizeof(T) > 64) __builtin_prefetch((const char*)p + 64, kWrite);
-  }
-}
+// Of the tile of C that begins at `at`.
 template <class T>
-static inline void gemm_ahead_c(const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
-  if (e.sums) gemm_ahead_tile<1>(e.sums + at, e.ldc, height, cols);
-  else gemm_ahead_tile<1>(e.c + at, e.ldc, height, cols);
-  if (e.slope) gemm_ahead_tile<1>(e.slope + at, e.ldc, height, cols);
-  if (e.factor) gemm_ahead_tile<0>(e.factor + at, e.ldc, height, cols);
-  if (e.residual && e.residual != e.c) gemm_ahead_tile<0>(e.residual + at, e.ldc, height, cols);
+static inline void gemm_lines(GemmLines& lines, const GemmEpilogue<T>& e, int64_t at, int64_t height, int64_t cols) {
+  const T* given = e.factor ? e.factor : e.residual != e.c ? e.residual : nullptr;
+  const int64_t size = e.sums ? sizeof(float) : sizeof(T);
+  lines.c = e.sums ? (const char*)(e.sums + at) : (const char*)(e.c + at);
+  lines.slope = e.slope ? (const char*)(e.slope + at) : nullptr;
+  lines.given = given ? (const char*)(given + at) : nullptr;
+  lines.rows = height;
+  lines.step = e.ldc * size;
+  lines.second = cols * size > 64 ? 64 : 0;
 }
 
 // Whether a tile can end in C itself: an activation's constants would take the registers of the sums.
@@ -301,7 +297,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             t.factor = epilogue.factor ? epilogue.factor + at : nullptr;
             t.residual = epilogue.residual ? epilogue.residual + at : nullptr;
           }
-          if (last) gemm_ahead_c(epilogue, at, height, cols);
+          t.lines.rows = 0;
           const int64_t p = col / kGemmTileCols;
           t.ahead = (const char*)&t;  // nothing: a line that is at hand
           t.ahead_second = t.ahead_step = t.ahead_row = 0;
@@ -359,6 +355,16 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             t.ahead_step = 64;
             t.ahead_group = (now * (int64_t)sizeof(T) + 63) / 64;
             t.ahead_row = args.lda * (int64_t)sizeof(T);
+          }
+          if (last) {
+            gemm_lines(t.lines, epilogue, at, height, cols);
+            if (tile && !copied) {  // it packs, and has no groups
+              GemmLines& all = t.lines;
+              for (; all.rows > 0; --all.rows) gemm_ahead_row(all.c, all.slope, all.given, all.step, all.second);
+            } else if (t.ahead_group == words) {
+              t.ahead_group = words > height ? words / height : 1;
+              t.ahead_row = t.ahead_group * t.ahead_step;
+            }
           }
           if (!tile) {
             if (cols > kWidth) tile = args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height);

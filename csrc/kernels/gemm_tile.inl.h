@@ -55,6 +55,13 @@ struct GemmPiece {
   int64_t from, count, ahead;
 };
 
+// Lines of C and of what is as large, which a tile asks for while it computes: a row with each group of what it fetches. All
+// asked for at once before a tile, most are dropped, and each store waits.
+struct GemmLines {
+  const char *c, *slope, *given;  // given: factor or residual; the last two may be null
+  int64_t rows, step, second;     // bytes from row to row, and to a row's second line
+};
+
 struct GemmTile {
   const char* a;
   const float* b;
@@ -74,6 +81,7 @@ struct GemmTile {
   // `ahead_step` bytes, and after `ahead_group` of these to the next row, `ahead_row` bytes from the last.
   const char* ahead;
   int64_t ahead_second, ahead_step, ahead_group, ahead_row;
+  GemmLines lines;
   // Instead of that: the vector at `ahead` goes to `copy`, for `copy_rows` rows (then the last of them again), each
   // `copy_step` floats on; or a panel of B at `ahead`, `ahead_row` bytes from row to row, is packed into `copy`; or the next
   // tile of a transposed A, piece 0 of each row; or `copy_rows` words of K of a group of tiles: piece i of each row goes to
@@ -88,11 +96,9 @@ template <int R, int V>
 static inline __attribute__((always_inline)) void gemm_sums_from(const GemmTile& t, int64_t last, Vec (&sum)[R][V]) {
   if (!t.start) {
 #pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      __builtin_prefetch(t.out + r * t.out_step, 1);  // written once the sums are ready
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) sum[r][v] = zero();
-    }
     return;
   }
 #pragma GCC unroll 16
@@ -193,6 +199,19 @@ static inline __attribute__((always_inline)) void gemm_step(GemmRows<R>& a, cons
   }
 }
 
+// One row's; the pointers go to the next.
+template <int kWrite> static inline __attribute__((always_inline)) void gemm_ahead_row(const char*& p, int64_t step, int64_t second) {
+  __builtin_prefetch(p, kWrite);
+  __builtin_prefetch(p + second, kWrite);
+  p += step;
+}
+static inline __attribute__((always_inline)) void gemm_ahead_row(const char*& c, const char*& slope, const char*& given, int64_t step,
+                                                                 int64_t second) {
+  gemm_ahead_row<1>(c, step, second);
+  if (slope) gemm_ahead_row<1>(slope, step, second);
+  if (given) gemm_ahead_row<0>(given, step, second);
+}
+
 // One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or
 // copied); otherwise the rows of one k do (transposed as stored, or packed so).
 template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_tile(const GemmTile& t) {
@@ -206,8 +225,16 @@ template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_t
   float* copy_row = t.copy;
   int64_t rows_left = t.copy_rows;
   const int64_t ahead_step = t.ahead_step, ahead_second = t.ahead_second;
+  // In registers: nothing of `t` is read in the loops.
+  const char *line_c = t.lines.c, *line_slope = t.lines.slope, *line_given = t.lines.given;
+  const int64_t line_step = t.lines.step, line_second = t.lines.second;
+  int64_t lines = t.lines.rows;
   for (int64_t left = t.depth, group = t.ahead_group; left > 0; left -= group) {
     if (group > left) group = left;
+    if (lines > 0) {
+      --lines;
+      gemm_ahead_row(line_c, line_slope, line_given, line_step, line_second);
+    }
     const char* ahead = ahead_row;
     float* copy = copy_row;
     for (int64_t k = group; k > 0; --k) {
