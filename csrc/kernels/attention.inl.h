@@ -240,7 +240,7 @@ template <class P, class W>
 static void attend(const AttentionArgs<typename P::Element>& args, const QueryRows& q, int64_t group, const NextUnit& after,
                    const ForwardScratch& s) {
   using S = typename W::Element;
-  const int64_t each = args.heads / args.kv_heads, rows = q.count * each, tiles = parts_of(rows, kTallRows);
+  const int64_t each = args.heads / args.kv_heads, rows = q.count * each;
   const int64_t k_words = (args.k_dim + P::kPer - 1) / P::kPer, k_step = padded(k_words), v_step = padded(args.v_dim);
   const S* keys = stored<S>(args.k, q.k_start * args.k_stride + group * args.k_dim);
   const S* values = stored<S>(args.v, q.k_start * args.v_stride + group * args.v_dim);
@@ -272,6 +272,7 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
                                        v_step, ahead_of_chunk(chunk, more, args.v_stride, after.v));
     Spans spans;
     if (all) same_spans(kTallRows, (int)count, spans);
+    const int64_t most = all ? kTallRows : kMaskedRows, tiles = parts_of(rows, most);
     for (int64_t i = 0; i < tiles; ++i) {
       const auto [low, high] = part_of(rows, tiles, i);
       if (!all) keys_of_rows(args, q, each, low, high, chunk, spans);
@@ -285,7 +286,7 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
       softmax_tile<W>(rules.of, rules.offsets, high - low, all && count == kChunk, spans, s.probs, words, sums.max, sums.sums,
                       factor, chunk_scales<S>(args, args.v_scales, group, q.k_start + chunk, rows), low);
       const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, sums.out, v_step};
-      output.run(high - low, spans.begin, spans.end, finite, factor);
+      output.run(high - low, most, spans.begin, spans.end, finite, factor);
     }
   }
   if (merged) merge_stretch(args, q, each, (seen.end - 1) / kKeyStretch * kKeyStretch, s.total, s.stretch, v_step, unit);

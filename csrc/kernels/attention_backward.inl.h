@@ -123,7 +123,7 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
 
   Spans spans;
   if (all) same_spans(kTallRows, (int)keys, spans);
-  const int64_t tiles = parts_of(q.count, kTallRows);
+  const int64_t most = all ? kTallRows : kMaskedRows, tiles = parts_of(q.count, most);
   for (int64_t i = 0; i < tiles; ++i) {
     const auto [low, high] = part_of(q.count, tiles, i);
     if (!all) keys_of_rows(fwd, q, 1, low, high, chunk, spans);
@@ -135,7 +135,7 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
     float* along = s.dscores_along + low * (kChunk / P::kPer);
     dscores_tile<P>(rule, offsets, high - low, all && keys == kChunk, spans, lse + low, delta + low, probs, dscores, along);
     const Product<P, false> dq = {along, kChunk / P::kPer, s.keys, k_width, k_width, dq_sums + low * k_width, k_width};
-    dq.run(high - low, spans.begin, spans.end, finite_keys, kUnchanged);
+    dq.run(high - low, most, spans.begin, spans.end, finite_keys, kUnchanged);
   }
   if (P::kPer > 1)
     for (int64_t r = 0; r < q.count + unused; r += 2)
@@ -147,9 +147,9 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
   if (all) same_spans(keys, (int)q.count, spans);
   else rows_of_keys(fwd, q, chunk, keys, spans);
   const Product<P, true> dv = {s.probs_across, kChunk, s.dout_across, v_width, v_width, s.dvalues, v_width};
-  dv.run(keys, spans.begin, spans.end, finite_dout, kUnchanged);
+  dv.run(keys, most, spans.begin, spans.end, finite_dout, kUnchanged);
   const Product<P, true> dk = {s.dscores_across, kChunk, s.queries_across, k_width, k_width, s.dkeys, k_width};
-  dk.run(keys, spans.begin, spans.end, finite_queries, kUnchanged);
+  dk.run(keys, most, spans.begin, spans.end, finite_queries, kUnchanged);
 }
 
 template <class P>

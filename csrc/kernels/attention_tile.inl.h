@@ -8,6 +8,8 @@ constexpr int kChunk = (int)kKeyChunk;  // also the row stride of score tiles an
 // with two vectors: 24, 12, 16 or 8 sums
 constexpr int kTallRows = kWidth == 16 ? 12 : kWidth == 8 ? 6 : kRegisters == 32 ? 8 : 4;
 constexpr int kSpanStep = 8;                        // spans of a product are multiples of it
+// Where rows see more from one to the next: with so many in a tile their spans are mostly the same.
+constexpr int kMaskedRows = kTallRows > kSpanStep ? kSpanStep : kTallRows;
 constexpr int kLowRows = kRegisters == 32 ? 4 : 2;  // up to so many rows a tile is four vectors wide
 
 // Rows in parts of at most `most`, as even as can be: part i of them.
@@ -184,11 +186,16 @@ template <class P, bool kAcross> struct Product {
       store(c + r * c_step + j, sum);
     }
   }
-  // C = factor * C + A B for all rows, at most kChunk.
-  void run(int64_t rows, const int* begin, const int* end, bool finite, const float* factor) const {
-    const int64_t tiles = parts_of(rows, kTallRows);
+  // C = factor * C + A B for all rows, at most kChunk, in tiles of at most `most`.
+  void run(int64_t rows, int64_t most, const int* begin, const int* end, bool finite, const float* factor) const {
+    const int64_t tiles = parts_of(rows, most);
     for (int64_t i = 0; i < tiles; ++i) {
       const auto [low, high] = part_of(rows, tiles, i);
+      const int first_step = begin[low] / kSpanStep * kSpanStep, last_step = (end[low] + kSpanStep - 1) / kSpanStep * kSpanStep;
+      if (finite && begin[high - 1] < end[low] && begin[high - 1] < first_step + kSpanStep && end[high - 1] <= last_step) {
+        tile(low, high, first_step / P::kPer, last_step / P::kPer, factor + low);  // all the same
+        continue;
+      }
       int from[kTallRows], to[kTallRows], at = kChunk, stop = 0;
       float by[kTallRows];
       for (int64_t r = low; r < high; ++r) {
@@ -258,18 +265,24 @@ static inline void pack_turned(const typename P::Element* src, int64_t stride, i
     const int64_t count = at_most(keys - k, kWidth);
     for (int64_t i = 0; i < width; i += kPart) {
       const typename P::Element* from = src + k * stride + i;
-      Vec block[kWidth];
-      if (count == kWidth && i + kPart <= width) {
-#pragma GCC unroll 16
-        for (int c = 0; c < kWidth; ++c) block[c] = P::along(from + c * stride);
-#pragma GCC unroll 16
-        for (int c = 0; c < kWidth; ++c) __builtin_prefetch(from + c * stride + ahead, 0, 2);
-      } else {
-        for (int c = 0; c < kWidth; ++c)
-          block[c] = c < count ? P::along_n(from + c * stride, at_most(width - i, kPart)) : zero();
-      }
-      gemm_transpose(block);
       float* out = dst + i / P::kPer * kChunk + k;
+      const bool whole = count == kWidth && i + kPart <= width;
+      if (whole)
+        for (int c = 0; c < kWidth; ++c) __builtin_prefetch(from + c * stride + ahead, 0, 2);
+      if (P::kInMemory && whole) {
+#pragma GCC unroll 2
+        for (int c = 0; c < kWidth; c += kWidth / 2) {
+          Vec half[kWidth / 2];
+          gemm_turn_half((const char*)from + 4 * c, stride * (int64_t)sizeof(*from), half);
+#pragma GCC unroll 8
+          for (int w = 0; w < kWidth / 2; ++w) store(out + (c + w) * kChunk, half[w]);
+        }
+        continue;
+      }
+      Vec block[kWidth];
+      for (int c = 0; c < kWidth; ++c)
+        block[c] = whole ? P::along(from + c * stride) : c < count ? P::along_n(from + c * stride, at_most(width - i, kPart)) : zero();
+      gemm_transpose(block);
       const int64_t rows = at_most(words - i / P::kPer, kWidth);
       if (rows == kWidth) {
 #pragma GCC unroll 16

@@ -26,7 +26,7 @@ template <class T> struct FloatWords {
   using Element = T;
   using Step = FmaStep;
   static constexpr int kPer = 1;
-  static constexpr bool kInMemory = !kNarrow<T>;
+  static constexpr bool kInMemory = sizeof(T) == sizeof(float);
   static inline Vec along(const T* p) { return load(p); }
   static inline Vec along_n(const T* p, int64_t n) { return load_n(p, n); }
   static inline Vec across(const T* row, int64_t, bool, int64_t n) { return n == kWidth ? load(row) : load_n(row, n); }
@@ -283,7 +283,7 @@ static inline __attribute__((always_inline)) void gemm_turn_quad(const char* src
 // used or of a transposed B, or the next tile, or group of tiles, of a transposed A.
 enum class GemmPacks { b_rows, b_turned, a_tile, a_group };
 // So many steps before it is taken up, a line is asked for; of a transposed B a panel before, too.
-constexpr int64_t kGemmPackAhead = kWidth == 16 ? 16 : 48;
+constexpr int64_t kGemmPackAhead = kWidth == 16 ? 32 : 48;
 
 // B is turned in blocks of 4 x 4, two a step: four registers are enough, and the units for shuffles are idle. 16 words of four
 // rows are finished at a time, so that rows that share cache sets do no harm; K is whole 16s of words.
@@ -329,6 +329,10 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
       __builtin_prefetch(ahead, 0, 2);
       if (kGemmAheadLines > 1) __builtin_prefetch(ahead + (P::kPer == 2 ? step : 64), 0, 2);
       ahead += P::kPer * step;
+      if (!kRows && kPacks == GemmPacks::b_rows) {
+        __builtin_prefetch(a.at[0] + 16 * a.step);
+        __builtin_prefetch(a.at[0] + 16 * a.step + 4 * (R - 1));
+      }
       const T* row = (const T*)src;
       if constexpr (kPacks == GemmPacks::a_tile) {
         store(dst, P::across(row, ld, true, count));
