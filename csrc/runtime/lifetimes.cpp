@@ -1,6 +1,7 @@
 #include "runtime/lifetimes.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 namespace mg {
@@ -13,16 +14,34 @@ size_t end_of(const Lifetime& block) {
   return block.offset + rounded(block.bytes) + (block.bytes >= (size_t)1 << 20 ? 5 * kLine : 0);
 }
 
-// The lowest gap of `bytes` in one place among the blocks that live at the same time.
-size_t lowest_gap(const Lifetime& block, const std::vector<size_t>& there, const std::vector<Lifetime>& blocks) {
+// From this size on it counts who wrote a block's lines last: rows, and with them lines, are shared out alike among workers
+// where sizes are equal, and a line that another worker wrote costs a trip to its cache.
+constexpr size_t kShared = (size_t)1 << 16;
+
+// A gap among the blocks that live at the same time: where, among those before `below`, one of the same size was, if there is
+// such a place, else the lowest.
+size_t gap_for(const Lifetime& block, const std::vector<size_t>& there, const std::vector<Lifetime>& blocks, size_t below) {
   std::vector<std::pair<size_t, size_t>> taken;  // begin, end
   for (const size_t other : there)
     if (blocks[other].from < block.until && block.from < blocks[other].until)
       taken.emplace_back(blocks[other].offset, end_of(blocks[other]));
   std::sort(taken.begin(), taken.end());
+  const size_t bytes = rounded(block.bytes);
+  if (bytes >= kShared) {
+    size_t best = SIZE_MAX;
+    for (const size_t other : there) {
+      const size_t at = blocks[other].offset;
+      if (blocks[other].bytes != block.bytes || at >= best || at + bytes > below) continue;
+      const auto next = std::lower_bound(taken.begin(), taken.end(), std::make_pair(at, (size_t)0));  // begins at `at` or later
+      if (next != taken.end() && next->first < at + bytes) continue;
+      if (next != taken.begin() && std::prev(next)->second > at) continue;
+      best = at;
+    }
+    if (best != SIZE_MAX) return best;
+  }
   size_t at = 0;
   for (const auto& [begin, end] : taken) {
-    if (begin >= at + rounded(block.bytes)) break;
+    if (begin >= at + bytes) break;
     at = std::max(at, end);
   }
   return at;
@@ -40,13 +59,13 @@ size_t place_in(const std::vector<size_t>& order, const std::vector<size_t>& hos
     for (size_t i = 0; i < hosts.size() && block.host == Lifetime::kArena; ++i) {
       const Lifetime& host = blocks[hosts[i]];
       if (block.until > host.from || bytes > rounded(host.bytes)) continue;
-      block.offset = lowest_gap(block, guests[i], blocks);
+      block.offset = gap_for(block, guests[i], blocks, rounded(host.bytes));
       if (block.offset + bytes > rounded(host.bytes)) continue;
       block.host = hosts[i];
       guests[i].push_back(index);
     }
     if (block.host != Lifetime::kArena) continue;
-    block.offset = lowest_gap(block, arena, blocks);
+    block.offset = gap_for(block, arena, blocks, whole);
     arena.push_back(index);
     whole = std::max(whole, block.offset + bytes);
   }
