@@ -159,6 +159,39 @@ def test_attention_backward_is_causal() -> None:
         assert np.abs(tensor.grad[:40]).max() > 0
 
 
+@pytest.mark.parametrize("isa", [name for name, supported in k.isas() if supported])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("width", [4, 16])
+@pytest.mark.parametrize(
+    ("starts", "lengths", "rows"),
+    [
+        ([3, 9, 20], [4, 5, 6], [4, 2, 6]),  # before, between, behind
+        ([20, 0, 9], [6, 4, 5], [6, 0, 5]),  # in another order, one without queries
+        ([4, 4, 11, 11], [0, 7, 0, 3], [0, 7, 0, 1]),  # some of nothing, at both ends of others
+        ([7, 2], [0, 0], [0, 0]),
+        ([], [], []),
+    ],
+)
+def test_keys_outside_all_sequences_have_gradient_zero(
+    starts: list[int], lengths: list[int], rows: list[int], width: int, dtype: str, isa: str
+) -> None:
+    k.set_isa(isa)
+    real = numpy_dtype(dtype)
+    q, key, value, dout = (k.from_numpy(normal(n, 2, width).astype(real)) for n in (sum(rows), 30, 30, sum(rows)))
+    layout = (int32_array(*np.cumsum([0, *rows])), int32_array(*starts), int32_array(*lengths))
+    shape: dict[str, Any] = {"heads": 2, "kv_heads": 2, "k_dim": width, "v_dim": width, "scale": 0.5}
+    out, lse = k.empty_like(q), k.empty((2, sum(rows)), wide(dtype))
+    dq, dk, dv = k.empty_like(q), *(k.from_numpy(np.full((30, 2, width), np.nan, real)) for _ in range(2))
+    k.attention(q, key, value, out, *layout, lse=lse, **shape)
+    k.attention_backward(q, key, value, out, lse, dout, dq, dk, dv, *layout, **shape)
+    inside = np.zeros(30, bool)
+    for start, length in zip(starts, lengths, strict=True):
+        inside[start : start + length] = True
+    for grad in (dk.numpy(), dv.numpy()):
+        assert np.isfinite(grad.astype(np.float64)).all()
+        assert not grad[~inside].any()
+
+
 # -- products: a row has the same bits alone or in a batch ----------------------------------------
 @pytest.mark.parametrize("isa", [name for name, supported in k.isas() if supported])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -253,7 +253,8 @@ template <class T> struct KvPutArgs {
   KvType kv;
 };
 
-// Backward of the above: one share computes dq, dk, dv of one sequence and one key/value head (all its query heads).
+// Backward of the above: one share computes dq, dk, dv of one sequence and one key/value head (all its query heads). Keys
+// outside all sequences get zero unless dk and dv accumulate.
 template <class T> struct AttentionBackwardArgs {
   AttentionArgs<T> fwd;    // with o and lse as the forward left them
   const T* d_o;            // (T, H, Kv), stride o_stride

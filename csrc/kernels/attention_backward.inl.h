@@ -196,6 +196,19 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
                args.dq + begin * fwd.q_stride + (group * each + h) * fwd.k_dim, fwd.q_stride, args.accumulate_dq);
 }
 
+// Zeros for heads [group, group + groups) of keys outside all sequences.
+template <class T>
+static inline void clear_gaps(const AttentionBackwardArgs<T>& args, int64_t seq, int64_t group, int64_t groups) {
+  each_key_gap(args.fwd, seq, [&](int64_t begin, int64_t end) {
+    const auto rows = [&](T* p, int64_t stride, int64_t width) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t i = group * width; i < (group + groups) * width; ++i) p[r * stride + i] = T{};
+    };
+    if (!args.accumulate_dk) rows(args.dk, args.fwd.k_stride, args.fwd.k_dim);
+    if (!args.accumulate_dv) rows(args.dv, args.fwd.v_stride, args.fwd.v_dim);
+  });
+}
+
 template <class P>
 static void attention_backward_of(const AttentionBackwardArgs<typename P::Element>& args, const Share& share) {
   const BackwardScratch scratch = backward_scratch<P>(args.fwd, share.scratch);
@@ -203,8 +216,13 @@ static void attention_backward_of(const AttentionBackwardArgs<typename P::Elemen
   for (int64_t unit = range.begin; unit < range.end;) {
     const int64_t seq = unit / args.fwd.kv_heads, group = unit % args.fwd.kv_heads;
     const int64_t groups = at_most(args.fwd.kv_heads - group, range.end - unit);
-    const int64_t done = backward_narrow<P>(args, seq, group, groups, scratch);
-    if (done == 0) attention_backward_unit<P>(args, unit, scratch);
-    unit += done > 0 ? done : 1;
+    int64_t done = backward_narrow<P>(args, seq, group, groups, scratch);
+    if (done == 0) {
+      attention_backward_unit<P>(args, unit, scratch);
+      done = 1;
+    }
+    clear_gaps(args, seq, group, done);
+    unit += done;
   }
+  if (args.fwd.seqs == 0 && share.index == 0) clear_gaps(args, 0, 0, args.fwd.kv_heads);
 }

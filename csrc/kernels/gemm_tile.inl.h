@@ -329,9 +329,10 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
       __builtin_prefetch(ahead, 0, 2);
       if (kGemmAheadLines > 1) __builtin_prefetch(ahead + (P::kPer == 2 ? step : 64), 0, 2);
       ahead += P::kPer * step;
-      if (!kRows && kPacks == GemmPacks::b_rows) {
-        __builtin_prefetch(a.at[0] + 16 * a.step);
-        __builtin_prefetch(a.at[0] + 16 * a.step + 4 * (R - 1));
+      if (!kRows && kPacks == GemmPacks::b_rows) {  // the first tile of a share: none before has asked for its rows of A
+        const char* later = a.at[0] + kGemmPackAhead / 2 * a.step;
+        __builtin_prefetch(later);
+        __builtin_prefetch(later + 4 * (R - 1));
       }
       const T* row = (const T*)src;
       if constexpr (kPacks == GemmPacks::a_tile) {

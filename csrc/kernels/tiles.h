@@ -64,6 +64,26 @@ template <class T> static inline int64_t backward_units_per_share(const Attentio
   return attention_units(rows, fwd.k_rows, fwd.seqs, 3 * fwd.k_dim + 2 * fwd.v_dim);
 }
 
+// Calls body(begin, end) for the keys outside all sequences that the shares of sequence `seq` see to: those behind its own, and
+// those before all if its own come first. Without any sequence the first share sees to all of them.
+template <class T, class Body> static inline void each_key_gap(const AttentionArgs<T>& args, int64_t seq, const Body& body) {
+  bool any = false, first = true, behind = true;
+  const int64_t begin = args.seqs > 0 ? args.k_start[seq] : 0, stop = args.seqs > 0 ? begin + args.k_len[seq] : 0;
+  int64_t next = args.k_rows;
+  for (int64_t s = 0; s < args.seqs; ++s) {
+    const int64_t start = args.k_start[s], end = start + args.k_len[s];
+    if (start == end) continue;
+    any = true;
+    if (start < begin || (start == begin && s < seq)) first = false;
+    if (start >= stop) next = start < next ? start : next;
+    else if (end > stop || (end == stop && s < seq)) behind = false;
+  }
+  if (!any && seq == 0) body((int64_t)0, args.k_rows);
+  if (begin == stop) return;
+  if (first && begin > 0) body((int64_t)0, begin);
+  if (behind && next > stop) body(stop, next);
+}
+
 // A flat loop is cut into stretches of kGrain elements (about 5 microseconds of memory traffic), rows into whole rows.
 // `static inline`: compiled for several instruction sets, never merged by the linker.
 constexpr int64_t kGrain = 16384;

@@ -134,7 +134,15 @@ void attention(const AttentionArgs<double>& args, const Share& share) {
 void attention_backward(const AttentionBackwardArgs<double>& args, const Share& share) {
   const AttentionArgs<double>& fwd = args.fwd;
   const int64_t seq = share.index / fwd.kv_heads, group = share.index % fwd.kv_heads;
+  const auto clear_gaps = [&](int64_t heads) {
+    each_key_gap(fwd, seq, [&](int64_t from, int64_t to) {
+      if (!args.accumulate_dk) clear(args.dk + from * fwd.k_stride + group * fwd.k_dim, to - from, fwd.k_stride, heads * fwd.k_dim);
+      if (!args.accumulate_dv) clear(args.dv + from * fwd.v_stride + group * fwd.v_dim, to - from, fwd.v_stride, heads * fwd.v_dim);
+    });
+  };
+  if (fwd.seqs == 0 && share.index == 0) clear_gaps(fwd.kv_heads);
   if (seq >= fwd.seqs) return;
+  clear_gaps(1);
   double* scratch = static_cast<double*>(share.scratch);
   const int64_t each = fwd.heads / fwd.kv_heads, begin = fwd.q_start[seq], end = fwd.q_start[seq + 1];
   const int64_t k_start = fwd.k_start[seq], k_len = fwd.k_len[seq];

@@ -18,8 +18,9 @@ struct Lifetime {
 
 // The most bytes that live at one moment: no placement needs less.
 size_t most_alive(const std::vector<Lifetime>& blocks);
-// Gives every block that ends a place, at a multiple of 64; the size of the arena. Blocks that outlive the recording stay
-// where they are, but others may lie in them (`host` is the index) before they are needed themselves.
+// Gives every block that ends a place, at a multiple of 64, where one of its size was if there is room; the size of the
+// arena. Blocks that outlive the recording stay where they are, but others may lie in them (`host` is the index) before they
+// are needed themselves.
 size_t place(std::vector<Lifetime>& blocks);
 
 }  // namespace mg

@@ -95,8 +95,6 @@ def _(saved: Any, dy: Array, dq: Any, dk: Any, dv: Any) -> None:
     slots = (("dq", dq, q), ("dk", dk, keys), ("dv", dv, values))
     for name, slot, like in slots:
         array, add_to = (k.empty_like(like), False) if slot is None else slot.target(q.dtype)
-        if slot is not None and not add_to and name != "dq":
-            k.fill(array, 0.0)  # keys outside every sequence have gradient zero
         outputs[name] = array
         outputs[f"accumulate_{name}"] = add_to
     k.attention_backward(q, keys, values, o, lse, dy, **outputs, **settings)
