@@ -17,8 +17,9 @@ struct GemmStrip {
 // Rows of a transposed A that are packed together, for whole cache lines of each k: 4 tiles of 12 rows (8, 6 or 12 smaller ones).
 constexpr int64_t kGemmGroupRows = 48;
 constexpr GemmStrip kGemmStrips[] = {{1024, 128, 24}, {512, 256, 2 * kGemmGroupRows}};  // by whether groups are packed
-// Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels.
-constexpr int64_t kGemmRowStep = 12;
+// Shares start at multiples of these: 12 rows are whole tiles for 12, 6 and 4 row kernels; 32 columns whole panels. Where that
+// would make uneven blocks (128 rows: 60 and 68), at multiples of 4 rows.
+constexpr int64_t kGemmRowStep = 12, kGemmFineRowStep = 4;
 constexpr int64_t kGemmColStep = 32;
 // 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to balance, 16
 // where each still has 2^23; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
@@ -40,13 +41,14 @@ constexpr int64_t kGemmMinCols = 64;
 struct GemmGrid {
   int64_t row_blocks, col_blocks, rows, cols;  // blocks of at most `rows` x `cols`
   int64_t groups, group;                       // products are handed out `group` at a time
+  int64_t row_step;                            // blocks start at multiples of it
 };
 
 static inline int64_t gemm_steps(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
 // m * n * k as a double: the exact value does not matter, not overflowing does.
 static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch) {
-  GemmGrid grid = {1, 1, m, n, batch, 1};
+  GemmGrid grid = {1, 1, m, n, batch, 1, kGemmRowStep};
   const double work = (double)(m > kGemmMemoryRows || batch > 1 ? m : kGemmMemoryRows) * (double)n * (double)(k > 0 ? k : 1);
   const double share = (double)((int64_t)1 << kGemmShareLog2);
   if (work < 2 * share) {
@@ -80,10 +82,12 @@ static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64
     else if (split_cols) grid.col_blocks *= 2;
     else break;
   }
-  const int64_t row_steps = gemm_steps(m, kGemmRowStep), col_steps = gemm_steps(n, kGemmColStep);
-  if (grid.row_blocks > row_steps) grid.row_blocks = row_steps;
+  const int64_t col_steps = gemm_steps(n, kGemmColStep);
+  if (grid.row_blocks > gemm_steps(m, kGemmRowStep)) grid.row_blocks = gemm_steps(m, kGemmRowStep);
+  grid.row_step = gemm_steps(m, kGemmRowStep) % grid.row_blocks ? kGemmFineRowStep : kGemmRowStep;
+  const int64_t row_steps = gemm_steps(m, grid.row_step);
   if (grid.col_blocks > col_steps) grid.col_blocks = col_steps;
-  grid.rows = gemm_steps(row_steps, grid.row_blocks) * kGemmRowStep;
+  grid.rows = gemm_steps(row_steps, grid.row_blocks) * grid.row_step;
   grid.cols = gemm_steps(col_steps, grid.col_blocks) * kGemmColStep;
   return grid;
 }
@@ -105,11 +109,11 @@ static inline int64_t gemm_shares(const GemmGrid& grid) { return grid.groups * g
 static inline GemmBlock gemm_block(const GemmGrid& grid, int64_t index, int64_t m, int64_t n, int64_t batch) {
   const int64_t col = index % grid.col_blocks, rest = index / grid.col_blocks;
   const int64_t row = rest % grid.row_blocks, group = rest / grid.row_blocks;
-  const int64_t row_steps = gemm_steps(m, kGemmRowStep), col_steps = gemm_steps(n, kGemmColStep);
+  const int64_t row_steps = gemm_steps(m, grid.row_step), col_steps = gemm_steps(n, kGemmColStep);
   GemmBlock block = {group * grid.group,
                      (group + 1) * grid.group,
-                     row * row_steps / grid.row_blocks * kGemmRowStep,
-                     (row + 1) * row_steps / grid.row_blocks * kGemmRowStep,
+                     row * row_steps / grid.row_blocks * grid.row_step,
+                     (row + 1) * row_steps / grid.row_blocks * grid.row_step,
                      col * col_steps / grid.col_blocks * kGemmColStep,
                      (col + 1) * col_steps / grid.col_blocks * kGemmColStep};
   if (block.batch_end > batch) block.batch_end = batch;
@@ -165,6 +169,6 @@ static inline AmxScratch amx_scratch(const GemmGrid& grid, int64_t k) {
 }
 
 // Of products of few rows as one: 128 columns at a time.
-static inline GemmGrid amx_joined_grid(int64_t m) { return {1, 1, m, 128, 1, 1}; }
+static inline GemmGrid amx_joined_grid(int64_t m) { return {1, 1, m, 128, 1, 1, kGemmRowStep}; }
 
 }  // namespace mg

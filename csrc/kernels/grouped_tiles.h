@@ -32,7 +32,7 @@ static inline GroupedGrid grouped_grid(int64_t rows, int64_t n, int64_t k, int64
   if (work < (double)grid.shares) grid.shares = work < 2.0 ? 1 : (int64_t)work;
   return grid;
 }
-static inline GemmGrid grouped_unit(int64_t rows, int64_t cols) { return {1, 1, rows, cols, 1, 1}; }
+static inline GemmGrid grouped_unit(int64_t rows, int64_t cols) { return {1, 1, rows, cols, 1, 1, kGemmRowStep}; }
 
 // Weight gradients: a product a group, whose depth is the group's rows.
 static inline GemmGrid grouped_weight_grid(int64_t rows, int64_t m, int64_t n, int64_t experts) {

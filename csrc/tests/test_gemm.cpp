@@ -364,7 +364,7 @@ TEST_CASE("gemm: shares cover C once, evenly") {
       }
       CHECK(area == m * n);
       // Blocks differ by one step each way, and the last step may be short.
-      CHECK(most - least <= 2 * (grid.rows * mg::kGemmColStep + grid.cols * mg::kGemmRowStep));
+      CHECK(most - least <= 2 * (grid.rows * mg::kGemmColStep + grid.cols * grid.row_step));
     }
   }
 }
