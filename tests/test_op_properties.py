@@ -169,6 +169,7 @@ def test_attention_backward_is_causal() -> None:
         ([20, 0, 9], [6, 4, 5], [6, 0, 5]),  # in another order, one without queries
         ([4, 4, 11, 11], [0, 7, 0, 3], [0, 7, 0, 1]),  # some of nothing, at both ends of others
         ([7, 2], [0, 0], [0, 0]),
+        ([2, 7], [0, 0], [0, 0]),
         ([], [], []),
     ],
 )

@@ -198,8 +198,8 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
 
 // Zeros for heads [group, group + groups) of keys outside all sequences.
 template <class T>
-static inline void clear_gaps(const AttentionBackwardArgs<T>& args, int64_t seq, int64_t group, int64_t groups) {
-  each_key_gap(args.fwd, seq, [&](int64_t begin, int64_t end) {
+static inline void clear_gaps(const AttentionBackwardArgs<T>& args, int64_t seq, bool in_order, int64_t group, int64_t groups) {
+  each_key_gap(args.fwd, seq, in_order, [&](int64_t begin, int64_t end) {
     const auto rows = [&](T* p, int64_t stride, int64_t width) {
       for (int64_t r = begin; r < end; ++r)
         for (int64_t i = group * width; i < (group + groups) * width; ++i) p[r * stride + i] = T{};
@@ -213,6 +213,7 @@ template <class P>
 static void attention_backward_of(const AttentionBackwardArgs<typename P::Element>& args, const Share& share) {
   const BackwardScratch scratch = backward_scratch<P>(args.fwd, share.scratch);
   const Range range = range_of(share.index, args.fwd.seqs * args.fwd.kv_heads, backward_units_per_share(args));
+  const bool in_order = keys_in_order(args.fwd);
   for (int64_t unit = range.begin; unit < range.end;) {
     const int64_t seq = unit / args.fwd.kv_heads, group = unit % args.fwd.kv_heads;
     const int64_t groups = at_most(args.fwd.kv_heads - group, range.end - unit);
@@ -221,8 +222,8 @@ static void attention_backward_of(const AttentionBackwardArgs<typename P::Elemen
       attention_backward_unit<P>(args, unit, scratch);
       done = 1;
     }
-    clear_gaps(args, seq, group, done);
+    clear_gaps(args, seq, in_order, group, done);
     unit += done;
   }
-  if (args.fwd.seqs == 0 && share.index == 0) clear_gaps(args, 0, 0, args.fwd.kv_heads);
+  if (args.fwd.seqs == 0 && share.index == 0) clear_gaps(args, 0, in_order, 0, args.fwd.kv_heads);
 }

@@ -64,22 +64,35 @@ template <class T> static inline int64_t backward_units_per_share(const Attentio
   return attention_units(rows, fwd.k_rows, fwd.seqs, 3 * fwd.k_dim + 2 * fwd.v_dim);
 }
 
+// Whether the keys of each sequence come after those of the one before.
+template <class T> static inline bool keys_in_order(const AttentionArgs<T>& args) {
+  bool yes = true;
+  for (int64_t s = 1; s < args.seqs; ++s) yes &= args.k_start[s] >= args.k_start[s - 1] + (int64_t)args.k_len[s - 1];
+  return yes;
+}
 // Calls body(begin, end) for the keys outside all sequences that the shares of sequence `seq` see to: those behind its own, and
-// those before all if its own come first. Without any sequence the first share sees to all of them.
-template <class T, class Body> static inline void each_key_gap(const AttentionArgs<T>& args, int64_t seq, const Body& body) {
-  bool any = false, first = true, behind = true;
+// those before all if its own come first. Without any sequence the first share sees to all of them. In order only the next
+// sequence is looked at: there may be thousands of short ones.
+template <class T, class Body>
+static inline void each_key_gap(const AttentionArgs<T>& args, int64_t seq, bool in_order, const Body& body) {
   const int64_t begin = args.seqs > 0 ? args.k_start[seq] : 0, stop = args.seqs > 0 ? begin + args.k_len[seq] : 0;
   int64_t next = args.k_rows;
-  for (int64_t s = 0; s < args.seqs; ++s) {
-    const int64_t start = args.k_start[s], end = start + args.k_len[s];
-    if (start == end) continue;
-    any = true;
-    if (start < begin || (start == begin && s < seq)) first = false;
-    if (start >= stop) next = start < next ? start : next;
-    else if (end > stop || (end == stop && s < seq)) behind = false;
+  bool first = seq == 0 || !in_order, behind = true;
+  if (in_order) {
+    if (seq + 1 < args.seqs) next = args.k_start[seq + 1];
+  } else {
+    bool any = false;
+    for (int64_t s = 0; s < args.seqs; ++s) {
+      const int64_t start = args.k_start[s], end = start + args.k_len[s];
+      if (start == end) continue;
+      any = true;
+      if (start < begin || (start == begin && s < seq)) first = false;
+      if (start >= stop) next = start < next ? start : next;
+      else if (end > stop || (end == stop && s < seq)) behind = false;
+    }
+    if (!any && seq == 0) body((int64_t)0, args.k_rows);
+    if (begin == stop) return;
   }
-  if (!any && seq == 0) body((int64_t)0, args.k_rows);
-  if (begin == stop) return;
   if (first && begin > 0) body((int64_t)0, begin);
   if (behind && next > stop) body(stop, next);
 }

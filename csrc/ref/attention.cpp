@@ -135,7 +135,7 @@ void attention_backward(const AttentionBackwardArgs<double>& args, const Share& 
   const AttentionArgs<double>& fwd = args.fwd;
   const int64_t seq = share.index / fwd.kv_heads, group = share.index % fwd.kv_heads;
   const auto clear_gaps = [&](int64_t heads) {
-    each_key_gap(fwd, seq, [&](int64_t from, int64_t to) {
+    each_key_gap(fwd, seq, keys_in_order(fwd), [&](int64_t from, int64_t to) {
       if (!args.accumulate_dk) clear(args.dk + from * fwd.k_stride + group * fwd.k_dim, to - from, fwd.k_stride, heads * fwd.k_dim);
       if (!args.accumulate_dv) clear(args.dv + from * fwd.v_stride + group * fwd.v_dim, to - from, fwd.v_stride, heads * fwd.v_dim);
     });
