@@ -388,7 +388,7 @@ template <class T> struct SgdArgs {
 
 // What benches hold other kernels against. `peak` does kPeakGrain floating-point operations a share in independent chains of
 // the fastest multiply-add of T; `read` sums an array up, chunk by chunk.
-constexpr int64_t kPeakGrain = 3 << 19;  // a multiple of every target's pass; about 14 microseconds
+constexpr int64_t kPeakGrain = 3 << 23;  // a multiple of every target's pass; some 200 microseconds of fma, 9 of tiles
 template <class T> struct PeakArgs {
   Wide<T>* y;  // (shares): the mean of each share's chains, which is 1
   int64_t shares;

@@ -35,108 +35,133 @@ static inline void amx_pair_rows(const bf16* even, const bf16* odd, int64_t cols
   _mm512_storeu_si512(dst + 32, _mm512_permutex2var_epi64(low, second, high));
 }
 
-// 16 x 16 dwords: rows in, columns out.
-static inline void amx_transpose(__m512i* r) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
+// 16 rows of 16 dwords, `ld` bytes apart -> column p to dst + p * step. Quarters of rows j, j + 4, j + 8 and j + 12 are put into
+// one register by loads, so that only turning 4 x 4 dwords is left for the one port that shuffles.
+static inline void amx_transpose(const char* src, int64_t ld, bf16* dst, int64_t step) {
 #pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
+  for (int quarter = 0; quarter < 4; ++quarter, src += 16) {
+    __m512i r[4];
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    for (int j = 0; j < 4; ++j) {
+      const auto part = [&](int row) { return _mm_loadu_si128((const __m128i*)(src + row * ld)); };
+      r[j] = _mm512_castsi128_si512(part(j));
+      r[j] = _mm512_inserti32x4(r[j], part(j + 4), 1);
+      r[j] = _mm512_inserti32x4(r[j], part(j + 8), 2);
+      r[j] = _mm512_inserti32x4(r[j], part(j + 12), 3);
+    }
+    const __m512i a = _mm512_unpacklo_epi32(r[0], r[1]), b = _mm512_unpackhi_epi32(r[0], r[1]);
+    const __m512i c = _mm512_unpacklo_epi32(r[2], r[3]), d = _mm512_unpackhi_epi32(r[2], r[3]);
+    bf16* to = dst + 4 * quarter * step;
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi64(a, c));
+    _mm512_storeu_si512(to + step, _mm512_unpackhi_epi64(a, c));
+    _mm512_storeu_si512(to + 2 * step, _mm512_unpacklo_epi64(b, d));
+    _mm512_storeu_si512(to + 3 * step, _mm512_unpackhi_epi64(b, d));
   }
 }
 
 // 16 rows of `depth` <= 32 k each (row i at src + i * ld, those from `rows` on are zero), transposed as pairs: pair p of
 // row i goes to dst[p * step + 2 i].
 static inline void amx_turn(const bf16* src, int64_t ld, int64_t rows, int64_t depth, bf16* dst, int64_t step) {
-  const __mmask32 mask = depth >= 32 ? ~0u : (1u << depth) - 1u;
-  __m512i block[16];
-  if (rows == 16) {
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) block[i] = _mm512_maskz_loadu_epi16(mask, src + i * ld);
-  } else {
-    for (int i = 0; i < 16; ++i) block[i] = i < rows ? _mm512_maskz_loadu_epi16(mask, src + i * ld) : _mm512_setzero_si512();
+  if (rows == 16 && depth >= 32) {
+    amx_transpose((const char*)src, ld * 2, dst, step);
+    return;
   }
-  amx_transpose(block);
-#pragma GCC unroll 16
-  for (int p = 0; p < 16; ++p) _mm512_storeu_si512(dst + p * step, block[p]);
+  alignas(64) bf16 padded[16 * 32];
+  const __mmask32 mask = depth >= 32 ? ~0u : (1u << depth) - 1u;
+  for (int i = 0; i < 16; ++i)
+    _mm512_store_si512(padded + 32 * i, i < rows ? _mm512_maskz_loadu_epi16(mask, src + i * ld) : _mm512_setzero_si512());
+  amx_transpose((const char*)padded, 64, dst, step);
 }
 
-// A panel of B: `cols` <= 32 columns, `depth` k from b on -> dst[pair][32 columns][2], zeros up to whole blocks of k.
-static inline void amx_pack_b(const bf16* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth, bf16* dst) {
-  const int64_t padded = (depth + kAmxK - 1) / kAmxK * kAmxK;
+// Columns from c on that a tile or panel of 32 has.
+static inline int64_t amx_width(int64_t c, int64_t count) { return count - c < kAmxTile ? count - c : kAmxTile; }
+
+// Panels of B: `cols` columns, `depth` k from b on -> panel p at dst + p * `step`, [pair][32 columns][2], zeros up to whole
+// steps of k. Row by row of what is stored, because only whole rows are fetched ahead by the hardware.
+static inline void amx_pack_b(const bf16* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth, bf16* dst, int64_t step) {
+  const int64_t padded = gemm_steps(depth, kAmxK) * kAmxK;
   if (transposed) {
-    for (int64_t k = 0; k < padded; k += kAmxK) {
-      const int64_t left = depth - k < kAmxK ? depth - k : kAmxK;
-      for (int64_t half = 0; half < 2; ++half) {
-        const int64_t rows = cols - 16 * half < 16 ? (cols - 16 * half > 0 ? cols - 16 * half : 0) : 16;
-        amx_turn(b + 16 * half * ldb + k, ldb, rows, left, dst + k * 32 + 32 * half, 64);
-      }
+    for (int64_t c = 0; c < cols; c += 16) {
+      bf16* to = dst + c / kAmxTile * step + c % kAmxTile * 2;
+      for (int64_t k = 0; k < depth; k += kAmxK)
+        amx_turn(b + c * ldb + k, ldb, cols - c < 16 ? cols - c : 16, depth - k < kAmxK ? depth - k : kAmxK, to + k * kAmxTile, 64);
+    }
+    if (cols % kAmxTile > 0 && cols % kAmxTile <= 16) {  // the second half of the last panel
+      bf16* to = dst + cols / kAmxTile * step + 32;
+      for (int64_t k = 0; k < padded; k += 2) memset(to + k * kAmxTile, 0, 64);
     }
     return;
   }
   for (int64_t k = 0; k < padded; k += 2) {
-    if (k < depth) amx_pair_rows(b + k * ldb, k + 1 < depth ? b + (k + 1) * ldb : nullptr, cols, dst + k * 32);
-    else memset(dst + k * 32, 0, 128);
+    const bf16* row = b + k * ldb;
+    for (int64_t c = 0; c < cols; c += kAmxTile, row += kAmxTile) {
+      bf16* to = dst + c / kAmxTile * step + k * kAmxTile;
+      if (k < depth) amx_pair_rows(row, k + 1 < depth ? row + ldb : nullptr, amx_width(c, cols), to);
+      else memset(to, 0, 128);
+    }
   }
 }
 
-// `rows` <= 32 rows of A as [row][padded depth]; zeros elsewhere. transposed: A is stored (K, M).
-static inline void amx_pack_a(const bf16* a, int64_t lda, bool transposed, int64_t rows, int64_t depth, bf16* dst) {
-  const int64_t padded = (depth + kAmxK - 1) / kAmxK * kAmxK;
-  if (!transposed) {
-    for (int64_t r = 0; r < kAmxTile; ++r) {
-      for (int64_t k = 0; k < padded; k += 32) {
-        const int64_t left = depth - k;
-        const __mmask32 mask = r >= rows ? 0u : left >= 32 ? ~0u : (1u << left) - 1u;
-        _mm512_storeu_si512(dst + r * padded + k, _mm512_maskz_loadu_epi16(mask, a + r * lda + k));
-      }
-    }
-    return;
-  }
+// Tiles of A: `rows` rows -> tile i at dst + i * step, [step of 32 k][32 rows][32 k]; zeros elsewhere. transposed: A is stored
+// (K, M).
+static inline void amx_pack_a(const bf16* a, int64_t lda, bool transposed, int64_t rows, int64_t depth, bf16* dst, int64_t step) {
   alignas(64) bf16 pairs[16 * 64];  // [pair][32 rows][2]
-  for (int64_t k = 0; k < padded; k += kAmxK) {
-    for (int64_t p = 0; p < kAmxK; p += 2) {
-      const int64_t at = k + p;
-      if (at < depth) amx_pair_rows(a + at * lda, at + 1 < depth ? a + (at + 1) * lda : nullptr, rows, pairs + p * 32);
-      else memset(pairs + p * 32, 0, 128);
-    }
-    for (int64_t half = 0; half < 2; ++half) {
-      __m512i block[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) block[i] = _mm512_loadu_si512(pairs + i * 64 + half * 32);
-      amx_transpose(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) _mm512_storeu_si512(dst + (16 * half + i) * padded + k, block[i]);
+  for (int64_t k = 0; k < depth; k += kAmxK) {
+    const int64_t left = depth - k;
+    for (int64_t r = 0; r < rows; r += kAmxTile) {
+      bf16* to = dst + r / kAmxTile * step + k * kAmxTile;
+      const int64_t high = amx_width(r, rows);
+      if (!transposed) {
+        const __mmask32 mask = left >= 32 ? ~0u : (1u << left) - 1u;
+        for (int64_t i = 0; i < high; ++i)
+          _mm512_storeu_si512(to + i * kAmxK, _mm512_maskz_loadu_epi16(mask, a + (r + i) * lda + k));
+        for (int64_t i = high; i < kAmxTile; ++i) _mm512_storeu_si512(to + i * kAmxK, _mm512_setzero_si512());
+        continue;
+      }
+      for (int64_t p = 0; p < kAmxK; p += 2) {
+        const bf16* row = a + (k + p) * lda + r;
+        if (p < left) amx_pair_rows(row, p + 1 < left ? row + lda : nullptr, high, pairs + p * 32);
+        else memset(pairs + p * 32, 0, 128);
+      }
+      amx_transpose((const char*)pairs, 128, to, kAmxK);
+      amx_transpose((const char*)(pairs + 32), 128, to + 16 * kAmxK, kAmxK);
     }
   }
 }
 
-// c (32 x 32 floats) = or += a b. a: rows at `lda` elements; b: a packed panel; `steps` of 32 k.
+// What is done beside a product, a little at each step, while the tile unit computes: lines are asked for (of `c_rows` rows of C,
+// and of what goes into them, and of `a_rows` rows of the tile of A that is next), and the tile before gets its activation.
+struct AmxBeside {
+  GemmLines lines;
+  int64_t c_rows;
+  const char* a;
+  int64_t a_rows, a_step;
+  const GemmEpilogue<bf16>* epilogue;
+  const float* sums;
+  int64_t row, rows, col, cols, rows_now;
+
+  void finish(int64_t now) {
+    if (now > rows) now = rows;
+    if (now <= 0) return;
+    gemm_finish(*epilogue, sums, kAmxTile, row, now, col, cols);
+    sums += now * kAmxTile, row += now, rows -= now;
+  }
+};
+
+// Rows of a tile of A, `row` elements apart; steps of 32 k, `step` elements apart.
+struct AmxRows {
+  const bf16* at;
+  int64_t row, step;
+};
+
+// c (32 x 32 floats) = or += a b. b: a packed panel; `steps` of 32 k.
 // kRows, kCols: how many of the 2 x 2 tiles are real.
 template <int kRows, int kCols>
-static void amx_product(const bf16* a, int64_t lda, const bf16* b, int64_t steps, bool add, float* c) {
-  const int64_t a_bytes = lda * 2, c_bytes = kAmxTile * 4;
+static void amx_product(AmxRows a, const bf16* b, int64_t steps, bool add, float* c, AmxBeside& beside) {
+  const int64_t a_bytes = a.row * 2, c_bytes = kAmxTile * 4;
+  GemmLines lines = beside.lines;
+  const char* next_a = beside.a;
+  const int64_t c_rows = beside.c_rows, a_rows = beside.a_rows, a_step = beside.a_step;
   asm volatile("" ::: "memory");  // the tile instructions do not say what they read and write
   if (add) {
     _tile_loadd(0, c, c_bytes);
@@ -152,14 +177,20 @@ static void amx_product(const bf16* a, int64_t lda, const bf16* b, int64_t steps
   for (int64_t s = 0; s < steps; ++s) {
     _tile_loadd(6, b + s * 1024, 128);
     if (kCols > 1) _tile_loadd(7, b + s * 1024 + 32, 128);
-    _tile_loadd(4, a + s * kAmxK, a_bytes);
+    _tile_loadd(4, a.at, a_bytes);
     _tile_dpbf16ps(0, 4, 6);
     if (kCols > 1) _tile_dpbf16ps(1, 4, 7);
     if (kRows > 1) {
-      _tile_loadd(5, a + s * kAmxK + 16 * lda, a_bytes);
+      _tile_loadd(5, a.at + 16 * a.row, a_bytes);
       _tile_dpbf16ps(2, 5, 6);
       if (kCols > 1) _tile_dpbf16ps(3, 5, 7);
     }
+    a.at += a.step;
+    for (int64_t r = 0; r < c_rows; ++r) gemm_ahead_row(lines.c, lines.slope, lines.given, lines.step, lines.second);
+    const char* ahead = next_a;
+    for (int64_t r = 0; r < a_rows; ++r, ahead += a_step) __builtin_prefetch(ahead, 0, 2);
+    next_a += 64;
+    if (beside.rows > 0) beside.finish(beside.rows_now);
   }
   _tile_stored(0, c, c_bytes);
   if (kCols > 1) _tile_stored(1, c + 16, c_bytes);
@@ -181,49 +212,69 @@ static inline void amx_load_c(const GemmEpilogue<bf16>& e, int64_t row, int64_t 
 
 static void amx_block(const GemmArgs<bf16>& args, const GemmBlock& block, int64_t batch, const GemmGrid& grid, void* scratch) {
   const AmxScratch sizes = amx_scratch(grid, args.k);
-  bf16* panel = (bf16*)scratch;
-  bf16* packed = panel + sizes.panel;
-  float* partial = sizes.partial ? (float*)(packed + sizes.packed) : nullptr;
-  alignas(64) float one[kAmxTile * kAmxTile];
+  bf16* const panels = (bf16*)scratch;
+  bf16* const packed = panels + sizes.panels;
+  float* const partial = sizes.partial ? (float*)(packed + sizes.tile) : nullptr;
+  alignas(64) float two[2][kAmxTile * kAmxTile];
   const bf16 *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
   const GemmEpilogue<bf16> epilogue = gemm_epilogue(args, batch);
   const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-  const int64_t tiles = (rows + kAmxTile - 1) / kAmxTile, panels = (cols + kAmxTile - 1) / kAmxTile;
+  const int64_t tiles = (rows + kAmxTile - 1) / kAmxTile, count = (cols + kAmxTile - 1) / kAmxTile;
+  const int64_t depth = amx_depth(args.k);
+  AmxBeside beside = {};
+  beside.epilogue = &epilogue, beside.a_step = args.lda * (int64_t)sizeof(bf16);
+  const bool later = args.act != Act::none;  // the rest is stores, which do not hide
   int64_t k = 0;
   do {  // once even if K is 0: the epilogue of nothing
-    const int64_t now = args.k - k < kAmxDepth ? args.k - k : kAmxDepth, steps = (now + kAmxK - 1) / kAmxK;
-    const bool first = k == 0, last = k + now == args.k, whole = !args.trans_a && now % kAmxK == 0;
+    const int64_t now = args.k - k < depth ? args.k - k : depth, steps = (now + kAmxK - 1) / kAmxK;
+    const bool first = k == 0, last = k + now == args.k;
+    // In place, unless rows would share cache sets.
+    const bool whole = !args.trans_a && now % kAmxK == 0 && beside.a_step % 4096 != 0;
+    const int64_t step = steps * kAmxTile * kAmxK;
+    beside.rows_now = steps > 0 ? gemm_steps(kAmxTile, steps) : kAmxTile;
+    beside.c_rows = last ? beside.rows_now : 0;
+    amx_pack_b(b + (args.trans_b ? block.col_begin * args.ldb + k : k * args.ldb + block.col_begin), args.ldb, args.trans_b, cols,
+               now, panels, step);
+    if (args.trans_a) amx_pack_a(a + k * args.lda + block.row_begin, args.lda, true, rows, now, packed, step);
     for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t row = block.row_begin + i * kAmxTile, left = block.row_end - row;
-      const bf16* tile = args.trans_a ? a + k * args.lda + row : a + row * args.lda + k;
-      if (!whole || left < kAmxTile)
-        amx_pack_a(tile, args.lda, args.trans_a, left < kAmxTile ? left : kAmxTile, now, packed + i * kAmxTile * steps * kAmxK);
-    }
-    for (int64_t p = 0; p < panels; ++p) {
-      const int64_t col = block.col_begin + p * kAmxTile, wide = block.col_end - col < kAmxTile ? block.col_end - col : kAmxTile;
-      amx_pack_b(b + (args.trans_b ? col * args.ldb + k : k * args.ldb + col), args.ldb, args.trans_b, wide, now, panel);
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t row = block.row_begin + i * kAmxTile, left = block.row_end - row;
-        const int64_t height = left < kAmxTile ? left : kAmxTile;
-        const bool in_place = whole && height == kAmxTile;
-        const bf16* tile = in_place ? a + row * args.lda + k : packed + i * kAmxTile * steps * kAmxK;
-        const int64_t step = in_place ? args.lda : steps * kAmxK;
-        float* sums = partial ? partial + (i * panels + p) * kAmxTile * kAmxTile : one;
+      const int64_t row = block.row_begin + i * kAmxTile, height = amx_width(row, block.row_end);
+      AmxRows tile = {packed + (args.trans_a ? i * step : 0), kAmxK, kAmxTile * kAmxK};
+      if (!args.trans_a) {
+        const bf16* rows_of_a = a + row * args.lda + k;
+        if (whole && height == kAmxTile) tile = {rows_of_a, args.lda, kAmxK};
+        else amx_pack_a(rows_of_a, args.lda, false, height, now, packed, 0);
+      }
+      // The next tile's rows of A, if it is not packed in advance.
+      const bool more = !args.trans_a && (i + 1 < tiles || !last);
+      const int64_t next = i + 1 < tiles ? row + kAmxTile : block.row_begin, next_rows = more ? amx_width(next, block.row_end) : 0;
+      const char* next_a = (const char*)(a + next * args.lda + (i + 1 < tiles ? k : k + now));
+      for (int64_t p = 0; p < count; ++p) {
+        const int64_t col = block.col_begin + p * kAmxTile, wide = amx_width(col, block.col_end);
+        float* sums = partial ? partial + (i * count + p) * kAmxTile * kAmxTile : two[(i * count + p) % 2];
         if (first && args.accumulate) amx_load_c(epilogue, row, height, col, wide, sums);
         const bool add = !first || args.accumulate;
-        if (height > 16) (wide > 16 ? amx_product<2, 2> : amx_product<2, 1>)(tile, step, panel, steps, add, sums);
-        else (wide > 16 ? amx_product<1, 2> : amx_product<1, 1>)(tile, step, panel, steps, add, sums);
-        if (last) gemm_finish(epilogue, sums, kAmxTile, row, height, col, wide);
+        if (last) gemm_lines(beside.lines, epilogue, row * epilogue.ldc + col, height, wide);
+        const int64_t from_row = p * next_rows / count;
+        beside.a = next_a + from_row * beside.a_step, beside.a_rows = (p + 1) * next_rows / count - from_row;
+        (height > 16 ? wide > 16 ? amx_product<2, 2> : amx_product<2, 1> : wide > 16 ? amx_product<1, 2> : amx_product<1, 1>)(
+            tile, panels + p * step, steps, add, sums, beside);
+        if (!last) continue;
+        beside.finish(beside.rows);
+        beside.sums = sums, beside.row = row, beside.rows = height, beside.col = col, beside.cols = wide;
+        if (!later) beside.finish(height);
       }
     }
     k += now;
   } while (k < args.k);
+  beside.finish(beside.rows);
 }
 
 static void gemm_amx(const GemmArgs<bf16>& args, const Share& share) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
-  const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
-  const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
+  const GemmGrid grid = amx_grid(args);
+  const int64_t units = gemm_shares(grid), unit = share.index * units / share.count;  // no more units than shares
+  if (unit == (share.index + 1) * units / share.count) return;
+  const GemmBlock block = gemm_block(grid, unit, args.m, args.n, args.batch);
   amx_begin();
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) amx_block(args, block, p, grid, share.scratch);
   _tile_release();

@@ -18,8 +18,7 @@ Plan plan_gemm(const GemmArgs<double>& args) { return plan(args); }
 Plan plan_gemm(const GemmArgs<bf16>& args) {
   Plan made = plan(args);
   if (made.shares == 0) return made;
-  const AmxScratch amx = amx_scratch(gemm_grid(args.m, args.n, args.k, args.batch), args.k);
-  const size_t bytes = sizeof(bf16) * (size_t)(amx.panel + amx.packed) + sizeof(float) * (size_t)amx.partial;
+  const size_t bytes = (size_t)amx_scratch_bytes(amx_grid(args), args.k);
   if (bytes > made.scratch_bytes) made.scratch_bytes = bytes;
   return made;
 }
@@ -27,8 +26,7 @@ Plan plan_gemm(const GemmArgs<bf16>& args) {
 Plan plan_gemm_joined(const JoinedGemmArgs<float>& args) { return {gemm_joined_shares(args), 0}; }
 Plan plan_gemm_joined(const JoinedGemmArgs<double>&) { return {1, 0}; }
 Plan plan_gemm_joined(const JoinedGemmArgs<bf16>& args) {
-  const AmxScratch amx = amx_scratch(amx_joined_grid(args.m), args.k);
-  return {gemm_joined_shares(args), sizeof(bf16) * (size_t)(amx.panel + amx.packed) + sizeof(float) * (size_t)amx.partial};
+  return {gemm_joined_shares(args), (size_t)amx_scratch_bytes(amx_joined_grid(args.m), args.k)};
 }
 
 namespace {

@@ -153,19 +153,63 @@ static inline GemmScratch gemm_scratch(const GemmGrid& grid, int64_t k, bool asi
   return most;
 }
 
-// The product on AMX tiles: 32 x 32 of C in registers, 32 k a step, panels of B of 512 k (32 KiB) that stay in L1.
+// The product on AMX tiles: 32 x 32 of C in registers, 32 k a step.
 constexpr int64_t kAmxTile = 32;
+constexpr int64_t kAmxRows = 16;  // of one register: shares start at multiples
 constexpr int64_t kAmxK = 32;
-constexpr int64_t kAmxDepth = 512;
+constexpr int64_t kAmxDepth = 1024;
 
-// Scratch of a share in elements: a panel of B, the packed rows of A for one block of k, and sums where K is cut.
+// K of a block: equal blocks.
+static inline int64_t amx_depth(int64_t k) {
+  const int64_t steps = gemm_steps(k, kAmxK), blocks = gemm_steps(k, kAmxDepth);
+  return blocks > 0 ? gemm_steps(steps, blocks) * kAmxK : 0;
+}
+
+// Units of 2^26 multiply-adds (some 50 microseconds), or up to four smaller ones; never more than gemm_grid's shares, which hand
+// them out. Cut where the least is packed: B for each block of rows, A (costly if transposed) for each block of columns.
+constexpr int kAmxUnitLog2 = 26, kAmxTurnedUnitLog2 = 27, kAmxSmallUnitLog2 = 21;
+static inline GemmGrid amx_grid(const GemmArgs<bf16>& args) {
+  GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
+  grid.row_step = kAmxRows;
+  if (args.batch == 1 && grid.row_blocks * grid.col_blocks > 1) {
+    const double work = (double)args.m * (double)args.n * (double)args.k;
+    const double small = work / (double)((int64_t)1 << kAmxSmallUnitLog2);
+    const double large = work / (double)((int64_t)1 << (args.trans_a ? kAmxTurnedUnitLog2 : kAmxUnitLog2));
+    const double want = large > 4 ? large : small < 4 ? small : 4;
+    const int64_t most = grid.row_blocks * grid.col_blocks;
+    const int64_t row_steps = gemm_steps(args.m, kAmxTile), col_steps = gemm_steps(args.n, kAmxTile);
+    const double cost_a = args.trans_a ? 2.5 : 0.5, cost_b = 1;
+    int64_t units = 1;
+    while (2 * units <= most && 2 * units <= want) units *= 2;
+    double least = -1;
+    for (int64_t rows = 1; rows <= units; rows *= 2) {
+      const int64_t cols = units / rows;
+      if (rows > row_steps || cols > col_steps) continue;
+      const double cost = cost_b * (double)rows * (double)args.n + cost_a * (double)cols * (double)args.m;
+      if (least >= 0 && cost >= least) continue;
+      least = cost;
+      grid.row_blocks = rows;
+      grid.col_blocks = cols;
+    }
+  }
+  grid.rows = gemm_steps(gemm_steps(args.m, kAmxRows), grid.row_blocks) * kAmxRows;
+  grid.cols = gemm_steps(gemm_steps(args.n, kGemmColStep), grid.col_blocks) * kGemmColStep;
+  return grid;
+}
+
+// Scratch of a share in elements: panels of B and a tile of A for one block of k, and sums where K is cut. It only grows with
+// K, whose blocks do not.
 struct AmxScratch {
-  int64_t panel, packed, partial;
+  int64_t panels, tile, partial;
 };
 static inline AmxScratch amx_scratch(const GemmGrid& grid, int64_t k) {
-  const int64_t depth = k < kAmxDepth ? (k + kAmxK - 1) / kAmxK * kAmxK : kAmxDepth;
-  const int64_t rows = (grid.rows + kAmxTile - 1) / kAmxTile * kAmxTile, cols = (grid.cols + kAmxTile - 1) / kAmxTile * kAmxTile;
-  return {depth * kAmxTile, depth * rows, k > kAmxDepth ? rows * cols : 0};
+  const int64_t depth = k < kAmxDepth ? gemm_steps(k, kAmxK) * kAmxK : kAmxDepth;
+  const int64_t rows = gemm_steps(grid.rows, kAmxTile) * kAmxTile, cols = gemm_steps(grid.cols, kAmxTile) * kAmxTile;
+  return {depth * cols, depth * rows, k > kAmxDepth ? rows * cols : 0};
+}
+static inline int64_t amx_scratch_bytes(const GemmGrid& grid, int64_t k) {
+  const AmxScratch sizes = amx_scratch(grid, k);
+  return (int64_t)sizeof(uint16_t) * (sizes.panels + sizes.tile) + (int64_t)sizeof(float) * sizes.partial;
 }
 
 // Of products of few rows as one: 128 columns at a time.

@@ -12,8 +12,7 @@ template <class T> size_t scratch_bytes(const GemmGrid& grid, int64_t k, bool as
   const GemmScratch sizes = gemm_scratch(grid, k, aside);
   size_t bytes = sizeof(Wide<T>) * (size_t)(sizes.panels + sizes.tile + sizes.partial);
   if (kNarrow<T>) {  // whichever of the two products of bf16 the machine has
-    const AmxScratch amx = amx_scratch(grid, k);
-    const size_t tiles = sizeof(bf16) * (size_t)(amx.panel + amx.packed) + sizeof(float) * (size_t)amx.partial;
+    const size_t tiles = (size_t)amx_scratch_bytes(grid, k);
     if (tiles > bytes) bytes = tiles;
   }
   return bytes;

@@ -1,4 +1,5 @@
-// The bf16 matrix product on AMX tiles; every other kernel is avx512's. As in avx512.cpp, no STL header here.
+// The bf16 matrix product on AMX tiles; attention is avx512's (where there are tiles, VDPBF16PS is half as fast as fma), every
+// other kernel avx512bf16's. As in avx512.cpp, no STL header here.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -48,7 +49,9 @@ void grouped_weight(const GroupedWeightArgs<bf16>& args, const Share& share) {
 
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
-    KernelTable<bf16> all = *avx512vnni::table_bf16();
+    KernelTable<bf16> all = *avx512bf16::table_bf16();
+    all.attention = avx512vnni::table_bf16()->attention;
+    all.attention_backward = avx512vnni::table_bf16()->attention_backward;
     all.gemm = &gemm_amx;
     all.gemm_joined = &gemm_joined;
     all.grouped_linear = &grouped_linear;

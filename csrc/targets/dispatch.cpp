@@ -75,7 +75,7 @@ std::vector<Target> targets_of(const CpuFeatures& cpu) {
   // The first two have a bf16 matrix product of their own, and with avx512vnni quantized ones; the rest is avx512's.
 #ifdef MG_TARGET_AVX512AMX
   all.push_back({"avx512amx", &avx512vnni::table, &avx512amx::table_bf16,
-                 cpu.amx_bf16 && cpu.avx512_vnni && allow_tiles(), true});
+                 cpu.amx_bf16 && cpu.avx512_bf16 && cpu.avx512_vnni && allow_tiles(), true});
 #endif
 #ifdef MG_TARGET_AVX512BF16
   const Target pairs = {"avx512bf16", &avx512vnni::table, &avx512bf16::table_bf16, cpu.avx512_bf16 && cpu.avx512_vnni,
