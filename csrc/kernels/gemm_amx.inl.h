@@ -210,58 +210,85 @@ static inline void amx_load_c(const GemmEpilogue<bf16>& e, int64_t row, int64_t 
   }
 }
 
+// `rows` x `cols` <= 32 x 32 sums, transposed.
+static inline float* amx_turned_sums(const float* sums, int64_t rows, int64_t cols, float* to) {
+  for (int64_t r = 0; r < rows; r += 16) {
+    for (int64_t c = 0; c < cols; c += 16)
+      amx_transpose((const char*)(sums + r * kAmxTile + c), kAmxTile * 4, (bf16*)(to + c * kAmxTile + r), 2 * kAmxTile);
+  }
+  return to;
+}
+
+// What a share multiplies: rows that lie in place (unless they must be packed) and columns that are packed; the other way round
+// where the transpose is computed.
+struct AmxSide {
+  const bf16* at;
+  int64_t ld, begin, end, tiles;
+  bool across;  // k lies along rows of what is stored
+  const bf16* of(int64_t i, int64_t k) const { return at + (across ? k * ld + i : i * ld + k); }
+};
+static inline AmxSide amx_side(const bf16* at, int64_t ld, bool across, int64_t begin, int64_t end) {
+  return {at, ld, begin, end, gemm_steps(end - begin, kAmxTile), across};
+}
+
 static void amx_block(const GemmArgs<bf16>& args, const GemmBlock& block, int64_t batch, const GemmGrid& grid, void* scratch) {
   const AmxScratch sizes = amx_scratch(grid, args.k);
   bf16* const panels = (bf16*)scratch;
-  bf16* const packed = panels + sizes.panels;
-  float* const partial = sizes.partial ? (float*)(packed + sizes.tile) : nullptr;
+  float* const partial = sizes.partial ? (float*)(panels + sizes.panels + sizes.tile) : nullptr;
   alignas(64) float two[2][kAmxTile * kAmxTile];
-  const bf16 *a = args.a + batch * args.stride_a, *b = args.b + batch * args.stride_b;
+  alignas(64) float turns[kAmxTile * kAmxTile];
   const GemmEpilogue<bf16> epilogue = gemm_epilogue(args, batch);
-  const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-  const int64_t tiles = (rows + kAmxTile - 1) / kAmxTile, count = (cols + kAmxTile - 1) / kAmxTile;
+  const bool turned = amx_turned(args);
+  AmxSide in_place = amx_side(args.a + batch * args.stride_a, args.lda, args.trans_a, block.row_begin, block.row_end);
+  AmxSide other = amx_side(args.b + batch * args.stride_b, args.ldb, !args.trans_b, block.col_begin, block.col_end);
+  if (turned) {
+    const AmxSide swapped = in_place;
+    in_place = other, other = swapped;
+  }
   const int64_t depth = amx_depth(args.k);
+  bf16* const packed = panels + other.tiles * kAmxTile * depth;
   AmxBeside beside = {};
-  beside.epilogue = &epilogue, beside.a_step = args.lda * (int64_t)sizeof(bf16);
-  const bool later = args.act != Act::none;  // the rest is stores, which do not hide
+  beside.epilogue = &epilogue, beside.a_step = in_place.ld * (int64_t)sizeof(bf16);
+  const bool later = args.act != Act::none && !turned;  // the rest is stores, which do not hide
   int64_t k = 0;
   do {  // once even if K is 0: the epilogue of nothing
     const int64_t now = args.k - k < depth ? args.k - k : depth, steps = (now + kAmxK - 1) / kAmxK;
     const bool first = k == 0, last = k + now == args.k;
-    // In place, unless rows would share cache sets.
-    const bool whole = !args.trans_a && now % kAmxK == 0 && beside.a_step % 4096 != 0;
+    // In place, unless rows that are used often would share cache sets.
+    const bool whole = !in_place.across && now % kAmxK == 0 && (beside.a_step % 4096 != 0 || other.tiles <= 4);
     const int64_t step = steps * kAmxTile * kAmxK;
     beside.rows_now = steps > 0 ? gemm_steps(kAmxTile, steps) : kAmxTile;
     beside.c_rows = last ? beside.rows_now : 0;
-    amx_pack_b(b + (args.trans_b ? block.col_begin * args.ldb + k : k * args.ldb + block.col_begin), args.ldb, args.trans_b, cols,
-               now, panels, step);
-    if (args.trans_a) amx_pack_a(a + k * args.lda + block.row_begin, args.lda, true, rows, now, packed, step);
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t row = block.row_begin + i * kAmxTile, height = amx_width(row, block.row_end);
-      AmxRows tile = {packed + (args.trans_a ? i * step : 0), kAmxK, kAmxTile * kAmxK};
-      if (!args.trans_a) {
-        const bf16* rows_of_a = a + row * args.lda + k;
-        if (whole && height == kAmxTile) tile = {rows_of_a, args.lda, kAmxK};
-        else amx_pack_a(rows_of_a, args.lda, false, height, now, packed, 0);
-      }
-      // The next tile's rows of A, if it is not packed in advance.
-      const bool more = !args.trans_a && (i + 1 < tiles || !last);
-      const int64_t next = i + 1 < tiles ? row + kAmxTile : block.row_begin, next_rows = more ? amx_width(next, block.row_end) : 0;
-      const char* next_a = (const char*)(a + next * args.lda + (i + 1 < tiles ? k : k + now));
-      for (int64_t p = 0; p < count; ++p) {
-        const int64_t col = block.col_begin + p * kAmxTile, wide = amx_width(col, block.col_end);
-        float* sums = partial ? partial + (i * count + p) * kAmxTile * kAmxTile : two[(i * count + p) % 2];
+    amx_pack_b(other.of(other.begin, k), other.ld, !other.across, other.end - other.begin, now, panels, step);
+    if (in_place.across)
+      amx_pack_a(in_place.of(in_place.begin, k), in_place.ld, true, in_place.end - in_place.begin, now, packed, step);
+    for (int64_t i = 0; i < in_place.tiles; ++i) {
+      const int64_t row = in_place.begin + i * kAmxTile, height = amx_width(row, in_place.end);
+      AmxRows tile = {packed + (in_place.across ? i * step : 0), kAmxK, kAmxTile * kAmxK};
+      if (whole && height == kAmxTile) tile = {in_place.of(row, k), in_place.ld, kAmxK};
+      else if (!in_place.across) amx_pack_a(in_place.of(row, k), in_place.ld, false, height, now, packed, 0);
+      // The rows of the next tile, if it is not packed in advance.
+      const bool more = !in_place.across && (i + 1 < in_place.tiles || !last);
+      const int64_t next = i + 1 < in_place.tiles ? row + kAmxTile : in_place.begin, next_k = i + 1 < in_place.tiles ? k : k + now;
+      const int64_t next_rows = more ? amx_width(next, in_place.end) : 0;
+      for (int64_t p = 0; p < other.tiles; ++p) {
+        const int64_t col = other.begin + p * kAmxTile, wide = amx_width(col, other.end), number = i * other.tiles + p;
+        float* sums = partial ? partial + number * kAmxTile * kAmxTile : two[number % 2];
         if (first && args.accumulate) amx_load_c(epilogue, row, height, col, wide, sums);
         const bool add = !first || args.accumulate;
-        if (last) gemm_lines(beside.lines, epilogue, row * epilogue.ldc + col, height, wide);
-        const int64_t from_row = p * next_rows / count;
-        beside.a = next_a + from_row * beside.a_step, beside.a_rows = (p + 1) * next_rows / count - from_row;
+        const int64_t c_row = turned ? col : row, c_rows = turned ? wide : height, c_col = turned ? row : col;
+        const int64_t c_cols = turned ? height : wide;
+        if (last) gemm_lines(beside.lines, epilogue, c_row * epilogue.ldc + c_col, c_rows, c_cols);
+        const int64_t from_row = p * next_rows / other.tiles;
+        beside.a = (const char*)in_place.of(next, next_k) + from_row * beside.a_step;
+        beside.a_rows = (p + 1) * next_rows / other.tiles - from_row;
         (height > 16 ? wide > 16 ? amx_product<2, 2> : amx_product<2, 1> : wide > 16 ? amx_product<1, 2> : amx_product<1, 1>)(
             tile, panels + p * step, steps, add, sums, beside);
         if (!last) continue;
         beside.finish(beside.rows);
-        beside.sums = sums, beside.row = row, beside.rows = height, beside.col = col, beside.cols = wide;
-        if (!later) beside.finish(height);
+        if (turned) sums = amx_turned_sums(sums, height, wide, turns);
+        beside.sums = sums, beside.row = c_row, beside.rows = c_rows, beside.col = c_col, beside.cols = c_cols;
+        if (!later) beside.finish(c_rows);
       }
     }
     k += now;

@@ -165,20 +165,26 @@ static inline int64_t amx_depth(int64_t k) {
   return blocks > 0 ? gemm_steps(steps, blocks) * kAmxK : 0;
 }
 
+// Few rows times a transposed B: its transpose is computed, from B as it lies, and A is what is packed.
+constexpr int64_t kAmxTurnedRows = 256;
+static inline bool amx_turned(const GemmArgs<bf16>& args) {
+  return !args.trans_a && args.trans_b && !args.accumulate && args.m <= kAmxTurnedRows;
+}
+
 // Units of 2^26 multiply-adds (some 50 microseconds), or up to four smaller ones; never more than gemm_grid's shares, which hand
 // them out. Cut where the least is packed: B for each block of rows, A (costly if transposed) for each block of columns.
 constexpr int kAmxUnitLog2 = 26, kAmxTurnedUnitLog2 = 27, kAmxSmallUnitLog2 = 21;
 static inline GemmGrid amx_grid(const GemmArgs<bf16>& args) {
   GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
   grid.row_step = kAmxRows;
-  if (args.batch == 1 && grid.row_blocks * grid.col_blocks > 1) {
+  if (args.batch == 1 && args.m > kAmxRows && grid.row_blocks * grid.col_blocks > 1) {
     const double work = (double)args.m * (double)args.n * (double)args.k;
     const double small = work / (double)((int64_t)1 << kAmxSmallUnitLog2);
     const double large = work / (double)((int64_t)1 << (args.trans_a ? kAmxTurnedUnitLog2 : kAmxUnitLog2));
     const double want = large > 4 ? large : small < 4 ? small : 4;
     const int64_t most = grid.row_blocks * grid.col_blocks;
     const int64_t row_steps = gemm_steps(args.m, kAmxTile), col_steps = gemm_steps(args.n, kAmxTile);
-    const double cost_a = args.trans_a ? 2.5 : 0.5, cost_b = 1;
+    const double cost_a = args.trans_a ? 2.5 : amx_turned(args) ? 1 : 0.5, cost_b = amx_turned(args) ? 0.5 : 1;
     int64_t units = 1;
     while (2 * units <= most && 2 * units <= want) units *= 2;
     double least = -1;
@@ -212,7 +218,7 @@ static inline int64_t amx_scratch_bytes(const GemmGrid& grid, int64_t k) {
   return (int64_t)sizeof(uint16_t) * (sizes.panels + sizes.tile) + (int64_t)sizeof(float) * sizes.partial;
 }
 
-// Of products of few rows as one: 128 columns at a time.
-static inline GemmGrid amx_joined_grid(int64_t m) { return {1, 1, m, 128, 1, 1, kGemmRowStep}; }
+// Of products of few rows as one: 256 columns at a time.
+static inline GemmGrid amx_joined_grid(int64_t m) { return {1, 1, m, 256, 1, 1, kGemmRowStep}; }
 
 }  // namespace mg

@@ -171,6 +171,28 @@ TEST_CASE("gemm bf16: a row alone has the bits of a row among many, in any order
   });
 }
 
+TEST_CASE("gemm bf16: few rows, whose product may be computed transposed, have the bits of many") {
+  for_each_target([&](const mg::Target& target) {
+    for (int64_t n : {5, 16, 33, 96}) {
+      for (int64_t k : {31, 96, 1100, 2048}) {
+        Problem all(300, n, k, 2), rows(300, n, k, 2);
+        REQUIRE(all.trans_b);
+        run(target, all.args());
+        for (int64_t i = 0, next = 1; i < 300; i = next, next = 3 * next + 1 < 300 ? 3 * next + 1 : 300) {
+          GemmArgs<bf16> some = rows.args();
+          some.m = next - i, some.a += i * k;
+          if (some.c) some.c += i * n;
+          if (some.wide_c) some.wide_c += i * n;
+          run(target, some);
+        }
+        INFO("target " << target.name << ", n " << n << ", k " << k);
+        CHECK(all.same_bits(rows));
+        CHECK(rows.guards_hold());
+      }
+    }
+  });
+}
+
 TEST_CASE("bf16: rounding to nearest even, NaN stays NaN, on every target") {
   // Every upper half with lower halves at, below and above the tie.
   std::vector<float> wide;
