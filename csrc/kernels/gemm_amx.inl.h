@@ -3,7 +3,9 @@
 // from k = 0 on, whatever the tile, so a row has the same bits alone or in a batch.
 //
 // Registers: 2 x 2 tiles of C, two of A, two of B: all eight. A is read where it lies if that is whole rows of whole blocks;
-// B is packed into panels of 32 columns. Block sizes are in gemm_tiles.h.
+// B is packed into panels of 32 columns. Of few rows times a transposed B the transpose is computed, so that it is B that is read
+// where it lies. A tile product takes 64 cycles a step in a unit of its own, but loads and stores beside it are not free, so what
+// is packed is kept small; arithmetic is free. Block sizes are in gemm_tiles.h.
 
 struct alignas(64) AmxConfig {
   uint8_t palette, start_row, reserved[14];
@@ -239,8 +241,11 @@ static void amx_block(const GemmArgs<bf16>& args, const GemmBlock& block, int64_
   alignas(64) float turns[kAmxTile * kAmxTile];
   const GemmEpilogue<bf16> epilogue = gemm_epilogue(args, batch);
   const bool turned = amx_turned(args);
-  AmxSide in_place = amx_side(args.a + batch * args.stride_a, args.lda, args.trans_a, block.row_begin, block.row_end);
-  AmxSide other = amx_side(args.b + batch * args.stride_b, args.ldb, !args.trans_b, block.col_begin, block.col_end);
+  // Without K nothing of A and B is read, and they may be null.
+  const bf16* a = args.k > 0 ? args.a + batch * args.stride_a : (const bf16*)two;
+  const bf16* b = args.k > 0 ? args.b + batch * args.stride_b : (const bf16*)two;
+  AmxSide in_place = amx_side(a, args.lda, args.trans_a, block.row_begin, block.row_end);
+  AmxSide other = amx_side(b, args.ldb, !args.trans_b, block.col_begin, block.col_end);
   if (turned) {
     const AmxSide swapped = in_place;
     in_place = other, other = swapped;
