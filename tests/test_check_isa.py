@@ -92,6 +92,7 @@ def listing(function: str, *instructions: str) -> list[str]:
         ("avx512bf16", BF16, PAIRS, None),
         ("avx512bf16", BF16, TILES, "amx"),
         ("avx512amx", BF16.replace("10avx512bf16", "9avx512amx"), TILES, None),
+        ("avx512amx", BF16.replace("10avx512bf16", "9avx512amx"), PAIRS, None),
     ],
 )
 def test_an_instruction(

@@ -24,7 +24,7 @@ ALLOWED = {
     "avx512": {"vex", "avx512"},
     "avx512vnni": {"vex", "avx512", "vnni"},
     "avx512bf16": {"vex", "avx512", "bf16", "vnni"},
-    "avx512amx": {"vex", "avx512", "amx"},
+    "avx512amx": {"vex", "avx512", "bf16", "amx"},
     "neon": set[str](),
     "neon_dotprod": {"dotprod"},
     "neon_i8mm": {"dotprod", "i8mm"},

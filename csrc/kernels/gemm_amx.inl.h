@@ -82,6 +82,7 @@ static inline int64_t amx_width(int64_t c, int64_t count) { return count - c < k
 // steps of k. Row by row of what is stored, because only whole rows are fetched ahead by the hardware.
 static inline void amx_pack_b(const bf16* b, int64_t ldb, bool transposed, int64_t cols, int64_t depth, bf16* dst, int64_t step) {
   const int64_t padded = gemm_steps(depth, kAmxK) * kAmxK;
+  if (padded == 0) return;  // then there is no scratch either
   if (transposed) {
     for (int64_t c = 0; c < cols; c += 16) {
       bf16* to = dst + c / kAmxTile * step + c % kAmxTile * 2;
