@@ -173,14 +173,14 @@ static inline bool amx_turned(const GemmArgs<bf16>& args) {
 
 // Units of 2^26 multiply-adds (some 50 microseconds), or up to four smaller ones; never more than gemm_grid's shares, which hand
 // them out. Cut where the least is packed: B for each block of rows, A (costly if transposed) for each block of columns.
-constexpr int kAmxUnitLog2 = 26, kAmxTurnedUnitLog2 = 27, kAmxSmallUnitLog2 = 21;
+constexpr int kAmxUnitLog2 = 26, kAmxTransposedUnitLog2 = 27, kAmxSmallUnitLog2 = 21;
 static inline GemmGrid amx_grid(const GemmArgs<bf16>& args) {
   GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
   grid.row_step = kAmxRows;
   if (args.batch == 1 && args.m > kAmxRows && grid.row_blocks * grid.col_blocks > 1) {
     const double work = (double)args.m * (double)args.n * (double)args.k;
     const double small = work / (double)((int64_t)1 << kAmxSmallUnitLog2);
-    const double large = work / (double)((int64_t)1 << (args.trans_a ? kAmxTurnedUnitLog2 : kAmxUnitLog2));
+    const double large = work / (double)((int64_t)1 << (args.trans_a ? kAmxTransposedUnitLog2 : kAmxUnitLog2));
     const double want = large > 4 ? large : small < 4 ? small : 4;
     const int64_t most = grid.row_blocks * grid.col_blocks;
     const int64_t row_steps = gemm_steps(args.m, kAmxTile), col_steps = gemm_steps(args.n, kAmxTile);
