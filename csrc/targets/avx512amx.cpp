@@ -1,5 +1,5 @@
-// The bf16 matrix product on AMX tiles; attention is avx512's (where there are tiles, VDPBF16PS is half as fast as fma), every
-// other kernel avx512bf16's. As in avx512.cpp, no STL header here.
+// The bf16 matrix product on AMX tiles, and float32's as these processors' caches want it (kGemmFar); attention is avx512's (where
+// there are tiles, VDPBF16PS is half as fast as fma), every other kernel avx512bf16's. As in avx512.cpp, no STL header here.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -45,8 +45,21 @@ void grouped_weight(const GroupedWeightArgs<bf16>& args, const Share& share) {
   grouped_columns(args, share, &amx_block);
   _tile_release();
 }
+void gemm(const GemmArgs<float>& args, const Share& share) { gemm_of<FloatWords<float>>(args, share); }
+void grouped_weight(const GroupedWeightArgs<float>& args, const Share& share) {
+  grouped_columns(args, share, &gemm_part<FloatWords<float>>);
+}
 }  // namespace
 
+const KernelTable<float>* table() {
+  static const KernelTable<float> kernels = [] {
+    KernelTable<float> all = *avx512vnni::table();
+    all.gemm = &gemm;
+    all.grouped_weight = &grouped_weight;
+    return all;
+  }();
+  return &kernels;
+}
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512bf16::table_bf16();

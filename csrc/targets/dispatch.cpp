@@ -72,9 +72,9 @@ const Target& choose() {
 std::vector<Target> targets_of(const CpuFeatures& cpu) {
   (void)cpu;
   std::vector<Target> all;
-  // The first two have kernels of bf16 of their own, and with avx512vnni quantized products; the rest is avx512's.
+  // The first two have products of their own, and with avx512vnni quantized ones; the rest is avx512's.
 #ifdef MG_TARGET_AVX512AMX
-  all.push_back({"avx512amx", &avx512vnni::table, &avx512amx::table_bf16,
+  all.push_back({"avx512amx", &avx512amx::table, &avx512amx::table_bf16,
                  cpu.amx_bf16 && cpu.avx512_bf16 && cpu.avx512_vnni && allow_tiles(), true});
 #endif
 #ifdef MG_TARGET_AVX512BF16
