@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "bindings/common.h"
 #include "runtime/pool.h"
@@ -158,6 +159,19 @@ Array view(const Array& array, py::handle shape, int64_t offset) {
   return view_array(array, offset, sizes, rank);
 }
 
+// -> one array over several that follow each other in memory, or None.
+py::object joined(py::handle arrays) {
+  const py::tuple given(py::reinterpret_borrow<py::object>(arrays));
+  std::vector<const Array*> each;
+  for (py::handle array : given) {
+    each.push_back(unwrap(array.ptr()));
+    if (!each.back()) throw dtype_error(std::string("joined: expected arrays, got ") + Py_TYPE(array.ptr())->tp_name);
+  }
+  if (each.empty()) return py::none();
+  Array made = joined_array(each.data(), each.size());
+  return made.data ? py::reinterpret_steal<py::object>(wrap(std::move(made))) : py::none();
+}
+
 Array empty(py::handle shape, py::handle dtype) {
   int64_t sizes[kMaxRank];
   const int rank = to_shape(shape, sizes);
@@ -202,6 +216,8 @@ void register_arrays(py::module_& m) {
                                        "Overwrite with the elements of a NumPy array of the same type."));
   define<&empty>(m, "empty", py::arg("shape"), py::arg("dtype") = "float32", "An array with undefined contents.");
   define<&empty_like>(m, "empty_like", py::arg("array"));
+  m.def("joined", &joined, py::arg("arrays"),
+        "One array over several that follow each other in one block, their first axes as one; None where they do not.");
   define<&broadcast_shape>(m, "broadcast_shape", py::arg("name"), py::arg("a"), py::arg("b"),
                            "NumPy's broadcasting rule for two shapes. Raises ShapeError naming the op.");
   m.def("from_numpy", &copy_of, py::arg("values"), "A copy of a NumPy array (any strides, native byte order).");

@@ -169,8 +169,10 @@ void softmax_backward(const Array& y, const Array& dy, const Array& dx, int64_t 
   });
 }
 
+// packed: a token's queries, keys and values follow each other in one array, which stands for q (dq); k and v are not looked at.
 struct AttentionShape {
   int64_t heads, kv_heads, k_dim, v_dim;
+  bool packed;
 };
 
 KvType kv_type(const Array& cache, const char* op) {
@@ -192,16 +194,24 @@ AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, 
   args.heads = shape.heads, args.kv_heads = shape.kv_heads, args.k_dim = shape.k_dim, args.v_dim = shape.v_dim;
   args.q_stride = checked_mul(shape.heads, shape.k_dim), args.o_stride = checked_mul(shape.heads, shape.v_dim);
   args.k_stride = checked_mul(shape.kv_heads, shape.k_dim), args.v_stride = checked_mul(shape.kv_heads, shape.v_dim);
-  args.q_rows = q.size / args.q_stride;
-  args.k_rows = k.size / args.k_stride;
   args.seqs = k_len.size;
-  args.q = in<T>(&q, args.q_rows * args.q_stride, op, "q");
-  args.kv = k.dtype == q.dtype ? KvType::same : kv_type(k, op);
-  if (v.dtype != k.dtype) throw dtype_error("attention: `v` must be of `k`'s type");
-  args.k = k.as<T>(), args.v = v.as<T>();  // which are of `kv`
-  if (v.size < args.k_rows * args.v_stride)
-    throw shape_error("attention: `v` needs " + std::to_string(args.k_rows * args.v_stride) + " elements, got shape " +
-                      shape_text(v.shape, v.rank));
+  if (shape.packed) {
+    const int64_t queries = args.q_stride, keys = args.k_stride;
+    args.q_stride = args.k_stride = args.v_stride = checked_add(checked_add(queries, keys), args.v_stride);
+    args.q_rows = args.k_rows = q.size / args.q_stride;
+    args.q = in<T>(&q, args.q_rows * args.q_stride, op, "qkv");
+    args.k = args.q + queries, args.v = args.k + keys;
+  } else {
+    args.q_rows = q.size / args.q_stride;
+    args.k_rows = k.size / args.k_stride;
+    args.q = in<T>(&q, args.q_rows * args.q_stride, op, "q");
+    args.kv = k.dtype == q.dtype ? KvType::same : kv_type(k, op);
+    if (v.dtype != k.dtype) throw dtype_error("attention: `v` must be of `k`'s type");
+    args.k = k.as<T>(), args.v = v.as<T>();  // which are of `kv`
+    if (v.size < args.k_rows * args.v_stride)
+      throw shape_error("attention: `v` needs " + std::to_string(args.k_rows * args.v_stride) + " elements, got shape " +
+                        shape_text(v.shape, v.rank));
+  }
   args.o = out<T>(&o, args.q_rows * args.o_stride, op, "o");
   args.lse = out_opt<Wide<T>>(lse, args.q_rows * shape.heads, op, "lse");
   args.q_start = in<int32_t>(&q_start, args.seqs + 1, op, "q_start");
@@ -227,10 +237,10 @@ AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, 
 void attention(const Array& q, const Array& k, const Array& v, const Array& o, const Array& q_start,
                const Array& k_start, const Array& k_len, int64_t heads, int64_t kv_heads, int64_t k_dim, int64_t v_dim,
                double scale, bool causal, int64_t window, double soft_cap, const Array* alibi, const Array* lse,
-               const Array* k_scales, const Array* v_scales) {
+               const Array* k_scales, const Array* v_scales, bool packed) {
   by_dtype(q, "attention", [&](auto t) {
     using T = decltype(t);
-    auto args = attention_args<T>(q, k, v, o, lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim}, scale, causal,
+    auto args = attention_args<T>(q, k, v, o, lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim, packed}, scale, causal,
                                   window, soft_cap, alibi);
     if (args.kv == KvType::int8) {
       const int64_t scales = checked_mul(kv_heads, args.k_rows + kKeyChunk);
@@ -251,18 +261,22 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
                         const Array& d_o, const Array& dq, const Array& dk, const Array& dv, const Array& q_start,
                         const Array& k_start, const Array& k_len, int64_t heads, int64_t kv_heads, int64_t k_dim,
                         int64_t v_dim, double scale, bool causal, int64_t window, double soft_cap, const Array* alibi,
-                        bool accumulate_dq, bool accumulate_dk, bool accumulate_dv) {
+                        bool accumulate_dq, bool accumulate_dk, bool accumulate_dv, bool packed) {
   by_dtype(q, "attention_backward", [&](auto t) {
     using T = decltype(t);
     const char* op = "attention_backward";
     AttentionBackwardArgs<T> args{};
     if (k.dtype != q.dtype) throw dtype_error("attention_backward: keys and values must be of the queries' type");
-    args.fwd = attention_args<T>(q, k, v, o, &lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim}, scale,
+    args.fwd = attention_args<T>(q, k, v, o, &lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim, packed}, scale,
                                  causal, window, soft_cap, alibi);
     args.d_o = in<T>(&d_o, args.fwd.q_rows * args.fwd.o_stride, op, "d_o");
     args.dq = out<T>(&dq, args.fwd.q_rows * args.fwd.q_stride, op, "dq");
-    args.dk = out<T>(&dk, args.fwd.k_rows * args.fwd.k_stride, op, "dk");
-    args.dv = out<T>(&dv, args.fwd.k_rows * args.fwd.v_stride, op, "dv");
+    if (packed) {
+      args.dk = args.dq + (args.fwd.k - args.fwd.q), args.dv = args.dq + (args.fwd.v - args.fwd.q);
+    } else {
+      args.dk = out<T>(&dk, args.fwd.k_rows * args.fwd.k_stride, op, "dk");
+      args.dv = out<T>(&dv, args.fwd.k_rows * args.fwd.v_stride, op, "dv");
+    }
     args.accumulate_dq = accumulate_dq, args.accumulate_dk = accumulate_dk, args.accumulate_dv = accumulate_dv;
     MG_RUN(attention_backward, T, args, &q, &k, &v, &o, &lse, &d_o, &dq, &dk, &dv, &q_start, &k_start, &k_len, alibi);
   });
@@ -351,7 +365,7 @@ void register_layers(py::module_& m) {
   define<&attention>(m, "attention", py::arg("q"), py::arg("k"), py::arg("v"), py::arg("o"), py::arg("q_start"), py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"),
         py::arg("k_dim"), py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("lse") = nullptr, py::arg("k_scales") = nullptr,
-        py::arg("v_scales") = nullptr);
+        py::arg("v_scales") = nullptr, py::arg("packed") = false);
   define<&kv_put>(m, "kv_put", py::arg("x"), py::arg("ids"), py::arg("cache"), py::arg("heads"), py::arg("width"),
         py::arg("scales") = nullptr, "Rows x (T, heads, width) into rows ids of a cache of another type; uint8 holds int8 codes.");
   m.attr("KV_PAD") = kKeyChunk;  // scales of int8 keys lie (heads, rows + KV_PAD)
@@ -360,7 +374,7 @@ void register_layers(py::module_& m) {
         py::arg("k_start"), py::arg("k_len"), py::arg("heads"), py::arg("kv_heads"), py::arg("k_dim"),
         py::arg("v_dim"), py::arg("scale"), py::arg("causal") = true, py::arg("window") = -1,
         py::arg("soft_cap") = 0.0, py::arg("alibi") = nullptr, py::arg("accumulate_dq") = false,
-        py::arg("accumulate_dk") = false, py::arg("accumulate_dv") = false);
+        py::arg("accumulate_dk") = false, py::arg("accumulate_dv") = false, py::arg("packed") = false);
   define<&cross_entropy>(m, "cross_entropy", py::arg("logits"), py::arg("targets"), py::arg("losses"), py::arg("vocab"),
         py::arg("dlogits") = nullptr, py::arg("inv_count") = nullptr, py::arg("label_smoothing") = 0.0,
         py::arg("z_loss") = 0.0);

@@ -73,4 +73,23 @@ Array view_array(const Array& base, int64_t offset, const int64_t* shape, int ra
   return view;
 }
 
+Array joined_array(const Array* const* arrays, size_t count) {
+  const Array& first = *arrays[0];
+  int64_t rows = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const Array& each = *arrays[i];
+    if (each.rank < 1 || each.rank != first.rank || each.dtype != first.dtype || each.block != first.block) return {};
+    for (int axis = 1; axis < each.rank; ++axis)
+      if (each.shape[axis] != first.shape[axis]) return {};
+    if (i > 0 && each.data != arrays[i - 1]->data + arrays[i - 1]->bytes()) return {};
+    rows = checked_add(rows, each.shape[0]);
+  }
+  int64_t shape[kMaxRank];
+  for (int axis = 0; axis < first.rank; ++axis) shape[axis] = first.shape[axis];
+  if (first.rank > 0) shape[0] = rows;
+  Array joined = first;
+  set_shape(joined, shape, first.rank);
+  return joined;
+}
+
 }  // namespace mg

@@ -31,6 +31,8 @@ struct Array {
 Array make_array(DType dtype, const int64_t* shape, int rank);
 // The same memory seen with another shape, from element `offset` on. Throws shape_error unless it fits.
 Array view_array(const Array& base, int64_t offset, const int64_t* shape, int rank);
+// Arrays that follow each other in one block as one, whose first axis is theirs together; no data where they do not.
+Array joined_array(const Array* const* arrays, size_t count);
 std::string shape_text(const int64_t* shape, int rank);  // "(2, 3)"
 
 }  // namespace mg

@@ -70,6 +70,7 @@ __all__: list[str] = [
     "grouped_weight",
     "isa",
     "isas",
+    "joined",
     "keep_type",
     "kv_put",
     "launch_host",
@@ -245,6 +246,7 @@ def attention(
     lse: Array | None = None,
     k_scales: Array | None = None,
     v_scales: Array | None = None,
+    packed: bool = False,
 ) -> None: ...
 def attention_backward(
     q: Array,
@@ -271,6 +273,7 @@ def attention_backward(
     accumulate_dq: bool = False,
     accumulate_dk: bool = False,
     accumulate_dv: bool = False,
+    packed: bool = False,
 ) -> None: ...
 def axpy(x: Array, y: Array, alpha: float = 1.0, beta: float = 0.0, alpha_at: Array | None = None) -> None:
     """
@@ -567,6 +570,11 @@ def isa() -> str: ...
 def isas() -> list[tuple[str, bool]]:
     """
     Instruction sets in this build, best first, and whether this machine has each.
+    """
+
+def joined(arrays: typing.Any) -> typing.Any:
+    """
+    One array over several that follow each other in one block, their first axes as one; None where they do not.
     """
 
 def keep_type(type: typing.Any) -> None:

@@ -120,6 +120,33 @@ class Slot:
             self.filled = True
 
 
+class JoinedSlot(Slot):
+    """Where gradients of several parameters go that lie side by side, as one: what is written there fills them all."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Sequence[Slot], array: Array) -> None:
+        super().__init__(array.shape, array.dtype, array)
+        self.parts = parts
+
+    def _meet(self) -> None:
+        """They are filled together from now on; where an op has filled only some, the others are zero."""
+        self.filled = any(part.filled for part in self.parts)
+        for part in self.parts:
+            if self.filled:
+                part.zero_if_empty()
+            part.filled = True
+
+    def target(self, dtype: str | None = None) -> tuple[Array, bool]:
+        if dtype is None or dtype == self.dtype:
+            self._meet()
+        return super().target(dtype)
+
+    def take(self, gradient: Array) -> None:
+        self._meet()
+        super().take(gradient)
+
+
 class Entry:
     """One op on the tape: what its backward needs and where gradients come from and go to.
 

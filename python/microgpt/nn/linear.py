@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from .. import _kernels as k
 from .. import ops
-from ..tensor import Tensor
+from ..autograd import JoinedSlot, state
+from ..tensor import Tensor, result
 from .context import Ctx
 from .module import Module, Parameter
 
@@ -84,6 +87,33 @@ def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
             return ys
     rows = ops.shared_rows(x, [linear.weight for linear in linears])
     return [linear(x, ctx, rows=rows) for linear in linears]
+
+
+def side_by_side(linears: Sequence[Linear]) -> tuple[Tensor, Tensor | None] | None:
+    """The weights and biases of several layers as one weight and one bias, where they follow each other in memory.
+
+    That is so where an optimizer has moved them into its arenas. Their gradients must lie so too, or none be wanted.
+    """
+    if any(linear.adapters or not isinstance(linear.weight, Tensor) for linear in linears):
+        return None
+    weight = _joined([linear.weight for linear in linears])
+    if weight is None or all(linear.bias is None for linear in linears):
+        return None if weight is None else (weight, None)
+    bias = None if any(linear.bias is None for linear in linears) else _joined([linear.bias for linear in linears])
+    return None if bias is None else (weight, bias)
+
+
+def _joined(parameters: Sequence[Any]) -> Tensor | None:
+    data = k.joined([each.data for each in parameters])
+    if data is None:
+        return None
+    slots = [each.slot for each in parameters]
+    if not state.enabled or all(slot is None for slot in slots):
+        return result(data)
+    if any(slot is None or slot.array is None for slot in slots):
+        return None
+    gradient = k.joined([slot.array for slot in slots])
+    return None if gradient is None else result(data, JoinedSlot(slots, gradient))
 
 
 def project_experts(x: Tensor, ctx: Ctx, routing: Any, linears: list[GroupedLinear]) -> list[Tensor]:

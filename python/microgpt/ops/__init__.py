@@ -1,6 +1,6 @@
 """The differentiable operations. Plain ops follow NumPy; fused ops are one kernel each, with a composed twin."""
 
-from .attention import attention
+from .attention import attention, packed_attention
 from .basic import (
     add,
     cast,
@@ -86,6 +86,7 @@ __all__ = [
     "mul",
     "neg",
     "op",
+    "packed_attention",
     "permute",
     "reciprocal",
     "reshape",

@@ -19,6 +19,34 @@ Array = k.Array
 Needs = list[bool] | None
 
 
+def _settings(
+    name: str, q: Array, widths: tuple[int, int, int, int], sequences: tuple[Array, Array, Array], scale: float | None,
+    causal: bool, window: int | None, soft_cap: float | None, alibi: Array | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The kernel's arguments beside arrays of tokens, checked. `widths`: H, G, K, Kv; `sequences`: q_start, k_start,
+    k_len."""
+    q_start, k_start, k_len = sequences
+    check_wide(name, q, alibi=alibi)
+    check_int32(name, q_start=q_start, k_start=k_start, k_len=k_len)
+    check(q_start.size == k_len.size + 1 == k_start.size + 1, name, "q_start", k_len.size + 1, q_start.size)
+    check(window is None or window > 0, name, "window", "at least 1", window)
+    heads, kv_heads, k_dim, v_dim = widths
+    return {
+        "q_start": q_start,
+        "k_start": k_start,
+        "k_len": k_len,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "k_dim": k_dim,
+        "v_dim": v_dim,
+        "scale": 1.0 / math.sqrt(k_dim) if scale is None else scale,
+        "causal": causal,
+        "window": -1 if window is None else window,
+        "soft_cap": soft_cap or 0.0,
+        "alibi": alibi,
+    }
+
+
 @op("q", "keys", "values")
 def attention(
     q: Array,
@@ -46,8 +74,6 @@ def attention(
     if cached is not isinstance(values, KVRows) or (cached and keys.dtype != values.dtype):
         raise UsageError("attention: keys and values must be cached in one type, or neither")
     check_float("attention", q=q, **({} if cached else {"k": keys, "v": values}))
-    check_wide("attention", q, alibi=alibi)
-    check_int32("attention", q_start=q_start, k_start=k_start, k_len=k_len)
     check(q.ndim == 3, "attention", "q", "three axes (tokens, heads, width)", q.shape)
     check(keys.ndim == 3 and keys.shape[2] == q.shape[2], "attention", "k", f"(keys, heads, {q.shape[2]})", keys.shape)
     check(
@@ -59,22 +85,8 @@ def attention(
     )
     heads, kv_heads = q.shape[1], keys.shape[1]
     check(kv_heads > 0 and heads % kv_heads == 0, "attention", "k", f"a number of heads that divides {heads}", kv_heads)
-    check(q_start.size == k_len.size + 1 == k_start.size + 1, "attention", "q_start", k_len.size + 1, q_start.size)
-    check(window is None or window > 0, "attention", "window", "at least 1", window)
-    settings: dict[str, Any] = {
-        "q_start": q_start,
-        "k_start": k_start,
-        "k_len": k_len,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "k_dim": q.shape[2],
-        "v_dim": values.shape[2],
-        "scale": 1.0 / math.sqrt(q.shape[2]) if scale is None else scale,
-        "causal": causal,
-        "window": -1 if window is None else window,
-        "soft_cap": soft_cap or 0.0,
-        "alibi": alibi,
-    }
+    widths = (heads, kv_heads, q.shape[2], values.shape[2])
+    settings = _settings("attention", q, widths, (q_start, k_start, k_len), scale, causal, window, soft_cap, alibi)
     o = k.empty((q.shape[0], heads, values.shape[2]), q.dtype)
     lse = k.empty((heads, q.shape[0]), wide(q.dtype)) if needs else None
     if isinstance(keys, KVRows) and isinstance(values, KVRows):
@@ -106,13 +118,17 @@ def _(saved: Any, dy: Array, dq: Any, dk: Any, dv: Any) -> None:
 @attention.cost
 def _(q: Any, keys: Any, values: Any, q_start: Any, k_start: Any, k_len: Any, scale: Any = None, causal: bool = True,
       window: int | None = None, soft_cap: Any = None, alibi: Any = None) -> Cost:  # fmt: skip
-    # Counted for one sequence that fills the arrays: an upper bound that needs no look at the data.
     rows, heads, width = q.shape
-    seen = min(keys.shape[0], window or keys.shape[0])
-    pairs = rows * seen // (2 if causal and window is None and rows == keys.shape[0] else 1)
     item = item_bytes(q.dtype)
-    flops = 2 * heads * pairs * (width + values.shape[2])
+    flops = _flops(rows, keys.shape[0], heads, width + values.shape[2], causal, window)
     return Cost(flops, elements_bytes(q, keys, values) + rows * heads * values.shape[2] * item)
+
+
+def _flops(rows: int, keys: int, heads: int, widths: int, causal: bool, window: int | None) -> int:
+    """Of one sequence that fills the arrays: an upper bound that needs no look at the data. `widths`: K + Kv."""
+    seen = min(keys, window or keys)
+    pairs = rows * seen // (2 if causal and window is None and rows == keys else 1)
+    return 2 * heads * pairs * widths
 
 
 @attention.composed
@@ -150,6 +166,65 @@ def _(q: Tensor, keys: Tensor, values: Tensor, q_start: Any, k_start: Any, k_len
         outputs.append(basic.concat(per_head, 1))
     result: Tensor = basic.concat(outputs, 0)
     return result
+
+
+@op("qkv")
+def packed_attention(
+    qkv: Array,
+    kv_heads: int,
+    q_start: Array,
+    k_start: Array,
+    k_len: Array,
+    scale: float | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    alibi: Array | None = None,
+    needs: Needs = None,
+) -> Any:
+    """attention() of queries, keys and values that one projection made -> (T, H, K).
+
+    qkv (T, H + 2 G, K) holds of each token its H queries, then its G keys, then its G values. `kv_heads` is G.
+    """
+    name = "packed_attention"
+    check_float(name, qkv=qkv)
+    check(qkv.ndim == 3, name, "qkv", "three axes (tokens, heads, width)", qkv.shape)
+    tokens, heads, width = qkv.shape[0], qkv.shape[1] - 2 * kv_heads, qkv.shape[2]
+    fits = kv_heads > 0 and heads > 0 and heads % kv_heads == 0
+    check(fits, name, "kv_heads", f"G of {qkv.shape[1]} = H + 2 G heads, H a multiple of G", kv_heads)
+    widths = (heads, kv_heads, width, width)
+    settings = _settings(name, qkv, widths, (q_start, k_start, k_len), scale, causal, window, soft_cap, alibi)
+    settings["packed"] = True
+    o = k.empty((tokens, heads, width), qkv.dtype)
+    lse = k.empty((heads, tokens), wide(qkv.dtype)) if needs else None
+    k.attention(qkv, qkv, qkv, o, lse=lse, **settings)
+    return o, (qkv, o, lse, settings)
+
+
+@packed_attention.backward
+def _(saved: Any, dy: Array, dqkv: Any) -> None:
+    qkv, o, lse, settings = saved
+    array, add_to = dqkv.target(qkv.dtype)
+    adding = dict.fromkeys(("accumulate_dq", "accumulate_dk", "accumulate_dv"), add_to)
+    k.attention_backward(qkv, qkv, qkv, o, lse, dy, array, array, array, **adding, **settings)
+    dqkv.settle(array)
+
+
+@packed_attention.cost
+def _(qkv: Any, kv_heads: int, q_start: Any, k_start: Any, k_len: Any, scale: Any = None, causal: bool = True,
+      window: int | None = None, soft_cap: Any = None, alibi: Any = None) -> Cost:  # fmt: skip
+    tokens, heads, width = qkv.shape[0], qkv.shape[1] - 2 * kv_heads, qkv.shape[2]
+    flops = _flops(tokens, tokens, heads, 2 * width, causal, window)
+    return Cost(flops, elements_bytes(qkv) + tokens * heads * width * item_bytes(qkv.dtype))
+
+
+@packed_attention.composed
+def _(qkv: Tensor, kv_heads: int, *sequences: Any, **options: Any) -> Tensor:
+    heads = qkv.shape[1] - 2 * kv_heads
+    q, keys, values = qkv[:, :heads], qkv[:, heads : heads + kv_heads], qkv[:, heads + kv_heads :]
+    assert attention.composed_fn is not None
+    y: Tensor = attention.composed_fn(q, keys, values, *sequences, **options)
+    return y
 
 
 def _numbers(value: Any, kind: type = int) -> list[Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ... import _kernels as kernels
 from ... import ops
 from ...state.spec import ITEM, KVSpec
 from ...tensor import Tensor, full, wide
 from ..checks import number, require, whole
 from ..context import Ctx
-from ..linear import Linear, project
+from ..linear import Linear, project, side_by_side
 from ..module import Module, Parameter
 from ..norm import HeadNorm, Norm
 from ..place import Place
@@ -167,6 +168,9 @@ class Attention(Module):
 
     def __call__(self, x: Tensor, ctx: Ctx, residual: Tensor | None = None) -> Tensor:
         spec = self.spec
+        packed = self._packed(x, ctx)
+        if packed is not None:
+            return self.o(packed, ctx, residual=residual)
         if self.k is None or self.v is None:
             q, *gates = project(x, ctx, [self.q, *([self.gate] if self.gate else [])])
             k, v = ctx.extra[f"kv{spec.kv_from}"]
@@ -188,6 +192,26 @@ class Attention(Module):
         if gates:
             y = y * ops.sigmoid(gates[0])
         return self.o(y, ctx, residual=residual)
+
+    def _packed(self, x: Tensor, ctx: Ctx) -> Tensor | None:
+        """(T, H * K) of q, k and v from one product; None where something stands between or weights lie apart."""
+        spec = self.spec
+        if ctx.states is not None or self.crosses or not self._plain or self.k is None or self.v is None:
+            return None
+        joined = side_by_side([self.q, self.k, self.v])
+        if joined is None:
+            return None
+        qkv = ops.linear(x, *joined).reshape(-1, spec.heads + 2 * spec.kv_heads, spec.head_dim)
+        where, options = self._options(qkv.dtype, ctx)
+        y: Tensor = ops.packed_attention(qkv, spec.kv_heads, *where, *options)
+        return y.reshape(-1, spec.heads * spec.head_dim)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether attention takes q, k and v as they were projected."""
+        spec = self.spec
+        changes = (spec.gate, spec.clip, spec.qk_norm, spec.rope, spec.temperature, self.sinks)
+        return type(self).attend is Attention.attend and all(each is None or each is False for each in changes)
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(T, heads * K) -> (T, heads, K), within the bound."""
@@ -217,16 +241,22 @@ class Attention(Module):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, ctx: Ctx) -> Tensor:
         """q (T, H, K), all keys and values (rows, G, K) -> (T, H, K)."""
+        where, options = self._options(q.dtype, ctx)
+        y: Tensor
+        if self.sinks is not None:
+            names = ("scale", "causal", "window", "soft_cap", "alibi")
+            y = ops.sink_attention(q, k, v, self.sinks, *where, **dict(zip(names, options, strict=True)))
+        else:
+            y = ops.attention(q, k, v, *where, *options)
+        return y
+
+    def _options(self, dtype: str, ctx: Ctx) -> tuple[tuple[kernels.Array, ...], tuple[Any, ...]]:
+        """What the ops take after keys and values: whose they are; scale, mask, cap and slopes."""
         spec, layout = self.spec, ctx.layout
         mask = ctx.mask or spec.mask
-        alibi = alibi_array(spec.heads, spec.alibi_scale, wide(q.dtype)) if spec.alibi else None
+        alibi = alibi_array(spec.heads, spec.alibi_scale, wide(dtype)) if spec.alibi else None
         where = (layout.q_start, layout.k_start, layout.k_len)
-        if self.sinks is not None:
-            options = {"scale": spec.scale, "causal": mask.causal, "window": mask.window, "soft_cap": spec.soft_cap}
-            y: Tensor = ops.sink_attention(q, k, v, self.sinks, *where, alibi=alibi, **options)
-        else:
-            y = ops.attention(q, k, v, *where, spec.scale, mask.causal, mask.window, spec.soft_cap, alibi)
-        return y
+        return where, (spec.scale, mask.causal, mask.window, spec.soft_cap, alibi)
 
 
 def _clip(x: Tensor, bound: float) -> Tensor:
