@@ -24,8 +24,8 @@ static inline void clear(const RowSums& s, int64_t rows, int64_t v_step) {
 // Rows are (query row, head) in that order, so that neighbours see the same keys.
 struct ForwardScratch {
   float *keys, *values;   // of the chunk: words along, turned (k words, kChunk); words across (kChunk, v_step)
-  float *probs, *words;   // of a register tile: (kTallRows, kChunk), and as words along
-  float* queries;         // of the unit: (rows, k_step)
+  float *probs, *words;   // of a register tile: (kTallPadded, kChunk), and as words along
+  float* queries;         // of the unit: (rows, k_step), and room for a tile's rows that are not there
   RowSums stretch, total; // of the stretch of keys, and of those before
 };
 
@@ -36,9 +36,9 @@ template <class T> static inline ForwardScratch forward_scratch(const AttentionA
   s.keys = (float*)memory;
   s.values = s.keys + kChunk * k_width;
   s.probs = s.values + kChunk * v_width;
-  s.words = s.probs + kTallRows * kChunk;
-  s.queries = s.words + kTallRows * kChunk;
-  float* next = s.queries + rows * k_width;
+  s.words = s.probs + kTallPadded * kChunk;
+  s.queries = s.words + kTallPadded * kChunk;
+  float* next = s.queries + (rows + kWidth) * k_width;
   s.stretch = take_sums(next, rows, v_width);
   s.total = take_sums(next, rows, v_width);
   return s;
@@ -77,10 +77,15 @@ template <bool kTimes> static inline Vec times_scale(Vec p, const float* by, int
   else return p;
 }
 
-constexpr int kTallPadded = (kTallRows + kWidth - 1) / kWidth * kWidth;
 constexpr int kSoftmaxStep = 2 * kWidth;  // two vectors of probabilities become words together
 // Where a word is a float one will do, if it covers the steps of spans.
 template <class P> constexpr int kTileStep = P::kPer == 1 && kWidth >= kSpanStep ? kWidth : kSoftmaxStep;
+
+// 2^x of a probability; where it becomes bf16 at once, to no more than that.
+template <class P> MG_INLINE Vec probability(Vec x) {
+  if constexpr (kTiles<P>) return coarse_power_of_two(x);
+  else return power_of_two(x);
+}
 
 // Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier
 // sums are to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if
@@ -92,6 +97,8 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
                                 const ChunkScales& values, int64_t first) {
   constexpr bool kTimes = kScaled<typename P::Element>;
   constexpr int kStep = kTileStep<P>;
+  if constexpr (kTiles<P> && !kTimes)
+    if (whole && rules[0]->plain) return P::softmax_whole(rules[0]->scale * kLog2E, rows, probs, words, max_so_far, sums, factor);
   const Vec lowest = set1(-INFINITY);
   alignas(64) float scale[kTallPadded], before[kTallPadded], now[kTallPadded], shift[kTallPadded];
   for (int r = 0; r < kTallPadded; ++r) {
@@ -136,18 +143,18 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
     if (whole) {
 #pragma GCC unroll 2
       for (int i = 0; i < kChunk; i += kSoftmaxStep) {
-        const Vec a = power_of_two(fma(load(p + i), times, by)), b = power_of_two(fma(load(p + i + kWidth), times, by));
+        const Vec a = probability<P>(fma(load(p + i), times, by)), b = probability<P>(fma(load(p + i + kWidth), times, by));
         total = kStep == kWidth ? add(add(total, a), b) : add(total, add(a, b));
         P::store_along(w, i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
       }
     } else {
       for (int i = keys.begin[r] / kStep * kStep; i < keys.end[r]; i += kStep) {
-        const Vec a = power_of_two(fma(load(p + i), times, by));
+        const Vec a = probability<P>(fma(load(p + i), times, by));
         if (kStep == kWidth) {
           total = add(total, a);
           store(w + i, times_scale<kTimes>(a, of, i));
         } else {
-          const Vec b = power_of_two(fma(load(p + i + kWidth), times, by));
+          const Vec b = probability<P>(fma(load(p + i + kWidth), times, by));
           total = add(total, add(a, b));
           P::store_along(w, i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
         }
@@ -270,9 +277,10 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
                    ahead_of_chunk(chunk, more, args.k_stride, after.k));
     const bool finite = W::pack_across(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
                                        v_step, ahead_of_chunk(chunk, more, args.v_stride, after.v));
+    if constexpr (kTiles<P>) clear_unpacked(s.values, count, v_step);
     Spans spans;
-    if (all) same_spans(kTallRows, (int)count, spans);
-    const int64_t most = all ? kTallRows : kMaskedRows, tiles = parts_of(rows, most);
+    if (all) same_spans(kTallPadded, (int)count, spans);
+    const int64_t most = all || kTiles<P> ? kScoreRows<P> : kMaskedRows, tiles = parts_of(rows, most);
     for (int64_t i = 0; i < tiles; ++i) {
       const auto [low, high] = part_of(rows, tiles, i);
       if (!all) keys_of_rows(args, q, each, low, high, chunk, spans);
@@ -344,6 +352,7 @@ template <class P, class W> static void attention_over(const AttentionArgs<typen
     return;
   }
   const ForwardScratch scratch = forward_scratch(args, share.scratch);
+  if constexpr (kTiles<P>) clear_words<P>(scratch.keys, args.k_dim);
   const Range range = range_of(share.index, forward_blocks(args) * args.kv_heads, forward_units_per_share(args));
   for (int64_t unit = range.begin; unit < range.end;) unit += attend_units<P, W>(args, unit, range.end, scratch);
 }

@@ -54,7 +54,7 @@ static inline void dscores_tile(const ScoreRule& rule, const float* offsets, int
     if (whole && rule.plain) {
 #pragma GCC unroll 2
       for (int i = 0; i < kChunk; i += kSoftmaxStep) {
-        const Vec a = power_of_two(fma(load(p + i), scale, by)), b = power_of_two(fma(load(p + i + kWidth), scale, by));
+        const Vec a = probability<P>(fma(load(p + i), scale, by)), b = probability<P>(fma(load(p + i + kWidth), scale, by));
         const Vec da = mul(a, sub(load(d + i), less)), db = mul(b, sub(load(d + i + kWidth), less));
         store(p + i, a);
         store(p + i + kWidth, b);
@@ -75,7 +75,7 @@ static inline void dscores_tile(const ScoreRule& rule, const float* offsets, int
         }
         Vec s = load(p + at), bend = zero();
         if (!rule.plain) s = score_of(rule, s, add(load(kLanes), set1(offsets[r] + (float)at)), bend);
-        const Vec prob = power_of_two(keep_seen(fma(s, scale, by), lowest, at, begin, end));
+        const Vec prob = probability<P>(keep_seen(fma(s, scale, by), lowest, at, begin, end));
         Vec grad = mul(prob, sub(load(d + at), less));
         if (rule.capped) grad = mul(grad, fnma(bend, bend, set1(1.0f)));
         both[half] = keep_seen(grad, zero(), at, begin, end);
@@ -98,6 +98,9 @@ template <class T> static inline float row_delta(const T* dout, const T* out, in
   return hsum(sum);
 }
 
+// Rows of queries that a step of dk and dv takes.
+template <class P> constexpr int64_t row_step = kTiles<P> ? 2 * kWidth : kSpanStep;
+
 // Query rows of one head against one chunk of keys; dq_sums, delta and lse are of the first of these rows. `ahead`: queries
 // to ask for.
 template <class P>
@@ -117,25 +120,31 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
     pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries, k_step);
     pack_along<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout, v_step);
   }
-  const int64_t unused = (kSpanStep - q.count % kSpanStep) % kSpanStep;  // rows that dk and dv may take along
-  clear(s.probs + q.count * kChunk, unused * kChunk);
-  clear(s.dscores + q.count * kChunk, unused * kChunk);
-
   Spans spans;
-  if (all) same_spans(kTallRows, (int)keys, spans);
-  const int64_t most = all ? kTallRows : kMaskedRows, tiles = parts_of(q.count, most);
+  if (all) same_spans(kTallPadded, (int)keys, spans);
+  const int64_t most = all || kTiles<P> ? kScoreRows<P> : kMaskedRows, tiles = parts_of(q.count, most);
   for (int64_t i = 0; i < tiles; ++i) {
     const auto [low, high] = part_of(q.count, tiles, i);
     if (!all) keys_of_rows(fwd, q, 1, low, high, chunk, spans);
     float *probs = s.probs + low * kChunk, *dscores = s.dscores + low * kChunk;
     chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys_t, high - low, spans.begin, spans.end, probs);
     chunk_products<P>(s.dout + low * v_step, v_step, v_words, s.values_t, high - low, spans.begin, spans.end, dscores);
-    float offsets[kTallRows];
+    float offsets[kTallPadded];
     for (int64_t r = low; r < high; ++r) offsets[r - low] = (float)(chunk - (q.position + r));
     float* along = s.dscores_along + low * (kChunk / P::kPer);
     dscores_tile<P>(rule, offsets, high - low, all && keys == kChunk, spans, lse + low, delta + low, probs, dscores, along);
     const Product<P, false> dq = {along, kChunk / P::kPer, s.keys, k_width, k_width, dq_sums + low * k_width, k_width};
     dq.run(high - low, most, spans.begin, spans.end, finite_keys, kUnchanged);
+  }
+  // Rows that dk and dv may take along.
+  constexpr int64_t kStep = row_step<P>;
+  const int64_t unused = (kStep - q.count % kStep) % kStep;
+  clear(s.probs + q.count * kChunk, unused * kChunk);
+  clear(s.dscores + q.count * kChunk, unused * kChunk);
+  if constexpr (kTiles<P>) {
+    const int64_t packed = (q.count + kSpanStep - 1) / kSpanStep * kSpanStep, more = q.count + unused - packed;
+    clear(s.queries_across + packed / 2 * k_width, more / 2 * k_width);
+    clear(s.dout_across + packed / 2 * v_width, more / 2 * v_width);
   }
   if (P::kPer > 1)
     for (int64_t r = 0; r < q.count + unused; r += 2)
@@ -177,6 +186,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     pack_turned<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t, ahead_of_chunk(chunk, more, fwd.k_stride, next.k));
     pack_turned<P>(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t, ahead_of_chunk(chunk, more, fwd.v_stride, next.v));
     const bool finite_keys = P::pack_across(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width, 0);
+    if constexpr (kTiles<P>) clear_unpacked(s.keys, keys, k_width);
     clear(s.dkeys, keys * k_width);
     clear(s.dvalues, keys * v_width);
     for (int64_t h = 0; h < each; ++h)
@@ -212,6 +222,10 @@ static inline void clear_gaps(const AttentionBackwardArgs<T>& args, int64_t seq,
 template <class P>
 static void attention_backward_of(const AttentionBackwardArgs<typename P::Element>& args, const Share& share) {
   const BackwardScratch scratch = backward_scratch<P>(args.fwd, share.scratch);
+  if constexpr (kTiles<P>) {
+    clear_words<P>(scratch.keys_t, args.fwd.k_dim);
+    clear_words<P>(scratch.values_t, args.fwd.v_dim);
+  }
   const Range range = range_of(share.index, args.fwd.seqs * args.fwd.kv_heads, backward_units_per_share(args));
   const bool in_order = keys_in_order(args.fwd);
   for (int64_t unit = range.begin; unit < range.end;) {

@@ -11,6 +11,7 @@ struct DecodeScratch {
   float *probs, *words;   // (rows, kChunk), and as words along
   float* factor;          // (rows)
   RowSums stretch, total;
+  float* sums;            // of tiles: (rows, v_step) of a chunk, and room for rows that are not there
 };
 template <class T> static inline DecodeScratch decode_scratch(const AttentionArgs<T>& args, void* memory) {
   const int64_t groups = decode_groups(args), v_width = padded(args.v_dim);
@@ -20,9 +21,10 @@ template <class T> static inline DecodeScratch decode_scratch(const AttentionArg
   s.words = s.probs + vectors * kChunk;
   s.factor = s.words + vectors * kChunk;
   s.queries = s.factor + vectors;
-  float* next = s.queries + rows * padded(args.k_dim);
+  float* next = s.queries + (rows + kWidth) * padded(args.k_dim);
   s.stretch = take_sums(next, rows, v_width);
   s.total = take_sums(next, rows, v_width);
+  s.sums = next;
   return s;
 }
 
@@ -165,7 +167,8 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
           const int64_t row = (g - unit.low) * each + r, n = at_most(each - r, kDecodeRows);
           b.x = s.queries + row * k_step;
           b.out = s.probs + row * kChunk + k;
-          (whole ? decode_scores_of<W, true>(n) : decode_scores_of<W, false>(n))(b);
+          if constexpr (kTiles<W>) W::scores(b, n);
+          else (whole ? decode_scores_of<W, true>(n) : decode_scores_of<W, false>(n))(b);
         }
       }
   const ChunkScales of_keys = chunk_scales<S>(args, args.k_scales, unit.low, key, each);
@@ -182,6 +185,27 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
   }
   const int from = begin / kSpanStep * kSpanStep, to = (end + kSpanStep - 1) / kSpanStep * kSpanStep;
   b.stride = args.v_stride, b.width = args.v_dim, b.x_step = kChunk / P::kPer, b.out_step = v_step;
+  if constexpr (kTiles<W>) {
+    constexpr int64_t kBlock = 2 * kWidth;  // tokens of a step
+    bool add_up = false;
+    for (int64_t block = begin / kBlock * kBlock; block < end; block += kBlock, add_up = true) {
+      const bool more = block + kBlock < end;
+      const int64_t next = chunk + kChunk < seen.end ? (key + kChunk) * args.k_stride + unit.low * args.k_dim : unit.next;
+      b.count = count - block, b.ahead_stride = more ? args.v_stride : args.k_stride, b.out_step = v_step;
+      for (int64_t g = unit.low; g < unit.high; ++g) {
+        b.tokens = stored<S>(args.v, (key + block) * args.v_stride + g * args.v_dim);
+        b.ahead = more ? b.tokens + kBlock * args.v_stride : next < 0 ? b.tokens : stored<S>(args.k, next + (g - unit.low) * args.k_dim);
+        for (int64_t r = 0; r < each; r += kWidth) {
+          const int64_t row = (g - unit.low) * each + r;
+          b.x = words + (row * kChunk + block) / P::kPer;
+          b.out = s.sums + row * v_step;
+          W::values(b, at_most(each - r, kWidth), (int)at_least(begin - block, 0), (int)(end - block), add_up);
+        }
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) W::add_sums(s.stretch.out + r * v_step, s.factor[r], s.sums + r * v_step, v_step);
+    return;
+  }
   const float* factor = s.factor;
   for (int64_t block = begin / kDecodeBlock * kDecodeBlock; block < end; block += kDecodeBlock) {
     const auto in_block = [&](int64_t at) { return (int)clamped(at - block, 0, kDecodeBlock); };

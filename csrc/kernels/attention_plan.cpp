@@ -6,7 +6,7 @@ namespace mg {
 namespace {
 
 constexpr int64_t kWidestVector = 16;  // rows are padded to the widest target's vectors, so that plans are the same for all
-constexpr int64_t kTallestTile = 12;
+constexpr int64_t kTallestTile = 16;
 constexpr int64_t kMergeGrain = 1 << 16;  // floats of parts
 constexpr int64_t kMemoryHeads = 8, kDecodeGrain = 1 << 17, kFewDecodeShares = 4;
 
@@ -24,7 +24,8 @@ template <class T> Plan decode_plan(const AttentionArgs<T>& args) {
   const int64_t each = args.heads / args.kv_heads, groups = decode_groups(args);
   const int64_t rows = (args.kv_heads + groups - 1) / groups * each;
   const int64_t padded_rows = padded(rows);
-  const int64_t floats = rows * (padded(args.k_dim) + 2 * padded(args.v_dim)) +
+  const int64_t spare = kTallestTile;  // rows
+  const int64_t floats = (rows + spare) * (padded(args.k_dim) + padded(args.v_dim)) + 2 * rows * padded(args.v_dim) +
                          padded_rows * (2 * kKeyChunk + 2 * kWidestVector + 3);
   const double keys = args.seqs > 0 ? (double)args.k_rows / (double)args.seqs : 0.0;
   // What a number of the cache costs when it comes from memory is as much as so many heads' products with it.
@@ -46,7 +47,7 @@ template <class T> Plan forward_plan(const AttentionArgs<T>& args) {
   const int64_t k_width = padded(args.k_dim), v_width = padded(args.v_dim);
   const int64_t rows = forward_rows(args) * (args.heads / args.kv_heads);
   const int64_t floats = kKeyChunk * (k_width + v_width) + kTallestTile * kKeyChunk * 2 +
-                         rows * (k_width + 2 * (v_width + kWidestVector)) + 2 * padded(rows);
+                         (rows + kTallestTile) * k_width + 2 * rows * (v_width + kWidestVector) + 2 * padded(rows);
   return {shares_of(forward_units(args), forward_units_per_share(args)), static_cast<size_t>(floats) * sizeof(float)};
 }
 

@@ -11,6 +11,9 @@ constexpr int kSpanStep = 8;                        // spans of a product are mu
 // Where rows see more from one to the next: with so many in a tile their spans are mostly the same.
 constexpr int kMaskedRows = kTallRows > kSpanStep ? kSpanStep : kTallRows;
 constexpr int kLowRows = kRegisters == 32 ? 4 : 2;  // up to so many rows a tile is four vectors wide
+constexpr int kTallPadded = (kTallRows + kWidth - 1) / kWidth * kWidth;
+template <class P> constexpr bool kTiles = false;           // whether products of P are on AMX tiles (attention_amx.inl.h)
+template <class P> constexpr int kScoreRows = kTallRows;    // of a tile of scores
 
 // Rows in parts of at most `most`, as even as can be: part i of them.
 struct RowPart {
@@ -228,19 +231,39 @@ template <class P, bool kAcross> struct Product {
   }
 };
 
+// The vectors of a chunk that some row sees: [first, last), the end as it is.
+struct VectorSpan {
+  int64_t first, last;
+};
+static inline VectorSpan vectors_seen(int64_t rows, const int* begin, const int* end) {
+  VectorSpan seen = {kChunk, 0};
+  for (int64_t r = 0; r < rows; ++r) {
+    if (begin[r] >= end[r]) continue;
+    seen.first = at_most(seen.first, begin[r] / kWidth * kWidth);
+    seen.last = at_least(seen.last, end[r]);
+  }
+  return seen;
+}
+
 // Products of a register tile's rows, words along, with a turned chunk, (rows, kChunk): the vectors that some row sees.
 template <class P>
 static inline void chunk_products(const float* x, int64_t x_step, int64_t words, const float* turned, int64_t rows,
                                   const int* begin, const int* end, float* out) {
-  int64_t first = kChunk, last = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    if (begin[r] >= end[r]) continue;
-    first = at_most(first, begin[r] / kWidth * kWidth);
-    last = at_least(last, end[r]);
-  }
+  const auto [first, last] = vectors_seen(rows, begin, end);
   if (first >= last) return;
   const Product<P, false> product = {x, x_step, turned + first, kChunk, padded(last - first), out + first, kChunk};
   product.tile(0, rows, 0, words, nullptr);
+}
+
+// Zeros where tiles take whole steps: words of a turned chunk behind those of `width`, and pairs of rows across that pack_across
+// left out, up to a chunk of them.
+template <class P> static inline void clear_words(float* turned, int64_t width) {
+  const int64_t words = (width + P::kPer - 1) / P::kPer;
+  clear(turned + words * kChunk, (padded(words) - words) * kChunk);
+}
+static inline void clear_unpacked(float* pairs, int64_t rows, int64_t step) {
+  const int64_t packed = (rows + kSpanStep - 1) / kSpanStep * kSpanStep;
+  clear(pairs + packed / 2 * step, (kChunk - packed) / 2 * step);
 }
 
 // Rows [0, rows) of `width` elements -> rows of words along, `dst_step` apart, zeros up to a whole vector.

@@ -13,6 +13,7 @@
 
 namespace mg::avx512amx {
 #include "simd/avx512.h"
+#include "simd/avx512bf16.h"
 namespace {
 #include "simd/math.h"
 //
@@ -21,6 +22,9 @@ namespace {
 #include "kernels/gemm_amx.inl.h"
 #include "kernels/gemm_joined.inl.h"
 #include "kernels/grouped.inl.h"
+#include "kernels/attention.inl.h"
+#include "kernels/attention_pairs.inl.h"
+#include "kernels/attention_amx.inl.h"
 
 void gemm_joined(const JoinedGemmArgs<bf16>& args, const Share& share) {
   const GemmGrid grid = amx_joined_grid(args.m);
@@ -63,8 +67,8 @@ const KernelTable<float>* table() {
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512bf16::table_bf16();
-    all.attention = avx512vnni::table_bf16()->attention;
-    all.attention_backward = avx512vnni::table_bf16()->attention_backward;
+    all.attention = &attention_on_tiles;
+    all.attention_backward = &attention_backward_on_tiles;
     all.gemm = &gemm_amx;
     all.gemm_joined = &gemm_joined;
     all.grouped_linear = &grouped_linear;

@@ -1,0 +1,308 @@
+// Attention's products on the tiles of AMX (gemm_amx.inl.h): words are the pairs of attention_pairs.inl.h, and lie in scratch as
+// tiles want them: rows of A are words along, rows of B words across. A score adds 32 numbers of the head at a time, an output
+// 32 keys of the chunk; a chunk's sums start from zero and are then added to those before, so that a row's bits are its own.
+// What pads a step is zero, and tiles are 16 rows high: of those that are not there sums may be anything.
+constexpr int kTileRows = 16, kTileWords = 16;
+constexpr int kTileKeys = 2 * kTileWords;
+
+struct AttentionTiles;
+template <> constexpr bool kTiles<AttentionTiles> = true;
+template <> constexpr int kScoreRows<AttentionTiles> = kTileRows;
+
+// out (16, 16 `tiles`), rows kChunk apart, = x times a turned chunk; `steps` of kTileWords words.
+static inline void tile_scores(const float* x, int64_t x_step, int64_t steps, const float* turned, int64_t tiles, float* out) {
+  constexpr int64_t kRow = kChunk * 4;
+  asm volatile("" ::: "memory");  // the tile instructions do not say what they read and write
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (; steps > 0; --steps, x += kTileWords, turned += kTileWords * kChunk) {
+    _tile_loadd(4, x, x_step * 4);
+    _tile_loadd(5, turned, kRow);
+    _tile_dpbf16ps(0, 4, 5);
+    if (tiles > 1) {
+      _tile_loadd(6, turned + kTileWords, kRow);
+      _tile_dpbf16ps(1, 4, 6);
+    }
+    if (tiles > 2) {
+      _tile_loadd(7, turned + 2 * kTileWords, kRow);
+      _tile_dpbf16ps(2, 4, 7);
+    }
+    if (tiles > 3) {
+      _tile_loadd(5, turned + 3 * kTileWords, kRow);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  }
+  _tile_stored(0, out, kRow);
+  if (tiles > 1) _tile_stored(1, out + kTileWords, kRow);
+  if (tiles > 2) _tile_stored(2, out + 2 * kTileWords, kRow);
+  if (tiles > 3) _tile_stored(3, out + 3 * kTileWords, kRow);
+  asm volatile("" ::: "memory");
+}
+
+// sums (16, 16 `tiles`), rows kChunk apart, = `steps` of words along times words across.
+static inline void tile_outputs(const float* words, int64_t step, int64_t steps, const float* values, int64_t v_step, int64_t tiles,
+                                float* sums) {
+  constexpr int64_t kRow = kChunk * 4;
+  asm volatile("" ::: "memory");
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (; steps > 0; --steps, words += kTileWords, values += kTileWords * v_step) {
+    _tile_loadd(4, words, step * 4);
+    _tile_loadd(5, values, v_step * 4);
+    _tile_dpbf16ps(0, 4, 5);
+    if (tiles > 1) {
+      _tile_loadd(6, values + kTileWords, v_step * 4);
+      _tile_dpbf16ps(1, 4, 6);
+    }
+    if (tiles > 2) {
+      _tile_loadd(7, values + 2 * kTileWords, v_step * 4);
+      _tile_dpbf16ps(2, 4, 7);
+    }
+    if (tiles > 3) {
+      _tile_loadd(5, values + 3 * kTileWords, v_step * 4);
+      _tile_dpbf16ps(3, 4, 5);
+    }
+  }
+  _tile_stored(0, sums, kRow);
+  if (tiles > 1) _tile_stored(1, sums + kTileWords, kRow);
+  if (tiles > 2) _tile_stored(2, sums + 2 * kTileWords, kRow);
+  if (tiles > 3) _tile_stored(3, sums + 3 * kTileWords, kRow);
+  asm volatile("" ::: "memory");
+}
+
+// The largest lane of each of 16 vectors.
+static inline Vec largest_lanes(const float* vectors) {
+  __m512 half[8], quarter[4], pair[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {  // by loads, not by shuffles
+    const float *a = vectors + i * kWidth, *b = a + 8 * kWidth;
+    const auto both = [&](int at) {
+      return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const double*)(a + at))),
+                                                 _mm256_loadu_pd((const double*)(b + at)), 1));
+    };
+    half[i] = _mm512_max_ps(both(0), both(8));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    quarter[i] = _mm512_max_ps(_mm512_shuffle_f32x4(half[i], half[i + 4], 0x88), _mm512_shuffle_f32x4(half[i], half[i + 4], 0xdd));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512d a = _mm512_castps_pd(quarter[i]), b = _mm512_castps_pd(quarter[i + 2]);
+    pair[i] = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const __m512 mixed = _mm512_max_ps(_mm512_shuffle_ps(pair[0], pair[1], 0x88), _mm512_shuffle_ps(pair[0], pair[1], 0xdd));
+  // Vectors 0, 2, 1, 3; 8, 10, 9, 11; 4 ...; 12 ...
+  return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), mixed)};
+}
+
+// What is done with words of either kind: a tile's softmax, and decode's products of a block of tokens.
+template <class Pairs> struct OnTiles : Pairs {
+  using Element = typename Pairs::Element;
+
+  // softmax_tile where every row sees the whole chunk and a score is `scale` times the product, but for ln 2.
+  static void softmax_whole(float scale, int64_t rows, const float* probs, float* words, float* max_so_far, float* sums,
+                            float* factor) {
+    const Vec lowest = set1(-INFINITY), times = set1(scale);
+    alignas(64) float tops[kTileRows * kWidth], shift[kTileRows];
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* p = probs + r * kChunk;
+      store(tops + r * kWidth, max(max(load(p), load(p + kWidth)), max(load(p + 2 * kWidth), load(p + 3 * kWidth))));
+    }
+    for (int64_t r = rows; r < kTileRows; ++r) store(tops + r * kWidth, lowest);
+    const Vec before = load_n(max_so_far, rows), here = largest_lanes(tops), now = select(lt(before, here), here, before);
+    store_n(max_so_far, now, rows);
+    const Vec by = select(eq(now, lowest), zero(), mul(now, times));  // -inf - -inf would be NaN
+    store(factor, power_of_two(sub(mul(before, times), by)));
+    store(shift, sub(zero(), by));
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* p = probs + r * kChunk;
+      const Vec less = set1(shift[r]);
+      Vec total = zero();
+#pragma GCC unroll 2
+      for (int i = 0; i < kChunk; i += 2 * kWidth) {
+        const Vec a = probability<AttentionTiles>(fma(load(p + i), times, less));
+        const Vec b = probability<AttentionTiles>(fma(load(p + i + kWidth), times, less));
+        total = add(total, add(a, b));
+        Pairs::store_along(words + r * (kChunk / 2), i, a, b);
+      }
+      store(sums + r * kWidth, fma(load(sums + r * kWidth), set1(factor[r]), total));
+    }
+  }
+
+  // c = factor c + sums. A step of zeros turns -0 into 0, so sums of fewer steps get a zero too.
+  static void add_sums(float* c, float factor, const float* sums, int64_t width) {
+    const Vec by = set1(factor);
+    for (int64_t j = 0; j < width; j += kWidth) store(c + j, fma(load(c + j), by, add(load(sums + j), zero())));
+  }
+
+  // Raw products of `rows` <= 16 with kWidth keys.
+  template <class Block> static void scores(const Block& b, int64_t rows) {
+    alignas(64) float turned[kTileWords * kTileWords], sums[kTileRows * kTileWords];
+    _tile_zero(0);
+    for (int64_t i = 0; i < b.width; i += kTileKeys) {
+      const Element* from = b.tokens + i;
+      Vec block[kWidth];
+#pragma GCC unroll 16
+      for (int c = 0; c < kWidth; ++c)
+        block[c] = c >= b.count ? zero() : b.width - i >= kTileKeys ? Pairs::along(from + c * b.stride)
+                                                                    : Pairs::along_n(from + c * b.stride, b.width - i);
+#pragma GCC unroll 16
+      for (int c = 0; c < kWidth; ++c) __builtin_prefetch(b.ahead + i + c * b.ahead_stride, 0, 2);
+      gemm_transpose(block);
+#pragma GCC unroll 16
+      for (int c = 0; c < kWidth; ++c) store(turned + c * kTileWords, block[c]);
+      asm volatile("" ::: "memory");
+      _tile_loadd(4, b.x + i / 2, b.x_step * 4);
+      _tile_loadd(5, turned, kTileWords * 4);
+      _tile_dpbf16ps(0, 4, 5);
+    }
+    _tile_stored(0, sums, kTileWords * 4);
+    asm volatile("" ::: "memory");
+    for (int64_t r = 0; r < rows; ++r) store(b.out + r * b.out_step, load(sums + r * kTileWords));
+  }
+
+  // out = or += words of kTileKeys tokens, of which [begin, end) are seen, times their values.
+  template <class Block> static void values(const Block& b, int64_t rows, int begin, int end, bool add_up) {
+    alignas(64) float across[kTileWords * 2 * kTileWords], sums[2 * kTileRows * kTileWords];
+    for (int64_t j = 0; j < b.width; j += kTileKeys) {
+      const int64_t n = b.width - j;
+      for (int i = 0; i < kTileKeys; i += 2) {
+        Vec low = zero(), high = zero();
+        if (i < end && i + 2 > begin && i < b.count) {
+          Pairs::across_two(b.tokens + i * b.stride + j, b.stride, i + 1 < b.count, n, low, high);
+          low = Pairs::seen(low, i >= begin, i >= begin - 1 && i + 1 < end);
+          high = Pairs::seen(high, i >= begin, i >= begin - 1 && i + 1 < end);
+        }
+        __builtin_prefetch(b.ahead + j + i * b.ahead_stride, 0, 2);
+        __builtin_prefetch(b.ahead + j + (i + 1) * b.ahead_stride, 0, 2);
+        store(across + i * kTileWords, low);
+        store(across + (i + 1) * kTileWords, high);
+      }
+      const int64_t c_row = b.out_step * 4;
+      asm volatile("" ::: "memory");
+      if (add_up) {
+        _tile_loadd(0, b.out + j, c_row);
+        if (n > kTileWords) _tile_loadd(1, b.out + j + kTileWords, c_row);
+      } else {
+        _tile_zero(0);
+        _tile_zero(1);
+      }
+      _tile_loadd(4, b.x, b.x_step * 4);
+      _tile_loadd(5, across, 2 * kTileWords * 4);
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_loadd(6, across + kTileWords, 2 * kTileWords * 4);
+      _tile_dpbf16ps(1, 4, 6);
+      _tile_stored(0, sums, 2 * kTileWords * 4);  // other heads' sums lie behind these rows
+      _tile_stored(1, sums + kTileWords, 2 * kTileWords * 4);
+      asm volatile("" ::: "memory");
+      for (int64_t r = 0; r < rows; ++r) {
+        store(b.out + r * b.out_step + j, load(sums + 2 * r * kTileWords));
+        if (n > kTileWords) store(b.out + r * b.out_step + j + kTileWords, load(sums + (2 * r + 1) * kTileWords));
+      }
+    }
+  }
+};
+struct AttentionTiles : OnTiles<AttentionPairs> {};
+template <class S> struct TilesFrom : OnTiles<PairsFrom<S>> {};
+template <class S> constexpr bool kTiles<TilesFrom<S>> = true;
+template <class S> struct StoredAs<AttentionTiles, S> {
+  using Words = TilesFrom<S>;
+};
+template <> struct StoredAs<AttentionTiles, bf16> {
+  using Words = AttentionTiles;
+};
+
+template <>
+inline void chunk_products<AttentionTiles>(const float* x, int64_t x_step, int64_t words, const float* turned, int64_t rows,
+                                           const int* begin, const int* end, float* out) {
+  const VectorSpan seen = vectors_seen(rows, begin, end);
+  if (seen.first < seen.last)
+    tile_scores(x, x_step, (words + kTileWords - 1) / kTileWords, turned + seen.first, (seen.last - seen.first + kWidth - 1) / kWidth,
+                out + seen.first);
+}
+
+// A row of words times words across, `width` columns, of which what stands beside words outside [begin, end) is hidden: the same
+// bits as in a tile if all are finite.
+static inline void tile_row(const float* words, int64_t steps, const float* b, int64_t b_step, int64_t width, int begin, int end,
+                            float* sums) {
+  alignas(64) float seen[kTileKeys * kTileWords], out[kTileRows * kChunk];
+  for (int64_t j = 0; j < width; j += kTileWords) {
+    for (int i = 0; i < steps * kTileKeys; i += 2)
+      store(seen + i / 2 * kTileWords,
+            AttentionPairs::seen(load(b + i / 2 * b_step + j), i >= begin && i < end, i + 1 >= begin && i + 1 < end));
+    tile_outputs(words, 0, steps, seen, kTileWords, 1, out);  // the same row 16 times
+    store(sums + j, load(out));
+  }
+}
+
+// Up to 16 rows; words of halves of the chunk that a row does not see become zero.
+template <> struct Product<AttentionTiles, false> {
+  float* a;
+  int64_t a_step;
+  const float* b;
+  int64_t b_step, cols;  // cols in words, whole vectors
+  float* c;
+  int64_t c_step;
+
+  void run(int64_t rows, int64_t, const int* begin, const int* end, bool finite, const float* factor) const {
+    constexpr int64_t kSteps = kChunk / kTileKeys;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int half = 0; half < kChunk; half += kTileKeys)
+        if (begin[r] >= end[r] || end[r] <= half || begin[r] >= half + kTileKeys) store(a + r * a_step + half / 2, zero());
+    alignas(64) float sums[kTileRows * kChunk];
+    for (int64_t j = 0; j < cols; j += kChunk) {
+      const int64_t width = at_most(cols - j, kChunk);
+      if (finite) tile_outputs(a, a_step, kSteps, b + j, b_step, width / kTileWords, sums);
+      for (int64_t r = 0; r < rows; ++r) {
+        if (begin[r] >= end[r]) continue;
+        if (!finite) tile_row(a + r * a_step, kSteps, b + j, b_step, width, begin[r], end[r], sums + r * kChunk);
+        AttentionTiles::add_sums(c + r * c_step + j, factor[r], sums + r * kChunk, width);
+      }
+    }
+  }
+};
+// A is across: its rows of words are turned, for 16 rows of C at a time.
+template <> struct Product<AttentionTiles, true> {
+  const float* a;
+  int64_t a_step;
+  const float* b;
+  int64_t b_step, cols;  // cols in words, whole vectors
+  float* c;
+  int64_t c_step;
+
+  void run(int64_t rows, int64_t, const int* begin, const int* end, bool finite, const float* factor) const {
+    constexpr int64_t kAlong = kChunk / 2;
+    alignas(64) float along[kTileRows * kAlong], sums[kTileRows * kChunk];
+    int last = 0;
+    for (int64_t r = 0; r < rows; ++r) last = end[r] > last ? end[r] : last;
+    const int64_t steps = (last + kTileKeys - 1) / kTileKeys;
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      for (int64_t s = 0; s < steps; ++s)
+        amx_transpose((const char*)(a + s * kTileWords * a_step + row), a_step * 4, (bf16*)(along + s * kTileWords), 2 * kAlong);
+      for (int64_t j = 0; j < cols; j += kChunk) {
+        const int64_t width = at_most(cols - j, kChunk);
+        if (finite) tile_outputs(along, kAlong, steps, b + j, b_step, width / kTileWords, sums);
+        for (int64_t r = 0; r < at_most(rows - row, kTileRows); ++r) {
+          if (begin[row + r] >= end[row + r]) continue;
+          if (!finite) tile_row(along + r * kAlong, steps, b + j, b_step, width, begin[row + r], end[row + r], sums + r * kChunk);
+          AttentionTiles::add_sums(c + (row + r) * c_step + j, factor[row + r], sums + r * kChunk, width);
+        }
+      }
+    }
+  }
+};
+
+static void attention_on_tiles(const AttentionArgs<bf16>& args, const Share& share) {
+  amx_begin();
+  attention_of<AttentionTiles>(args, share);
+  _tile_release();
+}
+static void attention_backward_on_tiles(const AttentionBackwardArgs<bf16>& args, const Share& share) {
+  amx_begin();
+  attention_backward_of<AttentionTiles>(args, share);
+  _tile_release();
+}
