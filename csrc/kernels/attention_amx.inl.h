@@ -41,15 +41,22 @@ static inline void tile_scores(const float* x, int64_t x_step, int64_t steps, co
   asm volatile("" ::: "memory");
 }
 
-// sums (16, 16 `tiles`), rows kChunk apart, = `steps` of words along times words across.
+// c (16, 16 `tiles`), rows c_step apart, = or += `steps` of words along times words across.
 static inline void tile_outputs(const float* words, int64_t step, int64_t steps, const float* values, int64_t v_step, int64_t tiles,
-                                float* sums) {
-  constexpr int64_t kRow = kChunk * 4;
+                                float* c, int64_t c_step, bool add_up) {
+  const int64_t c_row = c_step * 4;
   asm volatile("" ::: "memory");
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  if (add_up) {
+    _tile_loadd(0, c, c_row);
+    if (tiles > 1) _tile_loadd(1, c + kTileWords, c_row);
+    if (tiles > 2) _tile_loadd(2, c + 2 * kTileWords, c_row);
+    if (tiles > 3) _tile_loadd(3, c + 3 * kTileWords, c_row);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   for (; steps > 0; --steps, words += kTileWords, values += kTileWords * v_step) {
     _tile_loadd(4, words, step * 4);
     _tile_loadd(5, values, v_step * 4);
@@ -67,10 +74,10 @@ static inline void tile_outputs(const float* words, int64_t step, int64_t steps,
       _tile_dpbf16ps(3, 4, 5);
     }
   }
-  _tile_stored(0, sums, kRow);
-  if (tiles > 1) _tile_stored(1, sums + kTileWords, kRow);
-  if (tiles > 2) _tile_stored(2, sums + 2 * kTileWords, kRow);
-  if (tiles > 3) _tile_stored(3, sums + 3 * kTileWords, kRow);
+  _tile_stored(0, c, c_row);
+  if (tiles > 1) _tile_stored(1, c + kTileWords, c_row);
+  if (tiles > 2) _tile_stored(2, c + 2 * kTileWords, c_row);
+  if (tiles > 3) _tile_stored(3, c + 3 * kTileWords, c_row);
   asm volatile("" ::: "memory");
 }
 
@@ -225,21 +232,47 @@ inline void chunk_products<AttentionTiles>(const float* x, int64_t x_step, int64
                 out + seen.first);
 }
 
-// A row of words times words across, `width` columns, of which what stands beside words outside [begin, end) is hidden: the same
-// bits as in a tile if all are finite.
+// Row c, `width` columns, = or += a row of words times words across, of which what stands beside words outside [begin, end) is
+// hidden: the same bits as in a tile if all are finite.
 static inline void tile_row(const float* words, int64_t steps, const float* b, int64_t b_step, int64_t width, int begin, int end,
-                            float* sums) {
-  alignas(64) float seen[kTileKeys * kTileWords], out[kTileRows * kChunk];
+                            float* c, bool add_up) {
+  alignas(64) float seen[kTileKeys * kTileWords], out[kTileRows * kTileWords];
   for (int64_t j = 0; j < width; j += kTileWords) {
     for (int i = 0; i < steps * kTileKeys; i += 2)
       store(seen + i / 2 * kTileWords,
             AttentionPairs::seen(load(b + i / 2 * b_step + j), i >= begin && i < end, i + 1 >= begin && i + 1 < end));
-    tile_outputs(words, 0, steps, seen, kTileWords, 1, out);  // the same row 16 times
-    store(sums + j, load(out));
+    for (int r = 0; r < kTileRows; ++r) store(out + r * kTileWords, load(c + j));
+    tile_outputs(words, 0, steps, seen, kTileWords, 1, out, kTileWords, add_up);  // the same row 16 times
+    store(c + j, load(out));
   }
 }
 
-// Up to 16 rows; words of halves of the chunk that a row does not see become zero.
+// c += words times words across, for up to 16 rows; gradients, whose factors are 1.
+static inline void tile_gradients(const float* words, int64_t step, int64_t steps, const float* b, int64_t b_step, int64_t cols,
+                                  int64_t rows, const int* begin, const int* end, bool finite, float* c, int64_t c_step) {
+  if (!finite) {
+    for (int64_t r = 0; r < rows; ++r)
+      if (begin[r] < end[r]) tile_row(words + r * step, steps, b, b_step, cols, begin[r], end[r], c + r * c_step, true);
+    return;
+  }
+  alignas(64) float sums[kTileRows * kChunk];
+  for (int64_t j = 0; j < cols; j += kChunk) {
+    const int64_t width = at_most(cols - j, kChunk);
+    if (rows == kTileRows) {
+      tile_outputs(words, step, steps, b + j, b_step, width / kTileWords, c + j, c_step, true);
+      continue;
+    }
+    const auto each = [&](const auto& body) {  // what lies behind these rows is not ours
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < width; i += kWidth) body(c + r * c_step + j + i, sums + r * kChunk + i);
+    };
+    each([](float* of_c, float* own) { store(own, load(of_c)); });
+    tile_outputs(words, step, steps, b + j, b_step, width / kTileWords, sums, kChunk, true);
+    each([](float* of_c, float* own) { store(of_c, load(own)); });
+  }
+}
+
+// Up to 16 rows. Words of halves of the chunk that a row does not see become zero.
 template <> struct Product<AttentionTiles, false> {
   float* a;
   int64_t a_step;
@@ -250,22 +283,23 @@ template <> struct Product<AttentionTiles, false> {
 
   void run(int64_t rows, int64_t, const int* begin, const int* end, bool finite, const float* factor) const {
     constexpr int64_t kSteps = kChunk / kTileKeys;
+    if (factor == kUnchanged) return tile_gradients(a, a_step, kSteps, b, b_step, cols, rows, begin, end, finite, c, c_step);
     for (int64_t r = 0; r < rows; ++r)
       for (int half = 0; half < kChunk; half += kTileKeys)
         if (begin[r] >= end[r] || end[r] <= half || begin[r] >= half + kTileKeys) store(a + r * a_step + half / 2, zero());
     alignas(64) float sums[kTileRows * kChunk];
     for (int64_t j = 0; j < cols; j += kChunk) {
       const int64_t width = at_most(cols - j, kChunk);
-      if (finite) tile_outputs(a, a_step, kSteps, b + j, b_step, width / kTileWords, sums);
+      if (finite) tile_outputs(a, a_step, kSteps, b + j, b_step, width / kTileWords, sums, kChunk, false);
       for (int64_t r = 0; r < rows; ++r) {
         if (begin[r] >= end[r]) continue;
-        if (!finite) tile_row(a + r * a_step, kSteps, b + j, b_step, width, begin[r], end[r], sums + r * kChunk);
+        if (!finite) tile_row(a + r * a_step, kSteps, b + j, b_step, width, begin[r], end[r], sums + r * kChunk, false);
         AttentionTiles::add_sums(c + r * c_step + j, factor[r], sums + r * kChunk, width);
       }
     }
   }
 };
-// A is across: its rows of words are turned, for 16 rows of C at a time.
+// Gradients. A is across: its rows of words are turned, for 16 rows of C at a time, which are all there.
 template <> struct Product<AttentionTiles, true> {
   const float* a;
   int64_t a_step;
@@ -274,24 +308,17 @@ template <> struct Product<AttentionTiles, true> {
   float* c;
   int64_t c_step;
 
-  void run(int64_t rows, int64_t, const int* begin, const int* end, bool finite, const float* factor) const {
+  void run(int64_t rows, int64_t, const int* begin, const int* end, bool finite, const float*) const {
     constexpr int64_t kAlong = kChunk / 2;
-    alignas(64) float along[kTileRows * kAlong], sums[kTileRows * kChunk];
+    alignas(64) float along[kTileRows * kAlong];
     int last = 0;
     for (int64_t r = 0; r < rows; ++r) last = end[r] > last ? end[r] : last;
     const int64_t steps = (last + kTileKeys - 1) / kTileKeys;
     for (int64_t row = 0; row < rows; row += kTileRows) {
       for (int64_t s = 0; s < steps; ++s)
         amx_transpose((const char*)(a + s * kTileWords * a_step + row), a_step * 4, (bf16*)(along + s * kTileWords), 2 * kAlong);
-      for (int64_t j = 0; j < cols; j += kChunk) {
-        const int64_t width = at_most(cols - j, kChunk);
-        if (finite) tile_outputs(along, kAlong, steps, b + j, b_step, width / kTileWords, sums);
-        for (int64_t r = 0; r < at_most(rows - row, kTileRows); ++r) {
-          if (begin[row + r] >= end[row + r]) continue;
-          if (!finite) tile_row(along + r * kAlong, steps, b + j, b_step, width, begin[row + r], end[row + r], sums + r * kChunk);
-          AttentionTiles::add_sums(c + (row + r) * c_step + j, factor[row + r], sums + r * kChunk, width);
-        }
-      }
+      tile_gradients(along, kAlong, steps, b, b_step, cols, finite ? kTileRows : at_most(rows - row, kTileRows), begin + row,
+                     end + row, finite, c + row * c_step, c_step);
     }
   }
 };

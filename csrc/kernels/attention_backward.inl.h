@@ -8,6 +8,13 @@ struct BackwardScratch {
   float *probs, *dscores;                                     // (kBackwardRows, kChunk)
   float *probs_across, *dscores_across, *dscores_along;       // as words: the same memory where a word is a float
   float *dq_sums, *delta, *lse;                               // of every head of the group and row of the sequence
+  float* packed;                                              // tiles: their query rows, packed
+};
+
+// Query rows of a head as words: along, and across.
+struct BackwardRows {
+  float *queries, *dout, *queries_across, *dout_across;
+  bool finite_queries, finite_dout;
 };
 
 template <class P, class T> static inline BackwardScratch backward_scratch(const AttentionArgs<T>& args, void* memory) {
@@ -35,9 +42,39 @@ template <class P, class T> static inline BackwardScratch backward_scratch(const
   s.dscores_across = kPairs ? take(kBackwardRows * kChunk / 2) : s.dscores;
   s.dscores_along = kPairs ? take(kBackwardRows * kChunk / 2) : s.dscores;
   s.dq_sums = take(rows * k_width);
-  s.delta = take(rows);
-  s.lse = take(rows);
+  s.delta = take(padded(rows));
+  s.lse = take(padded(rows));
+  s.packed = kTiles<P> ? take(0) : nullptr;
   return s;
+}
+// Memory of kBackwardRows rows as pairs, with what says where they are: packed_rows_floats().
+template <class T> static inline BackwardRows rows_in(const AttentionArgs<T>& args, float* memory) {
+  BackwardRows rows = {memory + kPackedRowsHead, nullptr, nullptr, nullptr, true, true};
+  rows.queries_across = rows.queries + kBackwardRows * padded((args.k_dim + 1) / 2);
+  rows.dout = rows.queries_across + kBackwardRows / 2 * padded(args.k_dim);
+  rows.dout_across = rows.dout + kBackwardRows * padded((args.v_dim + 1) / 2);
+  return rows;
+}
+
+// `ahead`: queries to ask for.
+template <class P>
+static inline BackwardRows pack_rows(const AttentionBackwardArgs<typename P::Element>& args, const QueryRows& q, int64_t head,
+                                     int64_t ahead, BackwardRows rows) {
+  const AttentionArgs<typename P::Element>& fwd = args.fwd;
+  const int64_t k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
+  const auto* queries = fwd.q + q.row * fwd.q_stride + head * fwd.k_dim;
+  const auto* dout = args.d_o + q.row * fwd.o_stride + head * fwd.v_dim;
+  rows.finite_queries = P::pack_across(queries, fwd.q_stride, q.count, fwd.k_dim, rows.queries_across, k_width, ahead);
+  rows.finite_dout = P::pack_across(dout, fwd.o_stride, q.count, fwd.v_dim, rows.dout_across, v_width, 0);
+  if (P::kPer > 1) {
+    pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, rows.queries, padded((fwd.k_dim + P::kPer - 1) / P::kPer));
+    pack_along<P>(dout, fwd.o_stride, q.count, fwd.v_dim, rows.dout, padded((fwd.v_dim + P::kPer - 1) / P::kPer));
+  }
+  if constexpr (kTiles<P>) {
+    clear_unpacked(rows.queries_across, q.count, k_width);
+    clear_unpacked(rows.dout_across, q.count, v_width);
+  }
+  return rows;
 }
 
 // Raw products and gradients of probabilities, rows of a register tile -> probabilities and gradients of the raw products
@@ -101,25 +138,16 @@ template <class T> static inline float row_delta(const T* dout, const T* out, in
 // Rows of queries that a step of dk and dv takes.
 template <class P> constexpr int64_t row_step = kTiles<P> ? 2 * kWidth : kSpanStep;
 
-// Query rows of one head against one chunk of keys; dq_sums, delta and lse are of the first of these rows. `ahead`: queries
-// to ask for.
+// Query rows of one head against one chunk of keys; dq_sums, delta and lse are of the first of these rows.
 template <class P>
 static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args, const QueryRows& q, int64_t head,
                           int64_t chunk, int64_t keys, float* dq_sums, const float* delta, const float* lse,
-                          bool finite_keys, int64_t ahead, const BackwardScratch& s) {
+                          bool finite_keys, const BackwardRows& packed, const BackwardScratch& s) {
   const AttentionArgs<typename P::Element>& fwd = args.fwd;
   const int64_t k_words = (fwd.k_dim + P::kPer - 1) / P::kPer, v_words = (fwd.v_dim + P::kPer - 1) / P::kPer;
   const int64_t k_step = padded(k_words), v_step = padded(v_words), k_width = padded(fwd.k_dim), v_width = padded(fwd.v_dim);
-  const auto* queries = fwd.q + q.row * fwd.q_stride + head * fwd.k_dim;
-  const auto* dout = args.d_o + q.row * fwd.o_stride + head * fwd.v_dim;
   const ScoreRule rule = score_rule(fwd, head);
   const bool all = all_seen(fwd, q, chunk, keys);
-  const bool finite_queries = P::pack_across(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries_across, k_width, ahead);
-  const bool finite_dout = P::pack_across(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout_across, v_width, 0);
-  if (P::kPer > 1) {
-    pack_along<P>(queries, fwd.q_stride, q.count, fwd.k_dim, s.queries, k_step);
-    pack_along<P>(dout, fwd.o_stride, q.count, fwd.v_dim, s.dout, v_step);
-  }
   Spans spans;
   if (all) same_spans(kTallPadded, (int)keys, spans);
   const int64_t most = all || kTiles<P> ? kScoreRows<P> : kMaskedRows, tiles = parts_of(q.count, most);
@@ -127,8 +155,8 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
     const auto [low, high] = part_of(q.count, tiles, i);
     if (!all) keys_of_rows(fwd, q, 1, low, high, chunk, spans);
     float *probs = s.probs + low * kChunk, *dscores = s.dscores + low * kChunk;
-    chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys_t, high - low, spans.begin, spans.end, probs);
-    chunk_products<P>(s.dout + low * v_step, v_step, v_words, s.values_t, high - low, spans.begin, spans.end, dscores);
+    chunk_products<P>(packed.queries + low * k_step, k_step, k_words, s.keys_t, high - low, spans.begin, spans.end, probs);
+    chunk_products<P>(packed.dout + low * v_step, v_step, v_words, s.values_t, high - low, spans.begin, spans.end, dscores);
     float offsets[kTallPadded];
     for (int64_t r = low; r < high; ++r) offsets[r - low] = (float)(chunk - (q.position + r));
     float* along = s.dscores_along + low * (kChunk / P::kPer);
@@ -141,11 +169,6 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
   const int64_t unused = (kStep - q.count % kStep) % kStep;
   clear(s.probs + q.count * kChunk, unused * kChunk);
   clear(s.dscores + q.count * kChunk, unused * kChunk);
-  if constexpr (kTiles<P>) {
-    const int64_t packed = (q.count + kSpanStep - 1) / kSpanStep * kSpanStep, more = q.count + unused - packed;
-    clear(s.queries_across + packed / 2 * k_width, more / 2 * k_width);
-    clear(s.dout_across + packed / 2 * v_width, more / 2 * v_width);
-  }
   if (P::kPer > 1)
     for (int64_t r = 0; r < q.count + unused; r += 2)
       for (int64_t i = 0; i < kChunk; i += kWidth) {
@@ -155,10 +178,10 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
       }
   if (all) same_spans(keys, (int)q.count, spans);
   else rows_of_keys(fwd, q, chunk, keys, spans);
-  const Product<P, true> dv = {s.probs_across, kChunk, s.dout_across, v_width, v_width, s.dvalues, v_width};
-  dv.run(keys, most, spans.begin, spans.end, finite_dout, kUnchanged);
-  const Product<P, true> dk = {s.dscores_across, kChunk, s.queries_across, k_width, k_width, s.dkeys, k_width};
-  dk.run(keys, most, spans.begin, spans.end, finite_queries, kUnchanged);
+  const Product<P, true> dv = {s.probs_across, kChunk, packed.dout_across, v_width, v_width, s.dvalues, v_width};
+  dv.run(keys, most, spans.begin, spans.end, packed.finite_dout, kUnchanged);
+  const Product<P, true> dk = {s.dscores_across, kChunk, packed.queries_across, k_width, k_width, s.dkeys, k_width};
+  dk.run(keys, most, spans.begin, spans.end, packed.finite_queries, kUnchanged);
 }
 
 template <class P>
@@ -178,6 +201,20 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
       s.lse[h * rows + r] = fwd.lse[head * fwd.q_rows + begin + r];
     }
   clear(s.dq_sums, each * rows * k_width);
+  const auto rows_from = [&](int64_t row) {
+    return QueryRows{begin + row, at_most(rows - row, kBackwardRows), k_len - rows + row, k_start, k_len};
+  };
+  // Where arithmetic is fast, rows are packed once: those of a head lie far apart, in few sets of the caches.
+  const int64_t blocks = parts_of(rows, kBackwardRows);
+  const auto kept = [&](int64_t h, int64_t row) {
+    return (BackwardRows*)(s.packed + (h * blocks + row / kBackwardRows) * packed_rows_floats(fwd.k_dim, fwd.v_dim));
+  };
+  if constexpr (kTiles<P>)
+    for (int64_t h = 0; h < each; ++h)
+      for (int64_t row = 0; row < rows; row += kBackwardRows) {
+        BackwardRows* packed = kept(h, row);
+        *packed = pack_rows<P>(args, rows_from(row), group * each + h, next.q, rows_in(fwd, (float*)packed));
+      }
   for (int64_t chunk = 0; chunk < k_len; chunk += kChunk) {
     const int64_t keys = at_most(k_len - chunk, kChunk);
     const int64_t k_at = (k_start + chunk) * fwd.k_stride + group * fwd.k_dim;
@@ -191,12 +228,14 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     clear(s.dvalues, keys * v_width);
     for (int64_t h = 0; h < each; ++h)
       for (int64_t row = 0; row < rows; row += kBackwardRows) {
-        const QueryRows q = {begin + row, at_most(rows - row, kBackwardRows), k_len - rows + row, k_start, k_len};
+        const QueryRows q = rows_from(row);
         const Stretch seen = chunks_seen(fwd, q);
         if (chunk < seen.begin || chunk >= seen.end) continue;
-        const int64_t at = h * rows + row;
-        backward_tile<P>(args, q, group * each + h, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at,
-                         finite_keys, chunk == 0 ? next.q : 0, s);
+        const int64_t at = h * rows + row, head = group * each + h;
+        BackwardRows packed = {s.queries, s.dout, s.queries_across, s.dout_across, true, true};
+        if constexpr (kTiles<P>) packed = *kept(h, row);
+        else packed = pack_rows<P>(args, q, head, chunk == 0 ? next.q : 0, packed);
+        backward_tile<P>(args, q, head, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at, finite_keys, packed, s);
       }
     write_rows(s.dkeys, k_width, keys, fwd.k_dim, &scale, 0, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, v_width, keys, fwd.v_dim, kUnchanged, 0, args.dv + v_at, fwd.v_stride, args.accumulate_dv);

@@ -15,6 +15,12 @@ constexpr int64_t kKeyStretch = 512;  // keys that are summed up by themselves, 
 constexpr int64_t kStackedRows = 128;
 constexpr int64_t kLeastQueryRows = 8;
 constexpr int64_t kBackwardRows = 64;  // query rows of one head against a chunk of keys
+// Floats of so many rows that are kept packed as pairs of bf16, along and across, behind what says where they are.
+constexpr int64_t kPackedRowsHead = 16;
+static inline int64_t packed_rows_floats(int64_t k_dim, int64_t v_dim) {
+  const auto of = [](int64_t width) { return kBackwardRows * (((width + 1) / 2 + 15) / 16 * 16) + kBackwardRows / 2 * ((width + 15) / 16 * 16); };
+  return kPackedRowsHead + of(k_dim) + of(v_dim);
+}
 
 // An attention share takes several (rows, key head) or (sequence, key head) units where one is little work, so that a
 // model of a few thousand parameters is not handed to a second thread: at least this many multiply-adds, by average
