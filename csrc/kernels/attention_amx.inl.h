@@ -146,7 +146,7 @@ template <class Pairs> struct OnTiles : Pairs {
     for (int64_t j = 0; j < width; j += kWidth) store(c + j, fma(load(c + j), by, add(load(sums + j), zero())));
   }
 
-  // Raw products of `rows` <= 16 with kWidth keys.
+  // Raw products of `rows` with kWidth keys.
   template <class Block> static void scores(const Block& b, int64_t rows) {
     alignas(64) float turned[kTileWords * kTileWords], sums[kTileRows * kTileWords];
     _tile_zero(0);
@@ -172,8 +172,9 @@ template <class Pairs> struct OnTiles : Pairs {
     for (int64_t r = 0; r < rows; ++r) store(b.out + r * b.out_step, load(sums + r * kTileWords));
   }
 
-  // out = or += words of kTileKeys tokens, of which [begin, end) are seen, times their values.
-  template <class Block> static void values(const Block& b, int64_t rows, int begin, int end, bool add_up) {
+  // out = or += words of kTileKeys tokens, of which [begin, end) are seen, times their values; tiles of A and C are `tile_rows` high.
+  template <class Block>
+  static void values(const Block& b, int64_t rows, int64_t tile_rows, int begin, int end, bool add_up) {
     alignas(64) float across[kTileWords * 2 * kTileWords], sums[2 * kTileRows * kTileWords];
     for (int64_t j = 0; j < b.width; j += kTileKeys) {
       const int64_t n = b.width - j;
@@ -189,11 +190,20 @@ template <class Pairs> struct OnTiles : Pairs {
         store(across + i * kTileWords, low);
         store(across + (i + 1) * kTileWords, high);
       }
-      const int64_t c_row = b.out_step * 4;
+      float* const out = b.out + j;
+      const bool two = n > kTileWords;
+      // Where a tile has more rows, other heads' sums lie behind these.
+      float* const c = rows == tile_rows ? out : sums;
+      const int64_t c_step = c == out ? b.out_step : 2 * kTileWords;
+      if (c != out && add_up)
+        for (int64_t r = 0; r < rows; ++r) {
+          store(c + r * c_step, load(out + r * b.out_step));
+          if (two) store(c + r * c_step + kTileWords, load(out + r * b.out_step + kTileWords));
+        }
       asm volatile("" ::: "memory");
       if (add_up) {
-        _tile_loadd(0, b.out + j, c_row);
-        if (n > kTileWords) _tile_loadd(1, b.out + j + kTileWords, c_row);
+        _tile_loadd(0, c, c_step * 4);
+        if (two) _tile_loadd(1, c + kTileWords, c_step * 4);
       } else {
         _tile_zero(0);
         _tile_zero(1);
@@ -203,12 +213,13 @@ template <class Pairs> struct OnTiles : Pairs {
       _tile_dpbf16ps(0, 4, 5);
       _tile_loadd(6, across + kTileWords, 2 * kTileWords * 4);
       _tile_dpbf16ps(1, 4, 6);
-      _tile_stored(0, sums, 2 * kTileWords * 4);  // other heads' sums lie behind these rows
-      _tile_stored(1, sums + kTileWords, 2 * kTileWords * 4);
+      _tile_stored(0, c, c_step * 4);
+      if (two) _tile_stored(1, c + kTileWords, c_step * 4);
       asm volatile("" ::: "memory");
+      if (c == out) continue;
       for (int64_t r = 0; r < rows; ++r) {
-        store(b.out + r * b.out_step + j, load(sums + 2 * r * kTileWords));
-        if (n > kTileWords) store(b.out + r * b.out_step + j + kTileWords, load(sums + (2 * r + 1) * kTileWords));
+        store(out + r * b.out_step, load(c + r * c_step));
+        if (two) store(out + r * b.out_step + kTileWords, load(c + r * c_step + kTileWords));
       }
     }
   }
@@ -324,7 +335,7 @@ template <> struct Product<AttentionTiles, true> {
 };
 
 static void attention_on_tiles(const AttentionArgs<bf16>& args, const Share& share) {
-  amx_begin();
+  amx_begin(is_decode(args) ? decode_rows(args) : kTileRows);
   attention_of<AttentionTiles>(args, share);
   _tile_release();
 }

@@ -6,6 +6,11 @@ constexpr int64_t kDecodeBlock = 16;  // tokens; a multiple of every vector, div
 // Rows that share a turned block of keys: AVX-512 16 of keys + 8 sums of 32 registers; AVX2 8 + 4 of 16.
 constexpr int kDecodeRows = kWidth == 16 ? 8 : 4;
 
+// The most rows of a head that are computed together.
+template <class T> static inline int64_t decode_rows(const AttentionArgs<T>& args) {
+  return at_most(args.heads / args.kv_heads, kDecodeRows);
+}
+
 struct DecodeScratch {
   float* queries;         // (rows, k_step)
   float *probs, *words;   // (rows, kChunk), and as words along
@@ -153,14 +158,17 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
   DecodeBlock<S> b;
   b.stride = args.k_stride, b.width = args.k_dim, b.x_step = k_step, b.out_step = kChunk;
   const int64_t key = unit.q.k_start + chunk, first = begin / kDecodeBlock * kDecodeBlock;
+  // What is read next is asked for as many tokens ahead as are taken at once: tiles take values of 32.
+  constexpr int64_t kAhead = kTiles<W> ? 2 * kDecodeBlock : kDecodeBlock;
+  const int64_t stop = (end + kDecodeBlock - 1) / kDecodeBlock * kDecodeBlock;
   for (int64_t block = first; block < end; block += kDecodeBlock)
     for (int64_t g = unit.low; g < unit.high; ++g)
       for (int64_t k = block; k < block + kDecodeBlock && k < count; k += kWidth) {
-        const bool more = block + kDecodeBlock < end;
+        const int64_t over = block + kAhead - stop;  // tokens of the values
         b.tokens = stored<S>(args.k, (key + k) * args.k_stride + g * args.k_dim);
-        b.ahead_stride = more ? args.k_stride : args.v_stride;
-        b.ahead = more ? b.tokens + kDecodeBlock * args.k_stride
-                       : stored<S>(args.v, (key + first + k - block) * args.v_stride + g * args.v_dim);
+        b.ahead_stride = over < 0 ? args.k_stride : args.v_stride;
+        b.ahead = over < 0 ? b.tokens + kAhead * args.k_stride
+                           : stored<S>(args.v, (key + first + over + k - block) * args.v_stride + g * args.v_dim);
         b.count = at_most(count - k, kWidth);
         const bool whole = b.count == kWidth && args.k_dim % kPart == 0;
         for (int64_t r = 0; r < each; r += kDecodeRows) {
@@ -195,11 +203,11 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
       for (int64_t g = unit.low; g < unit.high; ++g) {
         b.tokens = stored<S>(args.v, (key + block) * args.v_stride + g * args.v_dim);
         b.ahead = more ? b.tokens + kBlock * args.v_stride : next < 0 ? b.tokens : stored<S>(args.k, next + (g - unit.low) * args.k_dim);
-        for (int64_t r = 0; r < each; r += kWidth) {
+        for (int64_t r = 0; r < each; r += kDecodeRows) {
           const int64_t row = (g - unit.low) * each + r;
           b.x = words + (row * kChunk + block) / P::kPer;
           b.out = s.sums + row * v_step;
-          W::values(b, at_most(each - r, kWidth), (int)at_least(begin - block, 0), (int)(end - block), add_up);
+          W::values(b, at_most(each - r, kDecodeRows), decode_rows(args), (int)at_least(begin - block, 0), (int)(end - block), add_up);
         }
       }
     }

@@ -13,13 +13,13 @@ struct alignas(64) AmxConfig {
   uint8_t rows[16];
 };
 
-// All eight tiles are 16 rows of 64 bytes.
-static inline void amx_begin() {
+// All eight tiles are 16 rows of 64 bytes, or the first five `rows`: then these are for A and C.
+static inline void amx_begin(int64_t rows = 16) {
   AmxConfig config = {};
   config.palette = 1;
   for (int i = 0; i < 8; ++i) {
     config.row_bytes[i] = 64;
-    config.rows[i] = 16;
+    config.rows[i] = (uint8_t)(i < 5 ? rows : 16);
   }
   asm volatile("" ::: "memory");
   _tile_loadconfig(&config);
