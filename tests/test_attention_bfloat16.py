@@ -109,16 +109,20 @@ def attend(
     return [each.numpy() for each in (out, dq, dk, dv)]
 
 
-def problem(length: int) -> list[Numbers]:
+def problem(length: int, exponent: int = 0) -> list[Numbers]:
+    """Normal numbers; values and output gradients times 2^exponent, queries and keys times its root."""
     rng = np.random.default_rng(length)
-    return [normal(rng, length, heads, width) for heads, width in ((4, 21), (2, 21), (2, 35), (4, 35))]
+    made = [normal(rng, length, heads, width) for heads, width in ((4, 21), (2, 21), (2, 35), (4, 35))]
+    scales = (exponent // 2, exponent // 2, exponent, exponent)
+    return [np.ldexp(x.astype(np.float32), e).astype(BF16) for x, e in zip(made, scales, strict=True)]
 
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("window", [-1, 17])
-def test_rows_have_the_same_bits_alone_packed_and_decoded(window: int, isa: str) -> None:
+@pytest.mark.parametrize("exponent", [0, -126])  # sums of normal and of denormal size
+def test_rows_have_the_same_bits_alone_packed_and_decoded(exponent: int, window: int, isa: str) -> None:
     lengths = [3, 70, 1, 65, 29]
-    parts = [problem(length) for length in lengths]
+    parts = [problem(length, exponent) for length in lengths]
     packed = attend(isa, [np.concatenate(each) for each in zip(*parts, strict=True)], lengths, lengths, window=window)
     at = 0
     for part, length in zip(parts, lengths, strict=True):
