@@ -317,7 +317,8 @@ static inline void pack_turned(const typename P::Element* src, int64_t stride, i
   }
 }
 
-// dst (+)= factor[r * factor_step] * src, from padded rows to rows of the caller.
+// dst (+)= factor[r * factor_step] * src, from padded rows to rows of the caller. A sum of pairs that is too small becomes a zero of
+// a sign that depends on how many steps follow: it is +0 here.
 template <class T>
 static inline void write_rows(const float* src, int64_t src_step, int64_t rows, int64_t width, const float* factor,
                               int64_t factor_step, T* dst, int64_t stride, bool accumulate) {
@@ -326,11 +327,11 @@ static inline void write_rows(const float* src, int64_t src_step, int64_t rows, 
     int64_t i = 0;
     for (; i + kWidth <= width; i += kWidth) {
       const Vec x = mul(load(src + i), by);
-      store(dst + i, accumulate ? add(load(dst + i), x) : x);
+      store(dst + i, accumulate ? add(load(dst + i), x) : kNarrow<T> ? add(x, zero()) : x);
     }
     if (i < width) {
       const Vec x = mul(load(src + i), by);
-      store_n(dst + i, accumulate ? add(load_n(dst + i, width - i), x) : x, width - i);
+      store_n(dst + i, accumulate ? add(load_n(dst + i, width - i), x) : kNarrow<T> ? add(x, zero()) : x, width - i);
     }
   }
 }
