@@ -1,6 +1,7 @@
 // Attention's products on the tiles of AMX (gemm_amx.inl.h): words are the pairs of attention_pairs.inl.h, and lie in scratch as
 // tiles want them: rows of A are words along, rows of B words across. A score adds 32 numbers of the head at a time, an output
-// 32 keys of the chunk; a chunk's sums start from zero and are then added to those before, so that a row's bits are its own.
+// 32 keys of the chunk, a gradient 32 keys or query rows. An output's sums of a chunk start from zero and are then added to those
+// before, so that a row's bits are its own whichever rows are beside it; gradients are summed in the tiles.
 // What pads a step is zero, and tiles are 16 rows high: of those that are not there sums may be anything.
 constexpr int kTileRows = 16, kTileWords = 16;
 constexpr int kTileKeys = 2 * kTileWords;

@@ -136,7 +136,7 @@ template <class T> static inline float row_delta(const T* dout, const T* out, in
 }
 
 // Rows of queries that a step of dk and dv takes.
-template <class P> constexpr int64_t row_step = kTiles<P> ? 2 * kWidth : kSpanStep;
+template <class P> constexpr int64_t kRowStep = kTiles<P> ? 2 * kWidth : kSpanStep;
 
 // Query rows of one head against one chunk of keys; dq_sums, delta and lse are of the first of these rows.
 template <class P>
@@ -165,7 +165,7 @@ static void backward_tile(const AttentionBackwardArgs<typename P::Element>& args
     dq.run(high - low, most, spans.begin, spans.end, finite_keys, kUnchanged);
   }
   // Rows that dk and dv may take along.
-  constexpr int64_t kStep = row_step<P>;
+  constexpr int64_t kStep = kRowStep<P>;
   const int64_t unused = (kStep - q.count % kStep) % kStep;
   clear(s.probs + q.count * kChunk, unused * kChunk);
   clear(s.dscores + q.count * kChunk, unused * kChunk);
