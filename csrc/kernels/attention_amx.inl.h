@@ -10,43 +10,11 @@ struct AttentionTiles;
 template <> constexpr bool kTiles<AttentionTiles> = true;
 template <> constexpr int kScoreRows<AttentionTiles> = kTileRows;
 
-// out (16, 16 `tiles`), rows kChunk apart, = x times a turned chunk; `steps` of kTileWords words.
-static inline void tile_scores(const float* x, int64_t x_step, int64_t steps, const float* turned, int64_t tiles, float* out) {
-  constexpr int64_t kRow = kChunk * 4;
-  asm volatile("" ::: "memory");  // the tile instructions do not say what they read and write
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (; steps > 0; --steps, x += kTileWords, turned += kTileWords * kChunk) {
-    _tile_loadd(4, x, x_step * 4);
-    _tile_loadd(5, turned, kRow);
-    _tile_dpbf16ps(0, 4, 5);
-    if (tiles > 1) {
-      _tile_loadd(6, turned + kTileWords, kRow);
-      _tile_dpbf16ps(1, 4, 6);
-    }
-    if (tiles > 2) {
-      _tile_loadd(7, turned + 2 * kTileWords, kRow);
-      _tile_dpbf16ps(2, 4, 7);
-    }
-    if (tiles > 3) {
-      _tile_loadd(5, turned + 3 * kTileWords, kRow);
-      _tile_dpbf16ps(3, 4, 5);
-    }
-  }
-  _tile_stored(0, out, kRow);
-  if (tiles > 1) _tile_stored(1, out + kTileWords, kRow);
-  if (tiles > 2) _tile_stored(2, out + 2 * kTileWords, kRow);
-  if (tiles > 3) _tile_stored(3, out + 3 * kTileWords, kRow);
-  asm volatile("" ::: "memory");
-}
-
-// c (16, 16 `tiles`), rows c_step apart, = or += `steps` of words along times words across.
-static inline void tile_outputs(const float* words, int64_t step, int64_t steps, const float* values, int64_t v_step, int64_t tiles,
+// c (16, 16 `tiles`), rows c_step apart, = or += `steps` of words along times words across (which a turned chunk is for queries).
+static inline void tile_product(const float* words, int64_t step, int64_t steps, const float* values, int64_t v_step, int64_t tiles,
                                 float* c, int64_t c_step, bool add_up) {
   const int64_t c_row = c_step * 4;
-  asm volatile("" ::: "memory");
+  asm volatile("" ::: "memory");  // the tile instructions do not say what they read and write
   if (add_up) {
     _tile_loadd(0, c, c_row);
     if (tiles > 1) _tile_loadd(1, c + kTileWords, c_row);
@@ -240,8 +208,8 @@ inline void chunk_products<AttentionTiles>(const float* x, int64_t x_step, int64
                                            const int* begin, const int* end, float* out) {
   const VectorSpan seen = vectors_seen(rows, begin, end);
   if (seen.first < seen.last)
-    tile_scores(x, x_step, (words + kTileWords - 1) / kTileWords, turned + seen.first, (seen.last - seen.first + kWidth - 1) / kWidth,
-                out + seen.first);
+    tile_product(x, x_step, (words + kTileWords - 1) / kTileWords, turned + seen.first, kChunk,
+                 (seen.last - seen.first + kWidth - 1) / kWidth, out + seen.first, kChunk, false);
 }
 
 // Row c, `width` columns, = or += a row of words times words across, of which what stands beside words outside [begin, end) is
@@ -254,7 +222,7 @@ static inline void tile_row(const float* words, int64_t steps, const float* b, i
       store(seen + i / 2 * kTileWords,
             AttentionPairs::seen(load(b + i / 2 * b_step + j), i >= begin && i < end, i + 1 >= begin && i + 1 < end));
     for (int r = 0; r < kTileRows; ++r) store(out + r * kTileWords, load(c + j));
-    tile_outputs(words, 0, steps, seen, kTileWords, 1, out, kTileWords, add_up);  // the same row 16 times
+    tile_product(words, 0, steps, seen, kTileWords, 1, out, kTileWords, add_up);  // the same row 16 times
     store(c + j, load(out));
   }
 }
@@ -271,7 +239,7 @@ static inline void tile_gradients(const float* words, int64_t step, int64_t step
   for (int64_t j = 0; j < cols; j += kChunk) {
     const int64_t width = at_most(cols - j, kChunk);
     if (rows == kTileRows) {
-      tile_outputs(words, step, steps, b + j, b_step, width / kTileWords, c + j, c_step, true);
+      tile_product(words, step, steps, b + j, b_step, width / kTileWords, c + j, c_step, true);
       continue;
     }
     const auto each = [&](const auto& body) {  // what lies behind these rows is not ours
@@ -279,7 +247,7 @@ static inline void tile_gradients(const float* words, int64_t step, int64_t step
         for (int64_t i = 0; i < width; i += kWidth) body(c + r * c_step + j + i, sums + r * kChunk + i);
     };
     each([](float* of_c, float* own) { store(own, load(of_c)); });
-    tile_outputs(words, step, steps, b + j, b_step, width / kTileWords, sums, kChunk, true);
+    tile_product(words, step, steps, b + j, b_step, width / kTileWords, sums, kChunk, true);
     each([](float* of_c, float* own) { store(of_c, load(own)); });
   }
 }
@@ -302,7 +270,7 @@ template <> struct Product<AttentionTiles, false> {
     alignas(64) float sums[kTileRows * kChunk];
     for (int64_t j = 0; j < cols; j += kChunk) {
       const int64_t width = at_most(cols - j, kChunk);
-      if (finite) tile_outputs(a, a_step, kSteps, b + j, b_step, width / kTileWords, sums, kChunk, false);
+      if (finite) tile_product(a, a_step, kSteps, b + j, b_step, width / kTileWords, sums, kChunk, false);
       for (int64_t r = 0; r < rows; ++r) {
         if (begin[r] >= end[r]) continue;
         if (!finite) tile_row(a + r * a_step, kSteps, b + j, b_step, width, begin[r], end[r], sums + r * kChunk, false);

@@ -18,7 +18,8 @@ constexpr int64_t kBackwardRows = 64;  // query rows of one head against a chunk
 // Floats of so many rows that are kept packed as pairs of bf16, along and across, behind what says where they are.
 constexpr int64_t kPackedRowsHead = 16;
 static inline int64_t packed_rows_floats(int64_t k_dim, int64_t v_dim) {
-  const auto of = [](int64_t width) { return kBackwardRows * (((width + 1) / 2 + 15) / 16 * 16) + kBackwardRows / 2 * ((width + 15) / 16 * 16); };
+  const auto whole = [](int64_t width) { return (width + 15) / 16 * 16; };
+  const auto of = [&](int64_t width) { return kBackwardRows * whole((width + 1) / 2) + kBackwardRows / 2 * whole(width); };
   return kPackedRowsHead + of(k_dim) + of(v_dim);
 }
 
