@@ -14,6 +14,7 @@ from microgpt import _kernels as k
 from microgpt.errors import ConfigError
 from microgpt.models.presets import MODELS
 from microgpt.nn.context import Dropout
+from microgpt.optim.arena import Arenas, decay_groups
 from microgpt.optim.rules import RULES
 from microgpt.optim.schedule import KINDS, Schedule
 from microgpt.training.build import make_data, make_model
@@ -74,6 +75,7 @@ def test_sgd_is_what_its_definition_says(tmp_path: Path) -> None:
     config = TrainConfig(**{**settings, "steps": 1})
     data = make_data(config)
     train, model = data.train, make_model(config, data.tokenizer.vocab_size)
+    Arenas(model, decay_groups(0.0))  # where q, k and v are one product: the same sums in the same order
     objective = LanguageModeling(model, 32, train.sequences, 0)
     buffers, block = objective.buffers(), train.next_many(1)
     objective.feed(buffers, block, 0)
