@@ -78,7 +78,8 @@ Array joined_array(const Array* const* arrays, size_t count) {
   int64_t rows = 0;
   for (size_t i = 0; i < count; ++i) {
     const Array& each = *arrays[i];
-    if (each.rank < 1 || each.rank != first.rank || each.dtype != first.dtype || each.block != first.block) return {};
+    if (each.rank < 1 || each.rank != first.rank || each.dtype != first.dtype) return {};
+    if (each.block != first.block || each.writable != first.writable) return {};
     for (int axis = 1; axis < each.rank; ++axis)
       if (each.shape[axis] != first.shape[axis]) return {};
     if (i > 0 && each.data != arrays[i - 1]->data + arrays[i - 1]->bytes()) return {};
@@ -86,7 +87,7 @@ Array joined_array(const Array* const* arrays, size_t count) {
   }
   int64_t shape[kMaxRank];
   for (int axis = 0; axis < first.rank; ++axis) shape[axis] = first.shape[axis];
-  if (first.rank > 0) shape[0] = rows;
+  shape[0] = rows;
   Array joined = first;
   set_shape(joined, shape, first.rank);
   return joined;

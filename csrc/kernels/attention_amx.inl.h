@@ -109,10 +109,10 @@ template <class Pairs> struct OnTiles : Pairs {
     }
   }
 
-  // c = factor c + sums. A step of zeros turns -0 into 0, so sums of fewer steps get a zero too.
+  // c = factor c + sums.
   static void add_sums(float* c, float factor, const float* sums, int64_t width) {
     const Vec by = set1(factor);
-    for (int64_t j = 0; j < width; j += kWidth) store(c + j, fma(load(c + j), by, add(load(sums + j), zero())));
+    for (int64_t j = 0; j < width; j += kWidth) store(c + j, fma(load(c + j), by, load(sums + j)));
   }
 
   // Raw products of `rows` with kWidth keys.

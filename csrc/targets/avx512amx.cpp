@@ -1,5 +1,5 @@
-// The bf16 matrix product on AMX tiles, and float32's as these processors' caches want it (kGemmFar); attention is avx512's (where
-// there are tiles, VDPBF16PS is half as fast as fma), every other kernel avx512bf16's. As in avx512.cpp, no STL header here.
+// Products and attention of bf16 on AMX tiles, and float32's products as these processors' caches want them (kGemmFar); every other
+// kernel is avx512bf16's. As in avx512.cpp, no STL header here.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
