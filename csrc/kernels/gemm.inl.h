@@ -161,9 +161,11 @@ template <class P> static inline void gemm_pack_group(const GemmGroup<typename P
   }
 }
 
-// B stays in place if it is used by this many tiles of rows at most, or small enough to live in L1.
+// B stays in place if it is used by this many tiles of rows at most, is small enough to live in L1, or has rows as short: panels of
+// it would come from L2 as well.
 constexpr int64_t kGemmInPlaceTiles = 2;
 constexpr int64_t kGemmInPlaceFloats = 4096;
+constexpr int64_t kGemmInPlaceRow = 128;
 
 // Of the tile of C that begins at `at`.
 template <class T>
@@ -209,7 +211,8 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
   const int64_t tiles = (rows + kGemmTileRows - 1) / kGemmTileRows;
   const int64_t tile_rows = rows / tiles, longer = rows % tiles;  // even heights: 17 rows are 9 + 8
-  const bool b_in_place = !kNarrow<T> && !args.trans_b && (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats);
+  const bool b_in_place = !kNarrow<T> && !args.trans_b &&
+                          (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats || args.ldb <= kGemmInPlaceRow);
   bool packed_ahead = false;  // the panel of B that comes next
   const bool copy_a = gemm_rows_fight<P>(args) && block.col_end - block.col_begin > (kGemmPackPanels - 1) * kGemmTileCols;
   const bool packs = args.trans_a && (copy_a || !P::kInMemory || P::kPer > 1);
@@ -409,7 +412,7 @@ static void gemm_part(const GemmArgs<typename P::Element>& args, const GemmBlock
 
 template <class P> static void gemm_of(const GemmArgs<typename P::Element>& args, const Share& share) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
-  const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
+  const GemmGrid grid = gemm_grid_of(args);
   const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) gemm_part<P>(args, block, p, grid, share.scratch);
 }

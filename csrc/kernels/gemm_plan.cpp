@@ -6,7 +6,7 @@ namespace mg {
 namespace {
 template <class T> Plan plan(const GemmArgs<T>& args) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return {0, 0};
-  const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
+  const GemmGrid grid = gemm_grid_of(args);
   const GemmScratch scratch = gemm_scratch(grid, args.k, gemm_sums_aside(args));
   return {gemm_shares(grid), sizeof(Wide<T>) * (size_t)(scratch.panels + scratch.tile + scratch.partial)};
 }

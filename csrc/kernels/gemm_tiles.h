@@ -37,6 +37,8 @@ constexpr int64_t kGemmMaxShares = 64;
 // where all would be one share otherwise.
 constexpr int64_t kGemmMinRows = 48;
 constexpr int64_t kGemmMinCols = 64;
+// Rows of C this short are not cut where there are rows enough: what is packed of A would serve two panels only.
+constexpr int64_t kGemmWholeRow = 128;
 
 struct GemmGrid {
   int64_t row_blocks, col_blocks, rows, cols;  // blocks of at most `rows` x `cols`
@@ -46,8 +48,8 @@ struct GemmGrid {
 
 static inline int64_t gemm_steps(int64_t n, int64_t step) { return (n + step - 1) / step; }
 
-// m * n * k as a double: the exact value does not matter, not overflowing does.
-static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch) {
+// m * n * k as a double: the exact value does not matter, not overflowing does. packs_a: A is transposed, and B is not.
+static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64_t n, int64_t k, int64_t batch, bool packs_a = false) {
   GemmGrid grid = {1, 1, m, n, batch, 1, kGemmRowStep};
   const double work = (double)(m > kGemmMemoryRows || batch > 1 ? m : kGemmMemoryRows) * (double)n * (double)(k > 0 ? k : 1);
   const double share = (double)((int64_t)1 << kGemmShareLog2);
@@ -73,11 +75,12 @@ static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64
   if (work / share > large && large > want) want = large;
   if (want > (double)kGemmMaxShares) want = (double)kGemmMaxShares;
   if (batch > 1) want = want * 2 / (double)batch;  // the batch already gives shares
+  const bool whole = packs_a && n <= kGemmWholeRow && (double)m >= want * (double)kGemmMinRows;
   // Columns before rows, up to twice as many rows: a panel of B is packed for the rows of its block.
   while (2 * grid.row_blocks * grid.col_blocks <= (int64_t)want) {
     const int64_t rows = m / grid.row_blocks, cols = n / grid.col_blocks;
     const int64_t least = grid.row_blocks * grid.col_blocks == 1 ? 1 : 2;
-    const bool split_rows = rows >= least * kGemmMinRows, split_cols = cols >= least * kGemmMinCols;
+    const bool split_rows = rows >= least * kGemmMinRows, split_cols = !whole && cols >= least * kGemmMinCols;
     if (split_rows && (rows > 2 * cols || !split_cols)) grid.row_blocks *= 2;
     else if (split_cols) grid.col_blocks *= 2;
     else break;
@@ -90,6 +93,10 @@ static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64
   grid.rows = gemm_steps(row_steps, grid.row_blocks) * grid.row_step;
   grid.cols = gemm_steps(col_steps, grid.col_blocks) * kGemmColStep;
   return grid;
+}
+
+template <class T> static inline GemmGrid gemm_grid_of(const GemmArgs<T>& args) {
+  return gemm_grid(args.m, args.n, args.k, args.batch, args.trans_a && !args.trans_b);
 }
 
 // Shares of JoinedGemmArgs.
@@ -175,7 +182,7 @@ static inline bool amx_turned(const GemmArgs<bf16>& args) {
 // them out. Cut where the least is packed: B for each block of rows, A (costly if transposed) for each block of columns.
 constexpr int kAmxUnitLog2 = 26, kAmxTransposedUnitLog2 = 27, kAmxSmallUnitLog2 = 21;
 static inline GemmGrid amx_grid(const GemmArgs<bf16>& args) {
-  GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
+  GemmGrid grid = gemm_grid_of(args);
   grid.row_step = kAmxRows;
   if (args.batch == 1 && args.m > kAmxRows && grid.row_blocks * grid.col_blocks > 1) {
     const double work = (double)args.m * (double)args.n * (double)args.k;

@@ -5,7 +5,7 @@ namespace mg::ref {
 
 void gemm(const GemmArgs<double>& args, const Share& share) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return;
-  const GemmGrid grid = gemm_grid(args.m, args.n, args.k, args.batch);
+  const GemmGrid grid = gemm_grid_of(args);
   const GemmBlock block = gemm_block(grid, share.index, args.m, args.n, args.batch);
   for (int64_t p = block.batch_begin; p < block.batch_end; ++p) {
     const double* a = args.a + p * args.stride_a;

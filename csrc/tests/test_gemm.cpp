@@ -352,19 +352,21 @@ TEST_CASE("gemm: NaN and infinity stay in their row and column") {
 }
 
 TEST_CASE("gemm: shares cover C once, evenly") {
-  for (int64_t m : {1, 12, 13, 64, 127, 512, 2048}) {
-    for (int64_t n : {1, 31, 64, 131, 1536, 50257}) {
-      const mg::GemmGrid grid = mg::gemm_grid(m, n, 512, 1);
-      int64_t area = 0, most = 0, least = m * n;
-      for (int64_t i = 0; i < mg::gemm_shares(grid); ++i) {
-        const mg::GemmBlock block = mg::gemm_block(grid, i, m, n, 1);
-        const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
-        CHECK((rows > 0 && rows <= grid.rows && cols > 0 && cols <= grid.cols));
-        area += rows * cols, most = rows * cols > most ? rows * cols : most, least = rows * cols < least ? rows * cols : least;
+  for (bool packs_a : {false, true}) {
+    for (int64_t m : {1, 12, 13, 64, 127, 512, 2048}) {
+      for (int64_t n : {1, 31, 64, 128, 131, 1536, 50257}) {
+        const mg::GemmGrid grid = mg::gemm_grid(m, n, 512, 1, packs_a);
+        int64_t area = 0, most = 0, least = m * n;
+        for (int64_t i = 0; i < mg::gemm_shares(grid); ++i) {
+          const mg::GemmBlock block = mg::gemm_block(grid, i, m, n, 1);
+          const int64_t rows = block.row_end - block.row_begin, cols = block.col_end - block.col_begin;
+          CHECK((rows > 0 && rows <= grid.rows && cols > 0 && cols <= grid.cols));
+          area += rows * cols, most = rows * cols > most ? rows * cols : most, least = rows * cols < least ? rows * cols : least;
+        }
+        CHECK(area == m * n);
+        // Blocks differ by one step each way, and the last step may be short.
+        CHECK(most - least <= 2 * (grid.rows * mg::kGemmColStep + grid.cols * grid.row_step));
       }
-      CHECK(area == m * n);
-      // Blocks differ by one step each way, and the last step may be short.
-      CHECK(most - least <= 2 * (grid.rows * mg::kGemmColStep + grid.cols * grid.row_step));
     }
   }
 }
