@@ -12,7 +12,7 @@ import pytest
 
 from microgpt import Tensor, no_grad, ops
 from microgpt import _kernels as k
-from microgpt.errors import DTypeError, ShapeError
+from microgpt.errors import DTypeError, ShapeError, UsageError
 from microgpt.program import Program
 
 
@@ -80,6 +80,82 @@ def test_calls_that_do_not_fit(call: Any, message: str) -> None:
 def test_errors_of_the_core(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda x: k.unary(x, x, 99), UsageError, r"unary: `op` must be in 0\.\.11, got 99"),
+        (lambda x: k.binary(x, x, x, -1), UsageError, r"binary: `op` must be in 0\.\.8, got -1"),
+        (lambda x: k.reduce(x, k.empty((1,)), 1, 12, 1, 2), UsageError, r"reduce: `op` must be in 0\.\.1, got 2"),
+        (lambda x: k.act(x, x, 6), UsageError, r"act: `kind` must be in 0\.\.5, got 6"),
+        (lambda x: k.gemm(x, x, array(3, 3), 3, 3, 4, act=9), UsageError, r"matmul: `act` must be in 0\.\.5, got 9"),
+        (lambda x: k.softmax(x, x, 5), ShapeError, r"softmax: \(3, 4\) has no whole rows of 5"),
+        (lambda x: k.norm(x, x, x, 5, 1e-5), ShapeError, r"norm: \(3, 4\) has no whole rows of 5"),
+    ],
+)  # fmt: skip
+def test_choices_and_rows_that_are_not_there(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(array(3, 4))
+
+
+def _second_moments_in_the_weights(x: k.Array) -> None:
+    step = k.from_numpy(np.ones(1, np.int64))
+    k.adamw(x, array(3, 4), array(3, 4), x, array(1), step, 0.9, 0.99, 1e-8, 0.0)
+
+
+def _attention_into_its_queries(x: k.Array) -> None:
+    q, rows = x.view((3, 1, 4)), [k.from_numpy(np.array(n, np.int32)) for n in ([0, 3], [0], [3])]
+    k.attention(q, array(3, 1, 4), array(3, 1, 4), q, *rows, 1, 1, 4, 4, 1.0, True, -1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: k.gemm(x, array(4, 4), x, 3, 4, 4), r"gemm: `c` of shape \(3, 4\) shares memory with `a` of shape"),
+        (lambda x: k.gemm(array(3, 4), array(4, 4), x, 3, 4, 4, bias=x.view((4,), 8)), r"gemm: `c` .* with `bias`"),
+        (lambda x: k.gemm(array(2, 4), array(4, 4), x.view((2, 4)), 2, 4, 4, residual=x.view((2, 4), 4)),
+         r"gemm: `c` .* with `residual` .*, or the same one"),
+        (lambda x: k.gemm(array(3, 4), array(4, 4), x, 3, 4, 4, slope=x), r"gemm: `(c|slope)` .* with `(c|slope)`"),
+        (lambda x: k.unary(x.view((11,)), x.view((11,), 1), 0), r"unary: `y` .* with `x`"),
+        (lambda x: k.binary(x.view((4,)), x.view((3, 4)), x, 0), r"binary: `y` .* with `a` of shape \(4,\)"),
+        (lambda x: k.axpy(x.view((8,)), x.view((8,), 4)), r"axpy: `y` .* with `x`"),
+        (lambda x: k.copy(x, x.view((4,), 4), [4], [1]), r"copy: `y` .* with `x`"),
+        (lambda x: k.copy(x, x.view((4,), 4), [4], [1], to_x=True), r"copy: `x` .* with `y`"),
+        (lambda x: k.reduce(x, x.view((4,)), 1, 3, 4, 0), r"reduce: `y` .* with `x`"),
+        (lambda x: k.softmax(x.view((2, 4)), x.view((2, 4), 4), 4), r"softmax: `y` .* with `x`"),
+        (lambda x: k.norm(x, k.empty((3, 4)), x.view((3,)), 4, 1e-5), r"norm: `rstd` .* with `x`"),
+        (_second_moments_in_the_weights, r"adamw: `param` .* with `v`"),
+        (_attention_into_its_queries, r"attention: `o` of shape \(3, 1, 4\) shares memory with `q`"),
+    ],
+)  # fmt: skip
+def test_what_is_written_is_no_part_of_what_is_read(call: Any, message: str) -> None:
+    x = array(3, 4)
+    with pytest.raises(UsageError, match=message):
+        call(x)
+    np.testing.assert_array_equal(x.numpy(), array(3, 4).numpy())
+
+
+def test_keys_that_sequences_share_have_no_gradients() -> None:
+    q, keys, values = (Tensor(array(n, 1, 4), requires_grad=True) for n in (2, 3, 3))
+    where = [k.from_numpy(np.array(n, np.int32)) for n in ([0, 1, 2], [1, 0], [2, 2])]
+    y = ops.attention(q, keys, values, *where)
+    with pytest.raises(UsageError, match="attention_backward: sequences share the key at row 1"):
+        y.sum().backward()
+
+
+def test_element_by_element_an_array_may_be_replaced() -> None:
+    x, double = array(3, 4), 2 * array(3, 4).numpy()
+    k.binary(x, x, x, 0)
+    np.testing.assert_array_equal(x.numpy(), double)
+    k.axpy(x, x, 1.0, 1.0)
+    np.testing.assert_array_equal(x.numpy(), 2 * double)
+    eye = k.from_numpy(np.eye(4, dtype=np.float32))
+    k.gemm(array(3, 4), eye, x, 3, 4, 4, residual=x)
+    np.testing.assert_array_equal(x.numpy(), 2.5 * double)
+    whole = array(6)  # neighbours in one block are apart
+    k.unary(whole.view((3,)), whole.view((3,), 3), 0)
+    np.testing.assert_array_equal(whole.numpy(), [0, 1, 2, 0, -1, -2])
 
 
 def test_broadcast_shapes_are_numpys() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from microgpt import _kernels as k
 from microgpt import ops
-from microgpt.errors import DTypeError
+from microgpt.autograd import no_grad
+from microgpt.errors import DTypeError, UsageError
 from microgpt.nn.context import Ctx, Layout
 from microgpt.nn.linear import Adapter, Linear, side_by_side
 from microgpt.nn.mixers import MIXERS
@@ -182,3 +183,64 @@ def test_arrays_are_joined_only_where_they_follow_each_other():
     with pytest.raises(DTypeError, match="joined: expected arrays, got int"):
         k.joined([parts[0], 3])
     assert isinstance(Tensor(whole), Tensor)
+
+
+@pytest.mark.parametrize("other", [decay_groups(0.0), decay_groups(0.1)])
+def test_an_optimizer_made_before_the_walk_back_gets_the_gradients(other: Any):
+    model, twin = two("float64")
+    twin._packed = lambda x, ctx: None
+    found = []
+    for mixer in (model, twin):
+        x = tensor(numbers(sum(LENGTHS), WIDTH), requires_grad=True)
+        loss = (mixer(x, Ctx(Layout.packed(LENGTHS)), residual=x) * tensor(numbers(sum(LENGTHS), WIDTH, seed=3))).sum()
+        mixer.arenas = Arenas(mixer, other)
+        loss.backward()
+        found.append({name: p.slot.array.numpy().copy() for name, p in mixer.named_parameters()})
+    for name, value in found[1].items():
+        assert np.abs(value).max() > 0
+        np.testing.assert_allclose(found[0][name], value, rtol=1e-12, atol=1e-13, err_msg=name)
+
+
+def test_weights_moved_apart_before_the_walk_back_are_an_error():
+    mixer = attention("float64")
+    mixer.arenas = Arenas(mixer, decay_groups(0.1))
+    x = tensor(numbers(sum(LENGTHS), WIDTH))
+    loss = mixer(x, Ctx(Layout.packed(LENGTHS)), residual=x).sum()
+    mixer.k.weight.freeze()
+    mixer.arenas = Arenas(mixer, decay_groups(0.1))
+    with pytest.raises(UsageError, match="have been moved apart since the forward pass"):
+        loss.backward()
+
+
+class Doubled(Linear):
+    def __call__(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        return super().__call__(x, *args, **options) * 2.0
+
+
+def test_what_a_subclass_changes_is_kept():
+    x, ctx = tensor(numbers(sum(LENGTHS), WIDTH)), Ctx(Layout.packed(LENGTHS))
+
+    def changed(mixer: Attention) -> list[np.ndarray]:
+        found = []
+        mixer.v.__class__ = Doubled
+        found.append(mixer(x, ctx, residual=x).numpy().copy())
+        mixer.v.__class__ = Linear
+        mixer.attend = lambda q, k, v, ctx: Attention.attend(mixer, q, k, v, ctx) * 3.0
+        found.append(mixer(x, ctx, residual=x).numpy().copy())
+        del mixer.attend
+        mixer._place = lambda x, *args: x * 0.5
+        found.append(mixer(x, ctx, residual=x).numpy().copy())
+        del mixer._place
+        return [*found, mixer(x, ctx, residual=x).numpy().copy()]
+
+    mixer = attention("float64")
+    before = changed(mixer)
+    mixer.arenas = Arenas(mixer, decay_groups(0.1))
+    for now, then in zip(changed(mixer), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+    assert all(np.abs(each - before[-1]).max() > 1e-3 for each in before[:-1])
+    with no_grad():  # a few rows are one kernel's, too
+        few, small = tensor(numbers(3, WIDTH)), Ctx(Layout.packed((3,)))
+        plain = mixer(few, small, residual=few).numpy().copy()
+        mixer.v.__class__ = Doubled
+        assert np.abs(mixer(few, small, residual=few).numpy() - plain).max() > 1e-3

@@ -177,7 +177,7 @@ Made linear(const Array& x, const Array& weight, const Array* bias, const Array*
     args.bias = bias ? bias->as<T>() : nullptr, args.residual = residual ? residual->as<T>() : nullptr;
     args.slope = slope.as<T>();
     args.m = rows, args.n = n, args.k = inner, args.lda = inner, args.ldb = inner, args.ldc = n;
-    args.batch = 1, args.trans_b = 1, args.act = (Act)act;
+    args.batch = 1, args.trans_b = 1, args.act = choice(act, Act::silu, "linear", "act");
     MG_RUN(gemm, T, args, &x, &weight, &y, bias, residual, &slope);
   });
   return results(std::move(y), std::move(slope));
@@ -288,7 +288,7 @@ Array q_linear(const Array& x, py::handle weight, const Array* bias, const Array
     if (y.dtype == x.dtype) args.c = y.as<T>();
     else args.wide_c = y.as<Wide<T>>();
     args.bias = bias ? bias->as<T>() : nullptr, args.residual = residual ? residual->as<T>() : nullptr;
-    args.act = (Act)act;
+    args.act = choice(act, Act::silu, "linear", "act");
     MG_RUN(qgemm, T, args, &rows.codes, &rows.scales, &rows.starts, given.data, bias, residual, &y);
   });
   return y;

@@ -63,11 +63,40 @@ PyObject* check_int32(PyObject*, PyObject* const* args, Py_ssize_t given, PyObje
   });
 }
 
+// Argument `at` of "&x, to(y), each(z)": its name.
+std::string name_of(const char* names, size_t at) {
+  std::string all = names;
+  size_t begin = 0;
+  for (; at > 0; --at) begin = all.find(',', begin) + 1;
+  std::string name = all.substr(begin, all.find(',', begin) - begin);
+  const size_t open = name.find('('), first = open == std::string::npos ? name.find_first_not_of(" &") : open + 1;
+  const size_t last = name.find_first_of(") ", first);
+  return name.substr(first, last - first);
+}
+
 template <auto Fn> PyMethodDef method(const char* name, const char* doc) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(Fn)), METH_FASTCALL | METH_KEYWORDS, doc};
 }
 
 }  // namespace
+
+void check_apart(const char* op, const char* names, std::initializer_list<Use> uses) {
+  for (const Use& written : uses) {
+    const Array* y = written.array;
+    if (written.kind != Use::written || !y || y->size == 0) continue;
+    for (const Use& other : uses) {
+      const Array* x = other.array;
+      if (&other == &written || !x || x->size == 0) continue;
+      if (x->data + x->bytes() <= y->data || y->data + y->bytes() <= x->data) continue;
+      if (other.kind == Use::each && x->data == y->data && x->bytes() == y->bytes()) continue;
+      const std::string output = name_of(names, (size_t)(&written - uses.begin()));
+      const std::string input = name_of(names, (size_t)(&other - uses.begin()));
+      throw usage_error(std::string(op) + ": `" + output + "` of shape " + shape_text(y->shape, y->rank) + " shares memory with `" +
+                        input + "` of shape " + shape_text(x->shape, x->rank) + "; it must be an array of its own" +
+                        (other.kind == Use::each ? ", or the same one" : ""));
+    }
+  }
+}
 
 void check_like(const Array* array, const char* op, const char* name, const Array& first, const char* first_name) {
   if (!array) return;

@@ -64,6 +64,13 @@ template <class T> T* out(const Array* array, int64_t size, const char* op, cons
   return out_opt<T>(array, size, op, name);
 }
 
+// One of an enumeration that ends with `last`.
+template <class E> E choice(int value, E last, const char* op, const char* name) {
+  if (value < 0 || value > (int)last)
+    throw usage_error(std::string(op) + ": `" + name + "` must be in 0.." + std::to_string((int)last) + ", got " + std::to_string(value));
+  return (E)value;
+}
+
 // Calls f with a float, a double or a bf16, by the array's type.
 template <class F> void by_dtype(const Array& array, const char* op, F f) {
   if (array.dtype == DType::f32)
@@ -86,9 +93,17 @@ template <class F> void by_wide_dtype(const Array& array, const char* op, F f) {
     throw dtype_error(std::string(op) + ": expected float32 or float64, got " + dtype_name(array.dtype));
 }
 
+inline Use to(const Array* array) { return {array, Use::written}; }
+inline Use to(const Array& array) { return to(&array); }
+inline Use each(const Array* array) { return {array, Use::each}; }
+inline Use each(const Array& array) { return each(&array); }
+// Throws if what is written shares memory that it must not. `names`: the source text of `uses`, for the error.
+void check_apart(const char* op, const char* names, std::initializer_list<Use> uses);
+
 template <class A>
-void run_kernel(const char* name, void (*kernel)(const A&, const Share&), const A& args, Plan plan,
-                std::initializer_list<const Array*> uses) {
+void run_kernel(const char* name, void (*kernel)(const A&, const Share&), const A& args, Plan plan, const char* names,
+                std::initializer_list<Use> uses) {
+  check_apart(name, names, uses);
   if (plan.shares <= 1) {
     launch(name, kernel, args, plan, uses);
   } else {
@@ -111,5 +126,7 @@ void check_starts(const Array& q_start, int64_t rows, const char* op);
 
 }  // namespace mg::bindings
 
-// RUN(gemm, T, args, uses...): launch kernel `gemm` for element type T.
-#define MG_RUN(name, T, args, ...) run_kernel(#name, kernels<T>().name, args, plan_##name(args), {__VA_ARGS__})
+// MG_RUN(gemm, T, args, uses...): launch kernel `gemm` for element type T.
+#define MG_RUN(name, T, args, ...) run_kernel(#name, kernels<T>().name, args, plan_##name(args), #__VA_ARGS__, {__VA_ARGS__})
+// The same of a kernel that is not in a table of them.
+#define MG_RUN_THIS(name, kernel, plan, args, ...) run_kernel(name, kernel, args, plan, #__VA_ARGS__, {__VA_ARGS__})

@@ -41,7 +41,7 @@ void gated_delta(const Array& q, const Array& k, const Array& v, const Array& g,
     using T = decltype(t);
     const DeltaArgs<T> args = delta_args<T>(q, k, v, g, beta, &o, q_start, {heads, key_heads, k_dim, v_dim}, scale,
                                             normalize, state, chunks);
-    MG_RUN(gated_delta, T, args, &q, &k, &v, &g, &beta, &o, &q_start, state, chunks);
+    MG_RUN(gated_delta, T, args, &q, &k, &v, &g, &beta, to(o), &q_start, to(state), to(chunks));
   });
 }
 
@@ -63,7 +63,7 @@ void gated_delta_backward(const Array& q, const Array& k, const Array& v, const 
     args.dg = out<Wide<T>>(&dg, times, op, "dg"), args.dbeta = out<Wide<T>>(&dbeta, times, op, "dbeta");
     args.accumulate_dq = accumulate_dq, args.accumulate_dk = accumulate_dk, args.accumulate_dv = accumulate_dv;
     args.accumulate_dg = accumulate_dg, args.accumulate_dbeta = accumulate_dbeta;
-    MG_RUN(gated_delta_backward, T, args, &q, &k, &v, &g, &beta, &d_o, &chunks, &dq, &dk, &dv, &dg, &dbeta, &q_start);
+    MG_RUN(gated_delta_backward, T, args, &q, &k, &v, &g, &beta, &d_o, &chunks, to(dq), to(dk), to(dv), to(dg), to(dbeta), &q_start);
   });
 }
 

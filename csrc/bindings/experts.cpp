@@ -13,8 +13,8 @@ void route(const Array& logits, const Array& ids, int64_t experts, int64_t chose
     if (experts < 1 || chosen < 1 || chosen > experts) throw shape_error("route: needs 1 <= chosen <= experts");
     const int64_t tokens = logits.size / experts;
     RouteArgs<T> args{in<T>(&logits, tokens * experts, "route", "logits"), in_opt<Wide<T>>(bias, experts, "route", "bias"),
-                      out<int32_t>(&ids, checked_mul(tokens, chosen), "route", "ids"), tokens, experts, chosen, (Score)score};
-    MG_RUN(route, T, args, &logits, bias, &ids);
+                      out<int32_t>(&ids, checked_mul(tokens, chosen), "route", "ids"), tokens, experts, chosen, choice(score, Score::sigmoid, "route", "score")};
+    MG_RUN(route, T, args, &logits, bias, to(ids));
   });
 }
 
@@ -31,15 +31,15 @@ void route_weights(const Array& logits, const Array& ids, int64_t experts, int64
     args.logits = in<T>(&logits, tokens * experts, op, "logits");
     args.ids = in<int32_t>(&ids, weights, op, "ids");
     args.tokens = tokens, args.experts = experts, args.chosen = chosen;
-    args.scale = scale, args.eps = eps, args.score = (Score)score, args.renormalize = renormalize;
+    args.scale = scale, args.eps = eps, args.score = choice(score, Score::sigmoid, op, "score"), args.renormalize = renormalize;
     args.accumulate = accumulate;
     if (dx) {
       args.dy = in<T>(dy, weights, op, "dy");
       args.dx = out<T>(dx, tokens * experts, op, "dx");
-      MG_RUN(route_weights_backward, T, args, &logits, &ids, dy, dx);
+      MG_RUN(route_weights_backward, T, args, &logits, &ids, dy, to(dx));
     } else {
       args.y = out<T>(y, weights, op, "y");
-      MG_RUN(route_weights, T, args, &logits, &ids, y);
+      MG_RUN(route_weights, T, args, &logits, &ids, to(y));
     }
   });
 }
@@ -52,7 +52,7 @@ void sort_experts(const Array& ids, const Array& order, const Array& place, cons
     SortExpertsArgs<T> args{ids.as<int32_t>(), out<int32_t>(&order, ids.size, op, "order"),
                             out<int32_t>(&place, ids.size, op, "place"), out<int32_t>(&offsets, load.size + 1, op, "offsets"),
                             out<T>(&load, load.size, op, "load"), ids.size, load.size};
-    MG_RUN(sort_experts, T, args, &ids, &order, &place, &offsets, &load);
+    MG_RUN(sort_experts, T, args, &ids, to(order), to(place), to(offsets), to(load));
   });
 }
 
@@ -66,7 +66,7 @@ void gather_rows(const Array& x, const Array& order, const Array& y, int64_t cho
     check_ids(order, 0, width > 0 ? checked_mul(x.size / width, chosen) : rows, op, "order");
     GatherArgs<T> args{in<T>(&x, 0, op, "x"), order.as<int32_t>(), in_opt<T>(weights, rows, op, "weights"),
                        out<T>(&y, checked_mul(rows, width), op, "y"), rows, chosen, width, accumulate};
-    MG_RUN(gather_rows, T, args, &x, &order, weights, &y);
+    MG_RUN(gather_rows, T, args, &x, &order, weights, to(y));
   });
 }
 
@@ -84,7 +84,7 @@ void combine_rows(const Array& x, const Array& place, const Array& y, int64_t ch
     args.residual = in_opt<T>(residual, size, op, "residual");
     args.y = out<T>(&y, size, op, "y");
     args.tokens = tokens, args.chosen = chosen, args.width = width, args.accumulate = accumulate;
-    MG_RUN(combine_rows, T, args, &x, &place, weights, residual, &y);
+    MG_RUN(combine_rows, T, args, &x, &place, weights, each(residual), to(y));
   });
 }
 
@@ -101,7 +101,7 @@ void combine_dot(const Array& x, const Array& place, const Array& dy, const Arra
     args.dy = in<T>(&dy, checked_mul(tokens, width), op, "dy");
     args.dweights = out<T>(&dweights, tokens * chosen, op, "dweights");
     args.tokens = tokens, args.chosen = chosen, args.width = width, args.accumulate = accumulate;
-    MG_RUN(combine_dot, T, args, &x, &place, &dy, &dweights);
+    MG_RUN(combine_dot, T, args, &x, &place, &dy, to(dweights));
   });
 }
 
@@ -134,7 +134,7 @@ void grouped_linear(const Array& a, const Array& b, const Array& c, const Array&
     give_output<T>(c, checked_mul(rows, n), op, &args.c, &args.wide_c);
     args.bias = in_opt<T>(bias, checked_mul(experts, n), op, "bias");
     args.rows = rows, args.n = n, args.k = k, args.experts = experts, args.trans_b = trans_b, args.accumulate = accumulate;
-    MG_RUN(grouped_linear, T, args, &a, &b, &c, &offsets, bias);
+    MG_RUN(grouped_linear, T, args, &a, &b, to(c), &offsets, bias);
   });
 }
 
@@ -152,8 +152,8 @@ void grouped_weight(const Array& a, const Array* b, const Array& c, const Array&
     args.b = in_opt<T>(b, checked_mul(rows, n), op, "b");
     give_output<T>(c, checked_mul(experts, checked_mul(m, n)), op, &args.c, &args.wide_c);
     args.rows = rows, args.m = m, args.n = n, args.experts = experts, args.accumulate = accumulate;
-    if (b) MG_RUN(grouped_weight, T, args, &a, b, &c, &offsets);
-    else MG_RUN(grouped_sum, T, args, &a, &c, &offsets);
+    if (b) MG_RUN(grouped_weight, T, args, &a, b, to(c), &offsets);
+    else MG_RUN(grouped_sum, T, args, &a, to(c), &offsets);
   });
 }
 
@@ -181,8 +181,8 @@ void q_gather(const Array& codes, const Array& scales, const Array& starts, cons
   args.to_starts = out<int32_t>(&to_starts, numbers * parts, op, "to_starts");
   args.experts = experts_of(offsets, nullptr, rows, op);
   args.rows = rows, args.sources = sources, args.chosen = chosen, args.groups = groups, args.group = group, args.type = (QType)type;
-  run_kernel("qgather", &qgather, args, plan_qgather(args),
-             {&codes, &scales, &starts, &order, &offsets, &to_codes, &to_scales, &to_starts});
+  MG_RUN_THIS("qgather", &qgather, plan_qgather(args), args, &codes, &scales, &starts, &order, &offsets, to(to_codes), to(to_scales),
+              to(to_starts));
 }
 
 void grouped_q_rows(const Array& x, const Array& codes, const Array& scales, const Array& starts, const Array& data,
@@ -200,7 +200,7 @@ void grouped_q_rows(const Array& x, const Array& codes, const Array& scales, con
                  w.order, rows, k, group, w.type};
     args.experts = experts_of(offsets, &data, rows, op);
     args.kernel = kernels<T>().qrows;
-    run_kernel("grouped_qrows", &grouped_qrows<T>, args, plan_grouped_qrows(args), {&x, &codes, &scales, &starts, &data, &offsets});
+    MG_RUN_THIS("grouped_qrows", &grouped_qrows<T>, plan_grouped_qrows(args), args, &x, to(codes), to(scales), to(starts), &data, &offsets);
   });
 }
 
@@ -222,7 +222,7 @@ void grouped_q_gemm(const Array& codes, const Array& scales, const Array& starts
     args.product.bias = in_opt<T>(bias, checked_mul(experts, n), op, "bias");
     args.experts = experts_of(offsets, &data, rows, op);
     args.kernel = kernels<T>().qgemm;
-    run_kernel("grouped_qgemm", &grouped_qgemm<T>, args, plan_grouped_qgemm(args), {&codes, &scales, &starts, &data, bias, &offsets, &c});
+    MG_RUN_THIS("grouped_qgemm", &grouped_qgemm<T>, plan_grouped_qgemm(args), args, &codes, &scales, &starts, &data, bias, &offsets, to(c));
   });
 }
 
@@ -242,7 +242,7 @@ void grouped_q_matmul(const Array& x, const Array& data, const Array& y, const A
     args.experts = experts_of(offsets, &data, rows, op);
     args.rows = rows, args.to_inputs = to_inputs, args.accumulate = accumulate;
     args.numbers = kernels<T>().qdequantize, args.product = kernels<T>().gemm;
-    run_kernel("grouped_qnumbers", &grouped_qnumbers<T>, args, plan_grouped_qnumbers(args), {&x, &data, bias, &offsets, &y});
+    MG_RUN_THIS("grouped_qnumbers", &grouped_qnumbers<T>, plan_grouped_qnumbers(args), args, &x, &data, bias, &offsets, to(y));
   });
 }
 

@@ -1,9 +1,18 @@
 // Kernels of layers: embedding, norms, activations, rotary positions, softmax, attention, cross-entropy, dropout.
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "bindings/common.h"
 #include "kernels/tiles.h"
 
 namespace mg::bindings {
 namespace {
+
+void check_rows_of(const Array& x, int64_t cols, const char* op) {
+  if (x.size % cols)
+    throw shape_error(std::string(op) + ": " + shape_text(x.shape, x.rank) + " has no whole rows of " + std::to_string(cols));
+}
 
 void embedding(const Array& table, const Array& ids, const Array& y, int64_t width, bool accumulate) {
   by_dtype(table, "embedding", [&](auto t) {
@@ -13,7 +22,7 @@ void embedding(const Array& table, const Array& ids, const Array& y, int64_t wid
     EmbeddingArgs<T> args{in<T>(&table, 0, "embedding", "table"), ids.as<int32_t>(),
                           out<T>(&y, checked_mul(ids.size, width), "embedding", "y"),
                           ids.size, width, vocab, accumulate};
-    MG_RUN(embedding, T, args, &table, &ids, &y);
+    MG_RUN(embedding, T, args, &table, &ids, to(y));
   });
 }
 
@@ -25,7 +34,7 @@ void embedding_backward(const Array& dy, const Array& ids, const Array& dtable, 
     EmbeddingBackwardArgs<T> args{in<T>(&dy, checked_mul(ids.size, width), "embedding_backward", "dy"),
                                   ids.as<int32_t>(), out<Wide<T>>(&dtable, 0, "embedding_backward", "dtable"),
                                   ids.size, width, vocab, accumulate};
-    MG_RUN(embedding_backward, T, args, &dy, &ids, &dtable);
+    MG_RUN(embedding_backward, T, args, &dy, &ids, to(dtable));
   });
 }
 
@@ -34,12 +43,13 @@ void norm(const Array& x, const Array& y, const Array& rstd, int64_t cols, doubl
   by_dtype(x, "norm", [&](auto t) {
     using T = decltype(t);
     if (cols < 1) throw shape_error("norm: the last axis must not be empty");
+    check_rows_of(x, cols, "norm");
     const int64_t rows = x.size / cols;
     NormArgs<T> args{in<T>(&x, x.size, "norm", "x"), in_opt<T>(weight, cols, "norm", "weight"),
                      in_opt<T>(bias, cols, "norm", "bias"), out<T>(&y, x.size, "norm", "y"),
                      out_opt<Wide<T>>(mean, rows, "norm", "mean"), out<Wide<T>>(&rstd, rows, "norm", "rstd"),
                      rows, cols, eps, mean != nullptr};
-    MG_RUN(norm, T, args, &x, weight, bias, &y, mean, &rstd);
+    MG_RUN(norm, T, args, &x, weight, bias, to(y), to(mean), to(rstd));
   });
 }
 
@@ -49,7 +59,7 @@ template <class T> void add_parts(const Array& parts, const Array* sum, bool acc
   args.x = parts.as<T>(), args.y = sum->as<T>();
   args.outer = 1, args.axis = parts.dim(0), args.inner = parts.dim(1);
   args.op = Reduce::sum, args.accumulate = accumulate;
-  MG_RUN(reduce, T, args, &parts, sum);
+  MG_RUN(reduce, T, args, &parts, to(sum));
 }
 
 // dx, dweight and dbias are each optional. Without dx the other two are one kernel that walks columns; with it they are
@@ -60,6 +70,7 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
   by_dtype(x, "norm_backward", [&](auto t) {
     using T = decltype(t);
     if (cols < 1) throw shape_error("norm_backward: the last axis must not be empty");
+    check_rows_of(x, cols, "norm_backward");
     const int64_t rows = x.size / cols;
     NormBackwardArgs<T> args{};
     args.dy = in<T>(&dy, x.size, "norm_backward", "dy");
@@ -73,7 +84,7 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
     args.dweight = out_opt<Wide<T>>(dweight, cols, "norm_backward", "dweight");
     args.dbias = out_opt<Wide<T>>(dbias, cols, "norm_backward", "dbias");
     if (!dx || rows == 0) {
-      if (dweight || dbias) MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, dweight, dbias);
+      if (dweight || dbias) MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, to(dweight), to(dbias));
       return;
     }
     args.dx = out<T>(dx, x.size, "norm_backward", "dx");
@@ -81,7 +92,7 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
     Array weights, biases;
     if (dweight) weights = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dweight = weights.as<Wide<T>>();
     if (dbias) biases = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dbias = biases.as<Wide<T>>();
-    MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, dx, &weights, &biases);
+    MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, to(dx), &weights, &biases);
     if (dweight) add_parts<Wide<T>>(weights, dweight, accumulate_dweight);
     if (dbias) add_parts<Wide<T>>(biases, dbias, accumulate_dbias);
   });
@@ -90,8 +101,8 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
 void act(const Array& x, const Array& y, int kind) {
   by_dtype(x, "act", [&](auto t) {
     using T = decltype(t);
-    ActArgs<T> args{in<T>(&x, y.size, "act", "x"), nullptr, out<T>(&y, x.size, "act", "y"), x.size, (Act)kind, 0};
-    MG_RUN(act, T, args, &x, &y);
+    ActArgs<T> args{in<T>(&x, y.size, "act", "x"), nullptr, out<T>(&y, x.size, "act", "y"), x.size, choice(kind, Act::silu, "act", "kind"), 0};
+    MG_RUN(act, T, args, each(x), to(y));
   });
 }
 
@@ -99,8 +110,8 @@ void act_backward(const Array& x, const Array& dy, const Array& dx, int kind, bo
   by_dtype(x, "act_backward", [&](auto t) {
     using T = decltype(t);
     ActArgs<T> args{in<T>(&x, x.size, "act_backward", "x"), in<T>(&dy, x.size, "act_backward", "dy"),
-                    out<T>(&dx, x.size, "act_backward", "dx"), x.size, (Act)kind, accumulate};
-    MG_RUN(act_backward, T, args, &x, &dy, &dx);
+                    out<T>(&dx, x.size, "act_backward", "dx"), x.size, choice(kind, Act::silu, "act_backward", "kind"), accumulate};
+    MG_RUN(act_backward, T, args, each(x), each(dy), to(dx));
   });
 }
 
@@ -111,8 +122,8 @@ void glu(const Array& gate, const Array& up, const Array& y, int kind) {
     args.gate = in<T>(&gate, gate.size, "glu", "gate");
     args.up = in<T>(&up, gate.size, "glu", "up");
     args.y = out<T>(&y, gate.size, "glu", "y");
-    args.n = gate.size, args.act = (Act)kind;
-    MG_RUN(glu, T, args, &gate, &up, &y);
+    args.n = gate.size, args.act = choice(kind, Act::silu, "glu", "kind");
+    MG_RUN(glu, T, args, each(gate), each(up), to(y));
   });
 }
 
@@ -126,9 +137,9 @@ void glu_backward(const Array& gate, const Array& up, const Array& dy, int kind,
     args.dy = in<T>(&dy, gate.size, "glu_backward", "dy");
     args.dgate = out_opt<T>(dgate, gate.size, "glu_backward", "dgate");
     args.dup = out_opt<T>(dup, gate.size, "glu_backward", "dup");
-    args.n = gate.size, args.act = (Act)kind;
+    args.n = gate.size, args.act = choice(kind, Act::silu, "glu", "kind");
     args.accumulate_dgate = accumulate_dgate, args.accumulate_dup = accumulate_dup;
-    MG_RUN(glu_backward, T, args, &gate, &up, &dy, dgate, dup);
+    MG_RUN(glu_backward, T, args, &gate, &up, &dy, to(dgate), to(dup));
   });
 }
 
@@ -145,7 +156,7 @@ void rope(const Array& x, const Array& positions, const Array& cos, const Array&
                      in<Wide<T>>(&cos, table_rows * half, "rope", "cos"), in<Wide<T>>(&sin, table_rows * half, "rope", "sin"),
                      out<T>(&y, size, "rope", "y"), tokens, heads, head_dim, half, table_rows,
                      interleaved, inverse, accumulate};
-    MG_RUN(rope, T, args, &x, &positions, &cos, &sin, &y);
+    MG_RUN(rope, T, args, each(x), &positions, &cos, &sin, to(y));
   });
 }
 
@@ -153,9 +164,10 @@ void softmax(const Array& x, const Array& y, int64_t cols, double scale) {
   by_dtype(x, "softmax", [&](auto t) {
     using T = decltype(t);
     if (cols < 1) throw shape_error("softmax: the last axis must not be empty");
+    check_rows_of(x, cols, "softmax");
     SoftmaxArgs<T> args{in<T>(&x, x.size, "softmax", "x"), nullptr, out<T>(&y, x.size, "softmax", "y"),
                         x.size / cols, cols, scale, 0};
-    MG_RUN(softmax, T, args, &x, &y);
+    MG_RUN(softmax, T, args, each(x), to(y));
   });
 }
 
@@ -163,9 +175,10 @@ void softmax_backward(const Array& y, const Array& dy, const Array& dx, int64_t 
   by_dtype(y, "softmax_backward", [&](auto t) {
     using T = decltype(t);
     if (cols < 1) throw shape_error("softmax_backward: the last axis must not be empty");
+    check_rows_of(y, cols, "softmax_backward");
     SoftmaxArgs<T> args{in<T>(&y, y.size, "softmax_backward", "y"), in<T>(&dy, y.size, "softmax_backward", "dy"),
                         out<T>(&dx, y.size, "softmax_backward", "dx"), y.size / cols, cols, scale, accumulate};
-    MG_RUN(softmax_backward, T, args, &y, &dy, &dx);
+    MG_RUN(softmax_backward, T, args, &y, each(dy), to(dx));
   });
 }
 
@@ -250,11 +263,23 @@ void attention(const Array& q, const Array& k, const Array& v, const Array& o, c
     Array parts;
     const int64_t shape[] = {sizeof(T) < sizeof(double) ? attention_parts(args) : 0, heads, part_floats(v_dim)};
     if (shape[0] > 0) parts = make_array(dtype_of<Wide<T>>::value, shape, 3), args.parts = parts.as<Wide<T>>();
-    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
+    MG_RUN(attention, T, args, &q, &k, &v, to(o), to(lse), &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
     if (!args.parts) return;
     args.merge = 1;
-    MG_RUN(attention, T, args, &q, &k, &v, &o, lse, &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
+    MG_RUN(attention, T, args, &q, &k, &v, to(o), to(lse), &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
   });
+}
+
+// Each sequence writes the gradients of its keys: they must be of no other.
+template <class T> void check_own_keys(const AttentionArgs<T>& args) {
+  std::vector<std::pair<int64_t, int64_t>> ranges;
+  for (int64_t s = 0; s < args.seqs; ++s)
+    if (args.k_len[s] > 0) ranges.emplace_back(args.k_start[s], args.k_start[s] + args.k_len[s]);
+  if (!std::is_sorted(ranges.begin(), ranges.end())) std::sort(ranges.begin(), ranges.end());
+  for (size_t i = 1; i < ranges.size(); ++i)
+    if (ranges[i].first < ranges[i - 1].second)
+      throw usage_error("attention_backward: sequences share the key at row " + std::to_string(ranges[i].first) +
+                        "; there are gradients only where each has keys of its own");
 }
 
 void attention_backward(const Array& q, const Array& k, const Array& v, const Array& o, const Array& lse,
@@ -269,6 +294,7 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
     if (k.dtype != q.dtype) throw dtype_error("attention_backward: keys and values must be of the queries' type");
     args.fwd = attention_args<T>(q, k, v, o, &lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim, packed}, scale,
                                  causal, window, soft_cap, alibi);
+    check_own_keys(args.fwd);
     args.d_o = in<T>(&d_o, args.fwd.q_rows * args.fwd.o_stride, op, "d_o");
     args.dq = out<T>(&dq, args.fwd.q_rows * args.fwd.q_stride, op, "dq");
     if (packed) {
@@ -278,7 +304,8 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
       args.dv = out<T>(&dv, args.fwd.k_rows * args.fwd.v_stride, op, "dv");
     }
     args.accumulate_dq = accumulate_dq, args.accumulate_dk = accumulate_dk, args.accumulate_dv = accumulate_dv;
-    MG_RUN(attention_backward, T, args, &q, &k, &v, &o, &lse, &d_o, &dq, &dk, &dv, &q_start, &k_start, &k_len, alibi);
+    const Array *own_dk = packed ? nullptr : &dk, *own_dv = packed ? nullptr : &dv;
+    MG_RUN(attention_backward, T, args, &q, &k, &v, &o, &lse, &d_o, to(dq), to(own_dk), to(own_dv), &q_start, &k_start, &k_len, alibi);
   });
 }
 
@@ -296,7 +323,7 @@ void kv_put(const Array& x, const Array& ids, const Array& cache, int64_t heads,
     args.x = in<T>(&x, checked_mul(ids.size, row), op, "x"), args.ids = in<int32_t>(&ids, 0, op, "ids"), args.data = cache.data;
     args.tokens = ids.size, args.heads = heads, args.width = width, args.scale_step = rows + kKeyChunk;
     if (args.kv == KvType::int8) args.scales = out<float>(scales, checked_mul(heads, args.scale_step), op, "scales");
-    MG_RUN(kv_put, T, args, &x, &ids, &cache, scales);
+    MG_RUN(kv_put, T, args, &x, &ids, to(cache), to(scales));
   });
 }
 
@@ -312,7 +339,7 @@ void cross_entropy(const Array& logits, const Array& targets, const Array& losse
                              out<Wide<T>>(&losses, rows, op, "losses"),
                              out_opt<T>(dlogits, checked_mul(rows, vocab), op, "dlogits"),
                              in_opt<Wide<T>>(inv_count, 1, op, "inv_count"), rows, vocab, label_smoothing, z_loss};
-    MG_RUN(cross_entropy, T, args, &logits, &targets, &losses, dlogits, inv_count);
+    MG_RUN(cross_entropy, T, args, each(logits), &targets, to(losses), to(dlogits), inv_count);
   });
 }
 
@@ -321,7 +348,7 @@ void count_targets(const Array& targets, const Array& inv_count) {
     using T = decltype(t);
     CountArgs<T> args{in<int32_t>(&targets, targets.size, "count_targets", "targets"),
                       out<T>(&inv_count, 1, "count_targets", "inv_count"), targets.size};
-    MG_RUN(count_targets, T, args, &targets, &inv_count);
+    MG_RUN(count_targets, T, args, &targets, to(inv_count));
   });
 }
 
@@ -331,7 +358,7 @@ void dropout(const Array& x, const Array& y, const Array& step, double p, uint64
     using T = decltype(t);
     DropoutArgs<T> args{in<T>(&x, y.size, "dropout", "x"), out<T>(&y, x.size, "dropout", "y"),
                         in<int64_t>(&step, 1, "dropout", "step"), seed, stream, x.size, p, accumulate};
-    MG_RUN(dropout, T, args, &x, &y, &step);
+    MG_RUN(dropout, T, args, each(x), to(y), &step);
   });
 }
 

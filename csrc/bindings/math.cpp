@@ -45,16 +45,16 @@ void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, 
     args.lda = trans_a ? m : k, args.ldb = trans_b ? k : n, args.ldc = n;
     args.batch = batch, args.stride_a = stride_a, args.stride_b = stride_b, args.stride_c = stride_c;
     args.trans_a = trans_a, args.trans_b = trans_b, args.accumulate = accumulate;
-    args.act = (Act)act;
-    MG_RUN(gemm, T, args, &a, &b, &c, bias, residual, factor, slope);
+    args.act = choice(act, Act::silu, op, "act");
+    MG_RUN(gemm, T, args, &a, &b, to(c), bias, each(residual), each(factor), to(slope));
   });
 }
 
 void unary(const Array& x, const Array& y, int op) {
   by_dtype(x, "unary", [&](auto t) {
     using T = decltype(t);
-    UnaryArgs<T> args{in<T>(&x, y.size, "unary", "x"), out<T>(&y, x.size, "unary", "y"), x.size, (Unary)op};
-    MG_RUN(unary, T, args, &x, &y);
+    UnaryArgs<T> args{in<T>(&x, y.size, "unary", "x"), out<T>(&y, x.size, "unary", "y"), x.size, choice(op, Unary::cos, "unary", "op")};
+    MG_RUN(unary, T, args, each(x), to(y));
   });
 }
 
@@ -84,8 +84,8 @@ void binary(const Array& a, const Array& b, const Array& y, int op) {
     broadcast_strides(b, y, args.stride_b, "b");
     for (int32_t axis = 0; axis < y.rank; ++axis) args.shape[axis] = y.shape[axis];
     args.dims = y.rank;
-    args.op = (Binary)op;
-    MG_RUN(binary, T, args, &a, &b, &y);
+    args.op = choice(op, Binary::equal, "binary", "op");
+    MG_RUN(binary, T, args, each(a), each(b), to(y));
   });
 }
 
@@ -103,7 +103,8 @@ void copy(const Array& x, const Array& y, const Sizes& shape, const Sizes& strid
     for (int32_t axis = 0; axis < shape.count; ++axis) args.shape[axis] = shape[axis], args.stride[axis] = stride[axis];
     args.dims = shape.count;
     args.to_x = to_x, args.accumulate = accumulate;
-    MG_RUN(copy, T, args, &x, &y);
+    if (to_x) MG_RUN(copy, T, args, to(x), &y);
+    else MG_RUN(copy, T, args, &x, to(y));
   });
 }
 
@@ -116,8 +117,8 @@ void reduce(const Array& x, const Array& y, int64_t outer, int64_t axis, int64_t
     if (kNarrow<T> && y.dtype == dtype_of<Wide<T>>::value) args.wide_y = out<Wide<T>>(&y, size, "reduce", "y");
     else args.y = out<T>(&y, size, "reduce", "y");
     args.outer = outer, args.axis = axis, args.inner = inner;
-    args.op = (Reduce)op, args.accumulate = accumulate;
-    MG_RUN(reduce, T, args, &x, &y);
+    args.op = choice(op, Reduce::max, "reduce", "op"), args.accumulate = accumulate;
+    MG_RUN(reduce, T, args, &x, to(y));
   });
 }
 
@@ -125,7 +126,7 @@ void fill(const Array& y, double value) {
   by_dtype(y, "fill", [&](auto t) {
     using T = decltype(t);
     FillArgs<T> args{out<T>(&y, y.size, "fill", "y"), y.size, value};
-    MG_RUN(fill, T, args, &y);
+    MG_RUN(fill, T, args, to(y));
   });
 }
 
@@ -134,7 +135,7 @@ void axpy(const Array& x, const Array& y, double alpha, double beta, const Array
     using T = decltype(t);
     AxpyArgs<T> args{in<T>(&x, y.size, "axpy", "x"), out<T>(&y, x.size, "axpy", "y"),
                      in_opt<Wide<T>>(alpha_at, 1, "axpy", "alpha_at"), x.size, alpha, beta};
-    MG_RUN(axpy, T, args, &x, &y, alpha_at);
+    MG_RUN(axpy, T, args, each(x), to(y), alpha_at);
   });
 }
 
@@ -145,7 +146,7 @@ void cast(const Array& x, const Array& y, bool accumulate) {
   CastArgs<bf16> args{pointer<bf16>(&narrow, y.size, "cast", to_narrow ? "y" : "x", true),
                       pointer<float>(&wide, y.size, "cast", to_narrow ? "x" : "y", true), y.size, to_narrow, accumulate};
   if (x.size != y.size) throw shape_error("cast: `x` and `y` must have the same number of elements");
-  MG_RUN(cast, bf16, args, &x, &y);
+  MG_RUN(cast, bf16, args, &x, to(y));
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ namespace {
 
 template <class T> void peak(const char* op, const Array& y) {
   PeakArgs<T> args{out<Wide<T>>(&y, y.size, op, "y"), y.size};
-  MG_RUN(peak, T, args, &y);
+  MG_RUN(peak, T, args, to(y));
 }
 
 void read(const Array& x, const Array& partial) {
@@ -14,7 +14,7 @@ void read(const Array& x, const Array& partial) {
     using T = decltype(t);
     ReadArgs<T> args{in<T>(&x, x.size, "read", "x"),
                      out<double>(&partial, (x.size + kReadGrain - 1) / kReadGrain, "read", "partial"), x.size};
-    MG_RUN(read, T, args, &x, &partial);
+    MG_RUN(read, T, args, &x, to(partial));
   });
 }
 

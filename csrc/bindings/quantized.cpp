@@ -67,7 +67,7 @@ void quantize(const Array& x, const Array& data, int type, int64_t n, int64_t k,
     const int64_t rows = k > 0 ? x.size / k : 0;
     check_panels(w, first, rows, op);
     QuantizeArgs<T> args{in<T>(&x, checked_mul(rows, k), op, "x"), w, writable_data(data, op), rows, first};
-    MG_RUN(quantize, T, args, &x, &data);
+    MG_RUN(quantize, T, args, &x, to(data));
   });
 }
 
@@ -84,7 +84,7 @@ void q_pack(const Array& codes, const Array& data, int type, int64_t n, int64_t 
   if (!small) args.scales = in<float>(scales, numbers, op, "scales");
   if (traits.least == QLeast::minimum) args.leasts = in<float>(leasts, numbers, op, "leasts");
   if (small || traits.least == QLeast::zero) args.bytes = in<uint8_t>(bytes, numbers, op, "bytes");
-  run_kernel("qpack", &qpack, args, plan_qpack(args), {&codes, scales, leasts, bytes, &data});
+  MG_RUN_THIS("qpack", &qpack, plan_qpack(args), args, &codes, scales, leasts, bytes, to(data));
 }
 
 // A weight whose rows are whole blocks of GGUF's.
@@ -105,7 +105,7 @@ Array q_blocks(const Array& blocks, const Array& data, int type, int64_t n, int6
   Array finite = make_array(DType::i32, shape, 1);
   QBlocksArgs args{in<uint8_t>(&blocks, checked_mul(rows, row_bytes), op, "blocks"), finite.as<int32_t>(), w,
                    writable_data(data, op), rows, first};
-  run_kernel("qblocks", &qblocks, args, plan_qblocks(args), {&blocks, &data, &finite});
+  MG_RUN_THIS("qblocks", &qblocks, plan_qblocks(args), args, &blocks, to(data), to(finite));
   return finite;
 }
 
@@ -116,7 +116,7 @@ void q_unblocks(const Array& data, const Array& blocks, int type, int64_t n, int
   const int64_t rows = row_bytes > 0 ? blocks.size / row_bytes : 0;
   check_panels(w, first, rows, op);
   QUnblocksArgs args{w, out<uint8_t>(&blocks, checked_mul(rows, row_bytes), op, "blocks"), rows, first};
-  run_kernel("qunblocks", &qunblocks, args, plan_qunblocks(args), {&data, &blocks});
+  MG_RUN_THIS("qunblocks", &qunblocks, plan_qunblocks(args), args, &data, to(blocks));
 }
 
 // Scales that are searched for; see QFitArgs. A group of x has as many numbers as `length`.
@@ -137,7 +137,7 @@ void q_fit(const Array& x, const Array& scale, const Array& steps, int64_t lengt
   args.groups = groups, args.length = length, args.kinds = kinds, args.count = steps.size;
   args.low = low, args.high = high, args.sides = sides, args.rounds = rounds, args.bounded = bounded;
   args.book = (QBook)book;
-  MG_RUN(qfit, float, args, &x, &scale, &steps, weights, least);
+  MG_RUN(qfit, float, args, &x, to(scale), &steps, weights, to(least));
 }
 
 void q_dequantize(const Array& data, const Array& y, int type, int64_t n, int64_t k, int64_t group, const Array* ids,
@@ -150,7 +150,7 @@ void q_dequantize(const Array& data, const Array& y, int type, int64_t n, int64_
     if (ids) check_ids(*ids, 0, n, op, "ids");
     else check_rows(w, first, rows, op);
     QDequantizeArgs<T> args{w, ids ? ids->as<int32_t>() : nullptr, out<T>(&y, checked_mul(rows, k), op, "y"), rows, first};
-    MG_RUN(qdequantize, T, args, &data, ids, &y);
+    MG_RUN(qdequantize, T, args, &data, ids, to(y));
   });
 }
 
@@ -167,8 +167,8 @@ void q_rows(const Array& x, const Array& codes, const Array& scales, const Array
                       out<float>(&scales, numbers, op, "scales"),
                       out<int32_t>(&starts, numbers * q_starts(w.type), op, "starts"),
                       w.order, m, k, group, w.type};
-    if (w.order) MG_RUN(qrows, T, args, &x, &codes, &scales, &starts, &data);
-    else MG_RUN(qrows, T, args, &x, &codes, &scales, &starts);
+    if (w.order) MG_RUN(qrows, T, args, &x, to(codes), to(scales), to(starts), &data);
+    else MG_RUN(qrows, T, args, &x, to(codes), to(scales), to(starts));
   });
 }
 
@@ -194,8 +194,8 @@ void q_gemm(const Array& codes, const Array& scales, const Array& starts, const 
     args.residual = in_opt<T>(residual, mn, op, "residual");
     args.slope = out_opt<T>(slope, mn, op, "slope");
     args.m = m;
-    args.act = (Act)act;
-    MG_RUN(qgemm, T, args, &codes, &scales, &starts, &data, bias, residual, slope, &c);
+    args.act = choice(act, Act::silu, op, "act");
+    MG_RUN(qgemm, T, args, &codes, &scales, &starts, &data, bias, each(residual), to(slope), to(c));
   });
 }
 
@@ -230,9 +230,9 @@ void q_matmul(const Array& x, const Array& data, const Array& y, int type, int64
         args.bias = bias ? in<T>(bias, n, op, "bias") + at : nullptr;
         args.residual = residual ? in<T>(residual, mn, op, "residual") + at : nullptr;
         args.slope = slope ? out<T>(slope, mn, op, "slope") + at : nullptr;
-        args.act = (Act)act;
+        args.act = choice(act, Act::silu, op, "act");
       }
-      MG_RUN(gemm, T, args, &x, &part, &y, bias, residual, slope);
+      MG_RUN(gemm, T, args, &x, &part, to(y), bias, each(residual), to(slope));
     }
   });
 }
@@ -246,7 +246,7 @@ void put_rows(const Array& x, const Array& ids, const Array& table) {
   if (!table.writable) throw usage_error("put_rows: the table is read-only");
   if (!recording()) check_ids(ids, 0, width > 0 ? table.size / width : 1, op, "ids");
   PutRowsArgs args{x.data, in<int32_t>(&ids, tokens, op, "ids"), table.data, tokens, width * (int64_t)item_size(x.dtype)};
-  run_kernel(op, &mg::put_rows, args, plan_put_rows(args), {&x, &ids, &table});
+  MG_RUN_THIS(op, &mg::put_rows, plan_put_rows(args), args, &x, &ids, to(table));
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ void register_runtime(py::module_& m) {
       .def_property_readonly("host_nodes", &Program::host_nodes)
       .def("__len__", &Program::size);
   m.def("recording", [] { return recording() != nullptr; });
-  m.def("launch_nothing", [](int64_t shares) { run_kernel("nothing", &do_nothing, Nothing{}, {shares, 0}, {}); },
+  m.def("launch_nothing", [](int64_t shares) { run_kernel("nothing", &do_nothing, Nothing{}, {shares, 0}, "", {}); },
         py::arg("shares"), "A node of empty shares, to measure what a node costs.");
   m.def("launch_host", &launch_python, py::arg("name"), py::arg("body"));
 

@@ -30,7 +30,7 @@ void rwkv7(const Array& r, const Array& w, const Array& k, const Array& v, const
   by_dtype(r, "rwkv7", [&](auto t) {
     using T = decltype(t);
     const Rwkv7Args<T> args = rwkv7_args<T>(r, w, k, v, a, b, &y, q_start, heads, k_dim, v_dim, state, kept);
-    MG_RUN(rwkv7, T, args, &r, &w, &k, &v, &a, &b, &y, &q_start, state, kept);
+    MG_RUN(rwkv7, T, args, &r, &w, &k, &v, &a, &b, to(y), &q_start, to(state), to(kept));
   });
 }
 
@@ -51,7 +51,7 @@ void rwkv7_backward(const Array& r, const Array& w, const Array& k, const Array&
     args.da = out<T>(&da, keys, op, "da"), args.db = out<T>(&db, keys, op, "db");
     args.accumulate_dr = accumulate_dr, args.accumulate_dw = accumulate_dw, args.accumulate_dk = accumulate_dk;
     args.accumulate_dv = accumulate_dv, args.accumulate_da = accumulate_da, args.accumulate_db = accumulate_db;
-    MG_RUN(rwkv7_backward, T, args, &r, &w, &k, &v, &a, &b, &dy, &kept, &dr, &dw, &dk, &dv, &da, &db, &q_start);
+    MG_RUN(rwkv7_backward, T, args, &r, &w, &k, &v, &a, &b, &dy, &kept, to(dr), to(dw), to(dk), to(dv), to(da), to(db), &q_start);
   });
 }
 

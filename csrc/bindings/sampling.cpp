@@ -35,7 +35,8 @@ void sample(const Array& logits, const Array& where, const Array* tokens, const 
         if (id < 0 || id >= vocab) throw shape_error("sample: `history` expected ids below " + std::to_string(vocab) + ", got " + std::to_string(id));
       }
     }
-    run_kernel<SampleArgs<T>>(op, &mg::sample, args, plan_sample(args), {&logits, &where, tokens, history, probabilities});
+    void (*kernel)(const SampleArgs<T>&, const Share&) = &mg::sample;
+    MG_RUN_THIS(op, kernel, plan_sample(args), args, &logits, &where, to(tokens), history, to(probabilities));
   });
 }
 

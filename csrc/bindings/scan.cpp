@@ -53,7 +53,7 @@ void selective_scan(const Array& u, const Array& delta, const Array& a, const Ar
     using T = decltype(t);
     auto args = scan_args<T>(u, delta, a, b, c, y, q_start, states, skip, z, delta_bias, softplus, saved);
     args.state = out_opt<Wide<T>>(state, checked_mul(args.seqs, checked_mul(args.channels, states)), "selective_scan", "state");
-    MG_RUN(selective_scan, T, args, &u, &delta, &a, &b, &c, &y, &q_start, skip, z, delta_bias, state, saved);
+    MG_RUN(selective_scan, T, args, &u, &delta, &a, &b, &c, to(y), &q_start, skip, z, delta_bias, to(state), to(saved));
   });
 }
 
@@ -64,7 +64,7 @@ template <class T> void add_parts(const Array& parts, const Array* sum, bool acc
   args.x = parts.as<T>(), args.y = out<T>(sum, parts.dim(1), "selective_scan_backward", "db");
   args.outer = 1, args.axis = parts.dim(0), args.inner = parts.dim(1);
   args.op = Reduce::sum, args.accumulate = accumulate;
-  MG_RUN(reduce, T, args, &parts, sum);
+  MG_RUN(reduce, T, args, &parts, to(sum));
 }
 
 void selective_scan_backward(const Array& u, const Array& delta, const Array& a, const Array& b, const Array& c, const Array& y,
@@ -90,8 +90,8 @@ void selective_scan_backward(const Array& u, const Array& delta, const Array& a,
     const int64_t shape[] = {scan_blocks(fwd.channels), fwd.tokens * states};
     Array db_parts = make_array(dtype_of<Wide<T>>::value, shape, 2), dc_parts = make_array(dtype_of<Wide<T>>::value, shape, 2);
     args.part_db = db_parts.as<Wide<T>>(), args.part_dc = dc_parts.as<Wide<T>>();
-    MG_RUN(selective_scan_backward, T, args, &u, &delta, &a, &b, &c, &q_start, skip, z, delta_bias, &saved, &dy, du, ddelta, da,
-           dskip, dz, ddelta_bias, &db_parts, &dc_parts);
+    MG_RUN(selective_scan_backward, T, args, &u, &delta, &a, &b, &c, &q_start, skip, z, delta_bias, &saved, &dy, to(du), to(ddelta),
+           to(da), to(dskip), to(dz), to(ddelta_bias), &db_parts, &dc_parts);
     add_parts<Wide<T>>(db_parts, db, adds(3));
     add_parts<Wide<T>>(dc_parts, dc, adds(4));
   });
@@ -121,7 +121,7 @@ void causal_conv1d(const Array& x, const Array& weight, const Array& y, const Ar
     using T = decltype(t);
     auto args = conv_args<T>(x, weight, y, q_start, taps, bias, act);
     args.state = out_opt<Wide<T>>(state, checked_mul(args.seqs, (taps - 1) * args.channels), "causal_conv1d", "state");
-    MG_RUN(causal_conv1d, T, args, &x, &weight, bias, &y, &q_start, state);
+    MG_RUN(causal_conv1d, T, args, &x, &weight, bias, to(y), &q_start, to(state));
   });
 }
 
@@ -139,7 +139,7 @@ void causal_conv1d_backward(const Array& x, const Array& weight, const Array& dy
     args.dweight = out_opt<Wide<T>>(dweight, args.fwd.channels * taps, op, "dweight");
     args.dbias = out_opt<Wide<T>>(dbias, args.fwd.channels, op, "dbias");
     args.accumulate_dx = accumulate_dx, args.accumulate_dweight = accumulate_dweight, args.accumulate_dbias = accumulate_dbias;
-    MG_RUN(causal_conv1d_backward, T, args, &x, &weight, bias, &dy, &q_start, dx, dweight, dbias);
+    MG_RUN(causal_conv1d_backward, T, args, &x, &weight, bias, &dy, &q_start, to(dx), to(dweight), to(dbias));
   });
 }
 
@@ -161,7 +161,7 @@ void linear_recurrence(const Array& x, const Array& a, const Array& h, const Arr
     using T = decltype(t);
     auto args = recurrence_args<T>(x, a, h, q_start, channels);
     args.state = out_opt<Wide<T>>(state, checked_mul(args.seqs, channels), "linear_recurrence", "state");
-    MG_RUN(linear_recurrence, T, args, &x, &a, &h, &q_start, state);
+    MG_RUN(linear_recurrence, T, args, &x, &a, to(h), &q_start, to(state));
   });
 }
 
@@ -177,7 +177,7 @@ void linear_recurrence_backward(const Array& a, const Array& h, const Array& dh,
     args.dh = in<T>(&dh, size, op, "dh");
     args.dx = out_opt<T>(dx, size, op, "dx"), args.da = out_opt<T>(da, size, op, "da");
     args.accumulate_dx = accumulate_dx, args.accumulate_da = accumulate_da;
-    MG_RUN(linear_recurrence_backward, T, args, &a, &h, &dh, &q_start, dx, da);
+    MG_RUN(linear_recurrence_backward, T, args, &a, &h, &dh, &q_start, to(dx), to(da));
   });
 }
 
@@ -204,7 +204,7 @@ void rg_lru(const Array& x, const Array& input, const Array& recurrent, const Ar
     using T = decltype(t);
     auto args = rg_lru_args<T>(x, input, recurrent, param, positions, h, q_start);
     args.state = out_opt<Wide<T>>(state, checked_mul(args.seqs, args.channels), "rg_lru", "state");
-    MG_RUN(rg_lru, T, args, &x, &input, &recurrent, &param, &positions, &h, &q_start, state);
+    MG_RUN(rg_lru, T, args, &x, &input, &recurrent, &param, &positions, to(h), &q_start, to(state));
   });
 }
 
@@ -222,8 +222,8 @@ void rg_lru_backward(const Array& x, const Array& input, const Array& recurrent,
     args.dinput = out_opt<T>(dinput, size, op, "dinput"), args.accumulate_dinput = accumulate >> 1 & 1;
     args.drecurrent = out_opt<T>(drecurrent, size, op, "drecurrent"), args.accumulate_drecurrent = accumulate >> 2 & 1;
     args.dparam = out_opt<Wide<T>>(dparam, args.fwd.channels, op, "dparam"), args.accumulate_dparam = accumulate >> 3 & 1;
-    MG_RUN(rg_lru_backward, T, args, &x, &input, &recurrent, &param, &positions, &h, &q_start, &dh, dx, dinput, drecurrent,
-           dparam);
+    MG_RUN(rg_lru_backward, T, args, &x, &input, &recurrent, &param, &positions, &h, &q_start, &dh, to(dx), to(dinput),
+           to(drecurrent), to(dparam));
   });
 }
 

@@ -40,7 +40,7 @@ void ssd(const Array& x, const Array& dt, const Array& a, const Array& b, const 
     using T = decltype(t);
     const SsdArgs<T> args = ssd_args<T>(x, dt, a, b, c, &y, q_start, heads, groups, state_dim, skip, dt_bias, softplus,
                                         dt_min, dt_max, state, chunks);
-    MG_RUN(ssd, T, args, &x, &dt, &a, &b, &c, &y, &q_start, skip, dt_bias, state, chunks);
+    MG_RUN(ssd, T, args, &x, &dt, &a, &b, &c, to(y), &q_start, skip, dt_bias, to(state), to(chunks));
   });
 }
 
@@ -64,8 +64,8 @@ void ssd_backward(const Array& x, const Array& dt, const Array& a, const Array& 
     args.part_dskip = out_opt<Wide<T>>(part_dskip, sums, op, "part_dskip");
     args.part_dbias = out_opt<Wide<T>>(part_dbias, sums, op, "part_dbias");
     args.accumulate_dx = accumulate_dx, args.accumulate_ddt = accumulate_ddt;
-    MG_RUN(ssd_backward, T, args, &x, &dt, &a, &b, &c, &dy, &chunks, &dx, &ddt, &part_db, &part_dc, &part_da, &q_start,
-           skip, dt_bias, part_dskip, part_dbias);
+    MG_RUN(ssd_backward, T, args, &x, &dt, &a, &b, &c, &dy, &chunks, to(dx), to(ddt), to(part_db), to(part_dc),
+           to(part_da), &q_start, skip, dt_bias, to(part_dskip), to(part_dbias));
   });
 }
 

@@ -10,7 +10,7 @@ void sum_squares(const Array& x, const Array& partial) {
     SumSquaresArgs<T> args{in<T>(&x, x.size, "sum_squares", "x"),
                            out<double>(&partial, (x.size + kNormChunk - 1) / kNormChunk, "sum_squares", "partial"),
                            x.size};
-    MG_RUN(sum_squares, T, args, &x, &partial);
+    MG_RUN(sum_squares, T, args, &x, to(partial));
   });
 }
 
@@ -19,7 +19,7 @@ void clip(const Array& partial, const Array& control, double max_norm, const Arr
     using T = decltype(t);
     ClipArgs<T> args{in<double>(&partial, partial.size, "clip", "partial"), in_opt<T>(loss, 1, "clip", "loss"),
                      out<T>(&control, 3, "clip", "control"), partial.size, max_norm};
-    MG_RUN(clip, T, args, &partial, loss, &control);
+    MG_RUN(clip, T, args, &partial, loss, to(control));
   });
 }
 
@@ -33,7 +33,7 @@ void adamw(const Array& param, const Array& grad, const Array& m, const Array& v
                       in<T>(&grad, n, "adamw", "grad"), in<T>(&hyper, 1, "adamw", "hyper"),
                       in_opt<T>(control, 3, "adamw", "control"), in<int64_t>(&step, 1, "adamw", "step"),
                       n, beta1, beta2, eps, weight_decay, lr_scale, out_opt<bf16>(rounded, n, "adamw", "rounded")};
-    MG_RUN(adamw, T, args, &param, &grad, &m, &v, &hyper, control, &step, rounded);
+    MG_RUN(adamw, T, args, to(param), &grad, to(m), to(v), &hyper, control, &step, to(rounded));
   });
 }
 
@@ -47,7 +47,7 @@ void sgd(const Array& param, const Array& grad, const Array& hyper, const Array&
                     in<T>(&grad, n, "sgd", "grad"), in<T>(&hyper, 1, "sgd", "hyper"),
                     in_opt<T>(control, 3, "sgd", "control"), in<int64_t>(&step, 1, "sgd", "step"),
                     n, momentum, weight_decay, lr_scale, nesterov, out_opt<bf16>(rounded, n, "sgd", "rounded")};
-    MG_RUN(sgd, T, args, &param, &grad, &hyper, &step, buffer, control, rounded);
+    MG_RUN(sgd, T, args, to(param), &grad, &hyper, &step, to(buffer), control, to(rounded));
   });
 }
 

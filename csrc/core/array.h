@@ -27,6 +27,15 @@ struct Array {
   int64_t dim(int axis) const { return shape[axis < 0 ? axis + rank : axis]; }
 };
 
+// An array that a kernel's arguments point into, or none. What is written (`to`) shares no memory with the others, except with
+// one that is read element by element (`each`) and is the very same memory.
+struct Use {
+  enum Kind { read, each, written };
+  const Array* array;
+  Kind kind;
+  Use(const Array* array, Kind kind = read) : array(array), kind(kind) {}
+};
+
 // Contents undefined; from the calling thread's current pool. Throws shape_error on overflow or a negative size.
 Array make_array(DType dtype, const int64_t* shape, int rank);
 // The same memory seen with another shape, from element `offset` on. Throws shape_error unless it fits.

@@ -64,10 +64,11 @@ void Program::abandon() noexcept {
   kept_.clear();
 }
 
-void Program::append(const Node& node, std::initializer_list<const Array*> uses) {
+void Program::append(const Node& node, std::initializer_list<Use> uses) {
   nodes_.push_back(node);
   find_pointers(node);
-  for (const Array* array : uses) {
+  for (const Use& use : uses) {
+    const Array* const array = use.array;
     if (!array || !array->block) continue;
     // Blocks of the private pool live as long as the pool; only what comes from outside must be held.
     if (kept_.insert(array->block.get()).second && !pool_->owns(array->block.get())) keep_.push_back(array->block);
@@ -204,7 +205,7 @@ int64_t Program::bytes() const {
 
 namespace detail {
 
-void launch(Node& node, std::initializer_list<const Array*> uses) {
+void launch(Node& node, std::initializer_list<Use> uses) {
   if (t_recording) t_recording->append(node, uses);
   if (node.shares == 1 && node.scratch_bytes == 0) {
     const DefaultFloats floats;

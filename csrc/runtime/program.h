@@ -50,7 +50,7 @@ class Program : public std::enable_shared_from_this<Program> {
   // Number of nodes executed on the host (Python callbacks).
   size_t host_nodes() const { return hosts_.size(); }
 
-  void append(const Node& node, std::initializer_list<const Array*> uses);
+  void append(const Node& node, std::initializer_list<Use> uses);
   void hold(const Array& array);  // data made outside any node (a constant) must survive for the replays
   void append_host(const char* name, std::function<void()> body);
 
@@ -88,14 +88,14 @@ template <class A> const char* weights_of(const void* args, int64_t share, int64
 template <class A> void call_kernel(void (*kernel)(), const void* args, const Share& share) {
   reinterpret_cast<void (*)(const A&, const Share&)>(kernel)(*static_cast<const A*>(args), share);
 }
-void launch(Node& node, std::initializer_list<const Array*> uses);
+void launch(Node& node, std::initializer_list<Use> uses);
 }  // namespace detail
 
 // Run `kernel` on `args` now, and remember it if this thread is recording. `uses` are the arrays that the arguments
 // point into, so that a recording can keep them alive.
 template <class A>
 void launch(const char* name, void (*kernel)(const A&, const Share&), const A& args, Plan plan,
-            std::initializer_list<const Array*> uses) {
+            std::initializer_list<Use> uses) {
   static_assert(sizeof(A) <= kMaxArgs, "raise kMaxArgs");
   Node node;
   node.call = &detail::call_kernel<A>;

@@ -131,6 +131,10 @@ class JoinedSlot(Slot):
 
     def _meet(self) -> None:
         """They are filled together from now on; where an op has filled only some, the others are zero."""
+        arrays = [part.array for part in self.parts]  # an optimizer made since the forward pass has moved them
+        self.array = None if None in arrays else k.joined(arrays)
+        if self.array is None or self.array.dtype != self.dtype:
+            raise UsageError("backward: parameters that were one product have been moved apart since the forward pass")
         self.filled = any(part.filled for part in self.parts)
         for part in self.parts:
             if self.filled:

@@ -81,7 +81,7 @@ class GroupedLinear(Module):
 
 def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
     """Several projections of the same x (q, k, v; gate, up): one kernel, or x is at least prepared once for all."""
-    if not any(linear.adapters for linear in linears):
+    if all(_bare(linear) for linear in linears):
         ys = ops.joined_linear(x, [linear.weight for linear in linears], [linear.bias for linear in linears])
         if ys is not None:
             return ys
@@ -89,12 +89,17 @@ def project(x: Tensor, ctx: Ctx, linears: list[Linear]) -> list[Tensor]:
     return [linear(x, ctx, rows=rows) for linear in linears]
 
 
+def _bare(linear: Linear) -> bool:
+    """Whether its call is the product and nothing else."""
+    return not linear.adapters and type(linear).__call__ is Linear.__call__
+
+
 def side_by_side(linears: Sequence[Linear]) -> tuple[Tensor, Tensor | None] | None:
     """The weights and biases of several layers as one weight and one bias, where they follow each other in memory.
 
     That is so where an optimizer has moved them into its arenas. Their gradients must lie so too, or none be wanted.
     """
-    if any(linear.adapters or not isinstance(linear.weight, Tensor) for linear in linears):
+    if not all(_bare(linear) and isinstance(linear.weight, Tensor) for linear in linears):
         return None
     weight = _joined([linear.weight for linear in linears])
     if weight is None or all(linear.bias is None for linear in linears):

@@ -211,7 +211,11 @@ class Attention(Module):
         """Whether attention takes q, k and v as they were projected."""
         spec = self.spec
         changes = (spec.gate, spec.clip, spec.qk_norm, spec.rope, spec.temperature, self.sinks)
-        return type(self).attend is Attention.attend and all(each is None or each is False for each in changes)
+        own = all(
+            getattr(method, "__func__", None) is of
+            for method, of in ((self.attend, Attention.attend), (self._place, Attention._place))
+        )
+        return own and all(each is None or each is False for each in changes)
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(T, heads * K) -> (T, heads, K), within the bound."""
