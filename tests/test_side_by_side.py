@@ -21,6 +21,8 @@ from microgpt.nn.place import Place
 from microgpt.nn.rope import RopeSpec
 from microgpt.nn.spec import NormSpec
 from microgpt.optim.arena import Arenas, decay_groups
+from microgpt.optim.optimizer import Optimizer
+from microgpt.optim.rules import AdamW
 from microgpt.program import Program
 from microgpt.tensor import Tensor, tensor
 
@@ -244,3 +246,22 @@ def test_what_a_subclass_changes_is_kept():
         plain = mixer(few, small, residual=few).numpy().copy()
         mixer.v.__class__ = Doubled
         assert np.abs(mixer(few, small, residual=few).numpy() - plain).max() > 1e-3
+
+
+def test_an_optimizer_whose_parameters_were_frozen_or_taken_says_so():
+    model = Three()
+    optimizer = Optimizer(model, AdamW(), decay_groups(0.1))
+    optimizer.feed(1, 0.1)
+    optimizer.launch()
+    model.linears[1].weight.freeze()
+    with pytest.raises(UsageError, match=r"parameter 'linears.1.weight' was frozen after this optimizer was made"):
+        optimizer.launch()
+    other = Optimizer(model, AdamW(), decay_groups(0.1))
+    other.feed(1, 0.1)
+    other.launch()
+    first = Three()
+    before = Optimizer(first, AdamW(), decay_groups(0.1))
+    Optimizer(first, AdamW(), decay_groups(0.1))
+    before.feed(1, 0.1)
+    with pytest.raises(UsageError, match=r"parameter 'linears.0.weight' was given to another optimizer"):
+        before.launch()

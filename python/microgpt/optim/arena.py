@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import _kernels as k
-from ..errors import ConfigError
+from ..errors import ConfigError, UsageError
 from ..filters import Filter, matches
 from ..nn.module import Module, Parameter
 from ..tensor import wide
@@ -84,6 +84,7 @@ class Arenas:
         self.params = self.new()
         self.rounded = None if stored == self.dtype else self.new(stored)
         self.slots = []
+        self._held: list[tuple[str, Parameter, Array]] = []
         for bucket in buckets:
             for name, parameter in bucket:
                 place, shape = self.places[name]
@@ -102,6 +103,7 @@ class Arenas:
                 assert parameter.slot is not None
                 parameter.slot.array = self.view(self.grads, name)
                 self.slots.append(parameter.slot)
+                self._held.append((name, parameter, parameter.slot.array))
 
     def new(self, dtype: str | None = None) -> Array:
         """Another arena of the same layout, zeroed (the padding must stay finite)."""
@@ -120,6 +122,10 @@ class Arenas:
             slot.filled = False
 
     def fill_gaps(self) -> None:
-        """Parameters that no loss reached have gradient zero."""
+        """Parameters that no loss reached have gradient zero. UsageError where gradients go elsewhere by now."""
+        for name, parameter, array in self._held:
+            if parameter.slot is None or parameter.slot.array is not array:
+                what = "frozen" if parameter.slot is None else "given to another optimizer"
+                raise UsageError(f"parameter {name!r} was {what} after this optimizer was made; make a new one")
         for slot in self.slots:
             slot.zero_if_empty()
