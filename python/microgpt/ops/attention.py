@@ -76,8 +76,8 @@ def attention(
     q_start[s]..q_start[s+1]-1 and the keys k_start[s]..k_start[s]+k_len[s]-1; its last query stands at its last key.
     `scale` defaults to 1/sqrt(K). `window` keeps keys nearer than that many positions. `soft_cap` bounds scores by
     cap * tanh(score / cap) (Gemma 2). `alibi` (H) are slopes of the distance (Press et al. 2022, arXiv:2108.12409).
-    Keys and values may be KVRows, cached in a type of their own; then there is no gradient (UsageError). Nor is there where
-    sequences share keys.
+    Keys and values may be KVRows, cached in a type of their own; then there is no gradient (UsageError). Nor is there
+    where sequences share keys.
     """
     cached = isinstance(keys, KVRows)
     if cached is not isinstance(values, KVRows) or (cached and keys.dtype != values.dtype):
