@@ -82,7 +82,10 @@ def test_cases_state_their_work() -> None:
     adamw = full["AdamW, fused"]
     assert kernels.moved(adamw, "float32") == 28 * cases.ROWS * cases.COLS  # and 2 more where a rounded copy is kept
     assert kernels.moved(adamw, "bfloat16") == 30 * cases.ROWS * cases.COLS
-    assert len(full) == 58 + 28 + 14
+    shared = full["2048 tokens, 16 heads of 64 on 4, both ways"]
+    assert shared.flops == full["2048 tokens, 16 heads of 64, both ways"].flops
+    assert kernels.moved(shared, "float32") == 4 * 2048 * 64 * (5 * 16 + 6 * 4) and shared.sizes["kv_heads"] == 4
+    assert len(full) == 58 + 30 + 14
     quick = cases.cases(cases.GROUPS, True)
     assert {case.name for case in quick} < full.keys() and 20 <= len(quick) <= 30
     assert {case.group for case in cases.cases(("attention",), False)} == {"attention"}
