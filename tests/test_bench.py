@@ -82,7 +82,10 @@ def test_cases_state_their_work() -> None:
     adamw = full["AdamW, fused"]
     assert kernels.moved(adamw, "float32") == 28 * cases.ROWS * cases.COLS  # and 2 more where a rounded copy is kept
     assert kernels.moved(adamw, "bfloat16") == 30 * cases.ROWS * cases.COLS
-    assert len(full) == 58 + 28 + 14
+    shared = full["2048 tokens, 16 heads of 64 on 4, both ways"]
+    assert shared.flops == full["2048 tokens, 16 heads of 64, both ways"].flops
+    assert kernels.moved(shared, "float32") == 4 * 2048 * 64 * (5 * 16 + 6 * 4) and shared.sizes["kv_heads"] == 4
+    assert len(full) == 58 + 30 + 14
     quick = cases.cases(cases.GROUPS, True)
     assert {case.name for case in quick} < full.keys() and 20 <= len(quick) <= 30
     assert {case.group for case in cases.cases(("attention",), False)} == {"attention"}
@@ -229,18 +232,42 @@ def test_figures_in_words() -> None:
     )
     assert report.against("torch", {"error": "no"}) == "torch failed"
     assert report.geometric_mean([0.5, 2.0]) == pytest.approx(1.0)
-    rows = [
-        {"case": name, "dtype": "float32", "results": {"microgpt": {"share": share}, "torch": {"ratio": ratio}}}
-        for name, share, ratio in (("a", 0.5, 4.0), ("b", 0.7, 1.0))
-    ]
-    (entry,) = report.summarize(rows, ("dtype",))
-    assert entry == {
-        "dtype": "float32", "cases": 2, "share": pytest.approx(0.6),
-        "peers": {"torch": {"cases": 2, "ratio": pytest.approx(2.0), "worst": "b", "worst_ratio": 1.0}},
-    }  # fmt: skip
     assert report.disturbance([0.0, 0.2, None])["disturbed"] == 1
     assert "1 of 2 figures were DISTURBED" in report.disturbance_line(report.disturbance([0.0, 0.2]))
     assert "unknown" in report.disturbance_line(report.disturbance([None]))
+
+
+def test_summaries_name_the_best_peer_and_what_is_lost() -> None:
+    def row(case: str, share: float, limit: str, **ratios: tuple[float, float, float]) -> report.Row:
+        peers = {
+            name: {"ratio": ratio, "ratio_low": low, "ratio_high": high} for name, (ratio, low, high) in ratios.items()
+        }
+        return {"case": case, "dtype": "float32", "limit": limit, "results": {"microgpt": {"share": share}, **peers}}
+
+    rows = [
+        row("a", 0.5, "float32", torch=(4.0, 3.9, 4.1), numpy=(0.9, 0.8, 0.96)),  # behind
+        row("b", 0.7, "float32", torch=(1.0, 0.9, 1.1), numpy=(0.9, 0.8, 0.97)),  # perhaps not
+        row("c", 0.6, "read", torch=(0.9, 0.85, 0.95)),  # memory: perhaps not
+        row("d", 0.6, "copy", torch=(0.25, 0.2, 0.92)),  # behind
+    ]
+    rows[2]["results"]["numpy"] = {"error": "no"}
+    (entry,) = report.summarize(rows, ("dtype",))
+    a = {"case": "a", "peer": "numpy", "ratio": 0.9, "ratio_low": 0.8, "ratio_high": 0.96}
+    d = {"case": "d", "peer": "torch", "ratio": 0.25, "ratio_low": 0.2, "ratio_high": 0.92}
+    assert entry == {
+        "dtype": "float32", "cases": 4, "share": pytest.approx(0.6),
+        "peers": {"torch": {"cases": 4, "ratio": pytest.approx(0.9**0.25), "worst": "d", "worst_ratio": 0.25},
+                  "numpy": {"cases": 2, "ratio": pytest.approx(0.9), "worst": "a", "worst_ratio": 0.9}},
+        "best": {"cases": 4, "ratio": pytest.approx((0.9**3 * 0.25) ** 0.25)}, "behind": [a, d],
+    }  # fmt: skip
+    assert report.summary_lines([entry], ("dtype",))[-1] == (
+        "    best peer of each case: geometric mean 0.65x over 4; clearly behind in 2: a (numpy 0.90x [0.80, 0.96]), "
+        "d (torch 0.25x [0.20, 0.92])"
+    )
+    (entry,) = report.summarize(rows[1:3], ("dtype",))
+    assert report.summary_lines([entry], ("dtype",))[-1].endswith("0.90x over 2; clearly behind in none")
+    (entry,) = report.summarize([row("alone", 0.5, "float32")], ("dtype",))
+    assert entry["best"] is None and entry["behind"] == [] and len(report.summary_lines([entry], ("dtype",))) == 1
 
 
 def test_results_that_differ_are_told() -> None:
@@ -286,7 +313,11 @@ def test_kernels_beside_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gemm", "float32", 4), ("gemm", "bfloat16", 4), ("elementwise", "float32", 1),
     ]  # fmt: skip
     assert found["summary"][0]["peers"]["numpy"]["cases"] == 4
+    assert [(each["dtype"], each["cases"]) for each in found["overall"]] == [("float32", 5), ("bfloat16", 4)]
+    assert found["summary"][0]["best"]["ratio"] == found["summary"][0]["peers"]["numpy"]["ratio"]
+    assert found["summary"][1]["best"] is None and found["overall"][0]["behind"] == found["summary"][0]["behind"]
     assert "33x17x65 x W^T" in done.stderr and "numpy: geometric mean" in done.stderr
+    assert "best peer of each case: geometric mean" in done.stderr and "\nfloat32: 5 cases" in done.stderr
 
 
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed (extra 'plot')")

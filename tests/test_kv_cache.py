@@ -126,7 +126,9 @@ def test_attention_over_a_cache_is_that_over_the_numbers_it_holds(case: Any, sto
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("stored", ["float32", "int8"])
-@pytest.mark.parametrize(("rows", "lengths", "width"), [([1, 1], [200, 33], 64), ([40, 1], [200, 33], 20)])
+@pytest.mark.parametrize(
+    ("rows", "lengths", "width"), [([1, 1], [200, 33], 64), ([40, 1], [200, 33], 20), ([40, 1], [200, 33], 64)]
+)
 def test_bfloat16_queries_over_a_cache(rows: list[int], lengths: list[int], width: int, stored: str, isa: str) -> None:
     """What is rounded to bfloat16: probabilities, times their scale, as factors, and results; errors add in squares (as
     in test_attention_bfloat16)."""

@@ -1,5 +1,5 @@
-"""Memory: GPT-2 124M trained in at most 2.6 GB (float32, 4 x 64 tokens), what the dry run says of it, and quantized
-models that stand there once."""
+"""Memory: GPT-2 124M trained in at most 2.6 GB (float32, 4 x 64 tokens), what the dry run says of it, the plans of
+recorded steps, and quantized models that stand there once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 import microgpt
 from microgpt import _kernels as k
 from microgpt.api import LanguageModel
+from microgpt.bench.ours_train import Trained
+from microgpt.bench.peers.configs import CONFIGS
 from microgpt.models.config import ModelConfig
 from microgpt.models.decoder import Decoder
 from microgpt.nn.ffn.mlp import GluSpec
@@ -94,6 +96,20 @@ def test_the_dry_run_knows_the_memory(tmp_path: Path, settings: dict[str, Any]):
     stated = training_memory(config, model_config(config, 27))[2]
     print(f"stated {stated / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
     assert abs(stated / measured - 1) <= 0.2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_plan_of_a_recorded_step_is_within_a_twentieth_of_its_bound(dtype: str, monkeypatch: pytest.MonkeyPatch):
+    """Arrays that live at once need their own bytes each: a plan of less than `live_bytes` lets them overlap."""
+    trained = Trained(CONFIGS["b"], dtype)
+    losses = [trained.step() for _ in range(4)]
+    program = trained.program
+    print(f"plan {program.bytes:,} bytes, lower bound {program.live_bytes:,}, {len(program)} nodes")
+    assert len(program) > 50 and program.live_bytes > 4 * 12 * 64 * 128  # more than one activation
+    assert program.live_bytes <= program.bytes <= 1.05 * program.live_bytes
+    monkeypatch.setenv("MICROGPT_REPLAY", "0")
+    trained = Trained(CONFIGS["b"], dtype)
+    assert losses == [trained.step() for _ in range(4)]
 
 
 @pytest.mark.parametrize("kind", ["dense", "experts"])

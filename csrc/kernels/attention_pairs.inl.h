@@ -51,6 +51,7 @@ struct AttentionPairs : BfPairs {
 // Pairs of numbers that are stored otherwise and that bf16 holds: codes, and keys that a bf16 model left in floats.
 template <class S> struct PairsFrom : AttentionPairs {
   using Element = S;
+  static constexpr bool kInMemory = false;  // words are made, not read
   static inline Vec part(const S* p, int64_t n) { return n >= kWidth ? load(p) : n > 0 ? load_n(p, n) : zero(); }
   static inline Vec along(const S* p) { return along_n(p, 2 * kWidth); }
   static inline Vec along_n(const S* p, int64_t n) {

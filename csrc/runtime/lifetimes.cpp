@@ -26,6 +26,13 @@ size_t gap_for(const Lifetime& block, const std::vector<size_t>& there, const st
     if (blocks[other].from < block.until && block.from < blocks[other].until)
       taken.emplace_back(blocks[other].offset, end_of(blocks[other]));
   std::sort(taken.begin(), taken.end());
+  // These need not live at the same time as each other, so one may lie within another: their union.
+  size_t apart = 0;
+  for (const auto& [begin, end] : taken) {
+    if (apart > 0 && begin <= taken[apart - 1].second) taken[apart - 1].second = std::max(taken[apart - 1].second, end);
+    else taken[apart++] = {begin, end};
+  }
+  taken.resize(apart);
   const size_t bytes = rounded(block.bytes);
   if (bytes >= kShared) {
     size_t best = SIZE_MAX;

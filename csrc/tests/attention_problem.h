@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "guarded.h"
 #include "kernels/plan.h"
 #include "kernels/tiles.h"
 #include "ref/ref.h"
@@ -108,34 +109,31 @@ template <class T> struct Problem {
   }
 };
 
-// Every share of a kernel, in either order, each with fresh garbage in a scratch of exactly the planned size.
-// Gives false if something was written behind the scratch.
+// Every share of a kernel, in either order, each with fresh garbage (NaN) in a scratch of exactly the planned size.
+// Gives false if something was written beside the scratch.
 template <class Args, class Kernel> bool run_shares(Kernel kernel, const Args& args, const mg::Plan& plan, bool reversed) {
-  constexpr size_t kBehind = 64, kAlign = 64;
-  std::vector<unsigned char> memory(plan.scratch_bytes + kBehind + kAlign);
-  const size_t skip = (kAlign - reinterpret_cast<uintptr_t>(memory.data()) % kAlign) % kAlign;
+  mg::test::Guarded<unsigned char> scratch(static_cast<int64_t>(plan.scratch_bytes));
   for (int64_t i = 0; i < plan.shares; ++i) {
-    std::memset(memory.data(), 0xFF, memory.size());  // NaN
-    kernel(args, mg::Share{reversed ? plan.shares - 1 - i : i, plan.shares, memory.data() + skip});
-    for (size_t j = skip + plan.scratch_bytes; j < memory.size(); ++j)
-      if (memory[j] != 0xFF) return false;
+    scratch.forget();
+    kernel(args, mg::Share{reversed ? plan.shares - 1 - i : i, plan.shares, scratch.data()});
+    if (!scratch.intact()) return false;
   }
   return true;
 }
+template <class T> bool forward(const mg::KernelTable<T>& table, const mg::AttentionArgs<T>& args, bool reversed = false) {
+  return run_shares(table.attention, args, mg::plan_attention(args), reversed);
+}
 template <class T> bool forward(const mg::KernelTable<T>& table, Problem<T>& p, bool reversed = false) {
-  return run_shares(table.attention, p.args.fwd, mg::plan_attention(p.args.fwd), reversed);
+  return forward(table, p.args.fwd, reversed);
 }
 // The forward in two kernels, where there are parts.
-template <class T> bool forward_in_parts(const mg::KernelTable<T>& table, Problem<T>& p, bool reversed = false) {
-  const size_t count = static_cast<size_t>(mg::attention_parts(p.args.fwd) * p.config.heads * mg::part_floats(p.config.v_dim));
-  std::vector<T> parts(count + 16, std::numeric_limits<T>::quiet_NaN());
-  std::fill(parts.begin() + static_cast<std::ptrdiff_t>(count), parts.end(), T(kGuard));
-  p.args.fwd.parts = parts.data();
-  bool fine = forward(table, p, reversed);
-  p.args.fwd.merge = 1;
-  fine = fine && forward(table, p, reversed);
-  p.args.fwd.parts = nullptr, p.args.fwd.merge = 0;
-  return fine && std::count(parts.begin(), parts.end(), T(kGuard)) == 16;
+template <class T> bool forward_in_parts(const mg::KernelTable<T>& table, mg::AttentionArgs<T> args, bool reversed = false) {
+  mg::test::Guarded<mg::Wide<T>> parts(mg::attention_parts(args) * args.heads * mg::part_floats(args.v_dim));
+  args.parts = parts.data();
+  bool fine = forward(table, args, reversed);
+  args.merge = 1;
+  fine = fine && forward(table, args, reversed);
+  return fine && parts.intact();
 }
 template <class T> bool backward(const mg::KernelTable<T>& table, Problem<T>& p, bool reversed = false) {
   return run_shares(table.attention_backward, p.args, mg::plan_attention_backward(p.args), reversed);

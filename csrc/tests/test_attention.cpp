@@ -93,7 +93,7 @@ void check_case(const Config& config) {
   const Bounds bounds = bounds_of(want);
   for (const mg::Target& target : mg::targets()) {
     if (!target.supported) continue;
-    INFO(target.name << ": " << describe(config));
+    INFO(std::string(target.name) << ": " << describe(config));
     Problem<float> got(config);
     CHECK(forward(*target.table(), got));
     CHECK(worst(got.o, want.o, bounds.o) <= 1);
@@ -213,4 +213,41 @@ TEST_CASE("the reference of attention backward agrees with central differences")
           CHECK(std::abs((up - down) / (2 * step) - (*gradients[which])[i]) <= tolerance);
         }
     }
+}
+
+// Nobody holds the scores of all pairs: what a share needs, and what is kept between kernels, grows with T and not with T^2.
+TEST_CASE_TEMPLATE("attention's memory is linear in the number of tokens", T, float, mg::bf16) {
+  struct Heads {
+    int64_t heads, kv_heads, width;
+  };
+  for (const Heads& h : {Heads{1, 1, 16}, {8, 8, 64}, {16, 4, 64}, {32, 1, 128}})
+    for (int64_t seqs : {1, 3})
+      for (int64_t tokens : {1024, 1000, 4096}) {
+        const auto plans = [&](int64_t count, bool decode) {
+          mg::AttentionBackwardArgs<T> args = {};
+          mg::AttentionArgs<T>& f = args.fwd;
+          f.q_rows = decode ? seqs : count * seqs, f.k_rows = count * seqs, f.seqs = seqs;
+          f.heads = h.heads, f.kv_heads = h.kv_heads, f.k_dim = f.v_dim = h.width;
+          const int64_t parts = mg::attention_parts(f) * h.heads * mg::part_floats(h.width) * int64_t{sizeof(float)};
+          struct Plans {
+            mg::Plan forward, backward;
+            int64_t parts;
+          };
+          return Plans{mg::plan_attention(f), mg::plan_attention_backward(args), parts};
+        };
+        for (bool decode : {false, true}) {
+          const auto once = plans(tokens, decode);
+          INFO("heads " << h.heads << " / " << h.kv_heads << " of " << h.width << ", " << seqs << " sequences of " << tokens);
+          CHECK(once.forward.scratch_bytes > 0);
+          for (int64_t times : {2, 4}) {
+            const auto more = plans(times * tokens, decode);
+            CHECK(more.forward.scratch_bytes == once.forward.scratch_bytes);  // of a block of rows, however many keys there are
+            CHECK(more.backward.scratch_bytes <= static_cast<size_t>(times) * once.backward.scratch_bytes);
+            CHECK(more.parts <= times * once.parts);
+            // Shares are what their work is worth, rounded down.
+            CHECK(more.forward.shares < times * (once.forward.shares + 1));
+            CHECK(more.backward.shares < times * (once.backward.shares + 1));
+          }
+        }
+      }
 }

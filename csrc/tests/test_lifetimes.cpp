@@ -109,6 +109,25 @@ TEST_CASE("blocks of equal size share places, whose lines stay with their worker
   CHECK((double)moved <= 0.05 * (double)written);
 }
 
+// Sizes as in a training step: few, and multiples of each other. Of two blocks that a third one meets, but which do not meet each
+// other, one may lie within the other's place: what is behind the inner one is not free.
+TEST_CASE("blocks of few sizes are placed soundly") {
+  uint32_t random = 11;
+  for (int trial = 0; trial < 400; ++trial) {
+    std::vector<Lifetime> blocks;
+    const int64_t end = 400, count = 20 + trial % 60;
+    for (int64_t i = 0; i < count; ++i) {
+      constexpr size_t kParts[] = {1, 1, 1, 3, 4, 4, 12};
+      const int64_t from = next_random(&random) % end, most = end - from;
+      const int64_t lasts = next_random(&random) % 3 ? 2 : 1 + next_random(&random) % most;
+      blocks.push_back(life(kParts[next_random(&random) % 7] << 16, from, from + lasts));
+    }
+    const size_t arena = place(blocks);
+    CHECK(sound(blocks, arena));
+    CHECK(arena >= most_alive(blocks));
+  }
+}
+
 TEST_CASE("random lifetimes are placed soundly") {
   uint32_t random = 7;
   for (int trial = 0; trial < 50; ++trial) {

@@ -71,20 +71,28 @@ def _gemms() -> Iterator[Case]:
             yield _gemm(side, side, side, stored)
 
 
+def _attention(tokens: int, heads: int, kv_heads: int, width: int, backward: bool, quick: bool = False) -> Case:
+    """Causal; the numbers of queries and outputs, and of keys and values, differ where heads share these."""
+    ours, shared = tokens * heads * width, tokens * kv_heads * width
+    forward = 4 * heads * width * tokens * (tokens + 1) // 2  # the pairs that are seen
+    name = f"{tokens} tokens, {heads} heads of {width}" + (f" on {kv_heads}" if kv_heads < heads else "")
+    sizes = {"tokens": tokens, "heads": heads, "kv_heads": kv_heads, "width": width, "backward": backward}
+    if not backward:
+        return Case("attention", "attention", f"{name}, forward", forward, ours + 2 * shared, ours, quick, sizes=sizes)
+    # Backward: five products where the forward has two.
+    return Case("attention", "attention", f"{name}, both ways", forward * 7 // 2, 3 * ours + 4 * shared,
+                2 * ours + 2 * shared, quick, sizes=sizes)  # fmt: skip
+
+
 def _attentions() -> Iterator[Case]:
     for tokens in (512, 2048, 4096):
         for heads in (8, 16):
             for width in (64, 128):
-                numbers, pairs = tokens * heads * width, tokens * (tokens + 1) // 2
-                forward = 4 * heads * width * pairs  # causal: the pairs that are seen
                 for backward in (False, True):
-                    name = f"{tokens} tokens, {heads} heads of {width}, " + ("both ways" if backward else "forward")
-                    sizes = {"tokens": tokens, "heads": heads, "width": width, "backward": backward}
-                    # Backward: five products where the forward has two.
-                    flops = forward * 7 // 2 if backward else forward
-                    reads, writes = (7 * numbers, 4 * numbers) if backward else (3 * numbers, numbers)
                     quick = (heads, width) == (8, 64) and tokens < 4096
-                    yield Case("attention", "attention", name, flops, reads, writes, quick, sizes=sizes)
+                    yield _attention(tokens, heads, heads, width, backward, quick)
+    for backward in (False, True):
+        yield _attention(2048, 16, 4, 64, backward)
     for heads in (8, 16):
         for width in (64, 128):
             keys = 4096

@@ -114,7 +114,7 @@ def measure_case(rivals: Rivals, case: Case, dtype: str, settings: Settings, lim
             "limit": limit, "limit_rate": reached, "results": {**results, **failed}, "others": others}  # fmt: skip
 
 
-WIDTHS = "{:<43} {:<4} {:<32} {:>16} {:>5}  {}"
+WIDTHS = "{:<44} {:<4} {:<32} {:>16} {:>5}  {}"
 TITLES = WIDTHS.format(" rows x inner x columns", "type", "microgpt, median [min, max]", "rate", "roof",
                        "a peer's time over ours [95 %]")  # fmt: skip
 
@@ -154,12 +154,15 @@ def measure(settings: Settings, say: Callable[[str], None], progress: Callable[[
             rows.append(measure_case(rivals, case, dtype, settings, limits, cache))
             for text in (line(rows[-1]), *report.failures(rows[-1])):
                 say(text)
-    summary = report.summarize(rows, ("group", "dtype"))
+    summary, overall = report.summarize(rows, ("group", "dtype")), report.summarize(rows, ("dtype",))
     disturbed = report.disturbance([row["others"] for row in rows])
-    for text in (*report.summary_lines(summary, ("group", "dtype")), report.disturbance_line(disturbed)):
+    told = [*report.summary_lines(summary, ("group", "dtype"))]
+    if len(summary) > len(overall):
+        told += report.summary_lines(overall, ("dtype",))
+    for text in (*told, report.disturbance_line(disturbed)):
         say(text)
     return {
         "bench": "kernels", "machine": machine, "peers": settings.peers, "threads": settings.threads,
         "quick": settings.quick, "rounds": settings.rounds, "seconds": settings.seconds, "roofline": limits,
-        "rows": rows, "summary": summary, "disturbance": disturbed,
+        "rows": rows, "summary": summary, "overall": overall, "disturbance": disturbed,
     }  # fmt: skip

@@ -52,11 +52,13 @@ def gemm(sizes: dict[str, Any], dtype: str) -> tuple[Step, Output]:
 
 
 def attention(sizes: dict[str, Any], dtype: str) -> tuple[Step, Output]:
-    tokens, heads, width = sizes["tokens"], sizes["heads"], sizes["width"]
-    q, key, value, dy = (array(uniform(i, tokens, heads, width), dtype) for i in range(1, 5))
+    tokens, heads, kv_heads, width = (sizes[name] for name in ("tokens", "heads", "kv_heads", "width"))
+    q, key, value, dy = (
+        array(uniform(i, tokens, each, width), dtype) for i, each in enumerate((heads, kv_heads, kv_heads, heads), 1)
+    )
     starts, zero, length = (array(np.array(x, np.int32)) for x in ([0, tokens], [0], [tokens]))
-    layout = (starts, zero, length, heads, heads, width, width, width**-0.5)
-    y, dq, dk, dv = (k.empty_like(q) for _ in range(4))
+    layout = (starts, zero, length, heads, kv_heads, width, width, width**-0.5)
+    y, dq, dk, dv = (k.empty_like(each) for each in (q, q, key, value))
     lse = k.empty((heads, tokens), "float32")
 
     def forward() -> None:

@@ -11,6 +11,8 @@ from .paired import DISTURBED, OURS
 from .roofline import LIMITS
 
 Row = dict[str, Any]
+# Clearly behind a peer: the whole interval of the ratio lies below this. What memory gives varies more.
+BEHIND, BEHIND_IN_MEMORY = 0.97, 0.93
 
 
 def duration(seconds: float) -> str:
@@ -78,8 +80,27 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(statistics.fmean(map(math.log, values)))
 
 
+def best_peer(row: Row) -> str | None:
+    """The peer that is fastest beside us in this case."""
+    found = {name: each["ratio"] for name, each in row["results"].items() if name != OURS and "ratio" in each}
+    return min(found, key=found.__getitem__) if found else None
+
+
+def behind(row: Row) -> list[dict[str, Any]]:
+    """The peers that we are clearly behind in this case."""
+    limit = BEHIND_IN_MEMORY if LIMITS[row["limit"]] == "GB/s" else BEHIND
+    return [
+        {"case": row["case"], "peer": name, **{key: each[key] for key in ("ratio", "ratio_low", "ratio_high")}}
+        for name, each in row["results"].items()
+        if name != OURS and each.get("ratio_high", limit) < limit
+    ]
+
+
 def summarize(rows: Iterable[Row], keys: Sequence[str]) -> list[dict[str, Any]]:
-    """For each value of `keys` and each peer: cases, geometric mean of the ratios, the worst case; our median share."""
+    """For each value of `keys` and each peer: cases, geometric mean of the ratios, the worst case; our median share.
+
+    And beside the best peer of each case: `best`, the geometric mean, and `behind`, the cases that are clearly lost.
+    """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
@@ -98,6 +119,9 @@ def summarize(rows: Iterable[Row], keys: Sequence[str]) -> list[dict[str, Any]]:
                     "worst": worst["case"],
                     "worst_ratio": worst["results"][name]["ratio"],
                 }
+        best = [row["results"][name]["ratio"] for row in members if (name := best_peer(row))]
+        entry["best"] = {"cases": len(best), "ratio": geometric_mean(best)} if best else None
+        entry["behind"] = [each for row in members for each in behind(row)]
         found.append(entry)
     return found
 
@@ -114,6 +138,13 @@ def summary_lines(entries: Sequence[dict[str, Any]], keys: Sequence[str]) -> lis
             f"worst {found['worst_ratio']:.2f}x ({found['worst']})"
             for peer, found in entry["peers"].items()
         ]
+        if best := entry["best"]:
+            lost = [f"{each['case']} ({against(each['peer'], each)})" for each in entry["behind"]]
+            lines.append(
+                f"    best peer of each case: geometric mean {best['ratio']:.2f}x over {best['cases']}; "
+                f"clearly behind in {len({each['case'] for each in entry['behind']}) or 'none'}"
+                + (f": {', '.join(lost)}" if lost else "")
+            )
     return lines
 
 

@@ -68,13 +68,15 @@ def gemm(sizes: dict[str, Any], dtype: str) -> tuple[Step, Output]:
 
 
 def attention(sizes: dict[str, Any], dtype: str) -> tuple[Step, Output]:
-    tokens, heads, width = sizes["tokens"], sizes["heads"], sizes["width"]
+    tokens, heads, kv_heads, width = (sizes[name] for name in ("tokens", "heads", "kv_heads", "width"))
     # (1, H, T, D), each head's rows side by side: the layout that suits it best.
     q, key, value, dy = (
-        tensor(uniform(i, tokens, heads, width), dtype).transpose(0, 1).contiguous()[None] for i in range(1, 5)
+        tensor(uniform(i, tokens, each, width), dtype).transpose(0, 1).contiguous()[None]
+        for i, each in enumerate((heads, kv_heads, kv_heads, heads), 1)
     )
+    options = {"is_causal": True, "enable_gqa": kv_heads < heads}
     if not sizes["backward"]:
-        step, look = held(lambda: functional.scaled_dot_product_attention(q, key, value, is_causal=True))
+        step, look = held(lambda: functional.scaled_dot_product_attention(q, key, value, **options))
         return step, lambda: look()[0].transpose(0, 1)
     inputs = (q, key, value)
     for each in inputs:
@@ -82,7 +84,7 @@ def attention(sizes: dict[str, Any], dtype: str) -> tuple[Step, Output]:
 
     def both() -> Any:
         with torch.enable_grad():
-            y = functional.scaled_dot_product_attention(q, key, value, is_causal=True)
+            y = functional.scaled_dot_product_attention(q, key, value, **options)
             return torch.autograd.grad(y, inputs, dy)[1]
 
     step, look = held(both)
