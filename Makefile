@@ -119,7 +119,7 @@ soak: $(VENV)/.installed $(VENV)/.test-tools  ## the large counts
 	$(BIN)/python -m pytest -q -m soak --timeout 3600
 
 bench: $(PARITY)/.installed  ## overheads, kernels, and training steps beside PyTorch
-	$(PARITY)/bin/python bench/overhead.py
+	$(PARITY)/bin/python bench/overhead.py --neighbours 1
 	$(PARITY)/bin/python -m microgpt bench kernels
 	$(PARITY)/bin/python -m microgpt bench train
 
