@@ -33,7 +33,7 @@ $(VENV)/.installed: build/wheel/.made
 	touch $@
 
 $(VENV)/.test-tools: $(VENV)/.made pyproject.toml
-	$(BIN)/pip install -q --disable-pip-version-check 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100'
+	$(BIN)/pip install -q --disable-pip-version-check 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100' 'matplotlib>=3.8'
 	touch $@
 
 $(VENV)/.lint-tools: $(VENV)/.made pyproject.toml
