@@ -33,7 +33,7 @@ $(VENV)/.installed: build/wheel/.made
 	touch $@
 
 $(VENV)/.test-tools: $(VENV)/.made pyproject.toml
-	$(BIN)/pip install -q --disable-pip-version-check 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100'
+	$(BIN)/pip install -q --disable-pip-version-check 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100' 'matplotlib>=3.8'
 	touch $@
 
 $(VENV)/.lint-tools: $(VENV)/.made pyproject.toml
@@ -119,7 +119,7 @@ soak: $(VENV)/.installed $(VENV)/.test-tools  ## the large counts
 	$(BIN)/python -m pytest -q -m soak --timeout 3600
 
 bench: $(PARITY)/.installed  ## overheads, kernels, and training steps beside PyTorch
-	$(PARITY)/bin/python bench/overhead.py
+	$(PARITY)/bin/python bench/overhead.py --neighbours 1
 	$(PARITY)/bin/python -m microgpt bench kernels
 	$(PARITY)/bin/python -m microgpt bench train
 

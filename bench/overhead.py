@@ -1,7 +1,7 @@
 """What microgpt costs beyond its kernels: calls, the tape, nodes, recordings, memory plans, and busy neighbours.
 
     python bench/overhead.py
-    python bench/overhead.py --only calls,neighbours --neighbours 0,1,2
+    python bench/overhead.py --only calls --neighbours 0,1,2
 
 Sections: calls (an op of 64 floats from Python, less its kernel's own time), nodes (replay, serial and shared), record
 (eager step, recording, replay), memory (the plan of a recording beside the most bytes ever alive), scaling (one and two
@@ -23,20 +23,13 @@ import numpy as np
 
 from microgpt import Tensor, no_grad, ops
 from microgpt import _kernels as k
-from microgpt.models.decoder import Decoder
-from microgpt.models.presets import MODELS
+from microgpt.bench.ours_train import initial_model
+from microgpt.bench.peers.configs import CONFIGS
 from microgpt.nn import Ctx, Layout
 from microgpt.optim import AdamW, Optimizer, decay_groups
 from microgpt.program import Program
 
 SECTIONS = ("calls", "nodes", "record", "memory", "scaling")
-# name: model, vocabulary, width, layers, heads, block, batch
-STEPS: dict[str, tuple[str, int, int, int, int, int, int]] = {
-    "a": ("micro", 27, 16, 1, 4, 16, 1),
-    "b": ("gpt", 65, 128, 4, 4, 64, 12),
-    "c": ("gpt", 65, 384, 6, 6, 256, 16),
-    "gpt2": ("gpt", 50257, 768, 12, 12, 64, 2),
-}
 Figure = dict[str, float]
 
 
@@ -122,11 +115,12 @@ def nodes(seconds: float) -> dict[str, Figure]:
 
 
 def make_step(name: str) -> Callable[[], Tensor]:
-    """A training step of STEPS: forward, loss, backward, AdamW."""
-    model_name, vocab, width, layers, heads, block, batch = STEPS[name]
-    model = Decoder(MODELS.get(model_name)(vocab, width, layers, heads, block, 0.0), seed=1)
+    """A training step of CONFIGS: forward, loss, backward, clipping, AdamW."""
+    config = CONFIGS[name]
+    block, batch = config["block"], config["batch"]
+    model = initial_model(config)
     optimizer = Optimizer(model, AdamW(0.9, 0.95, 1e-8), decay_groups(0.1), 1.0)
-    ids = np.random.default_rng(0).integers(0, vocab, (2, block * batch), dtype=np.int32)
+    ids = np.random.default_rng(0).integers(0, config["vocab"], (2, block * batch), dtype=np.int32)
     tokens, targets = k.from_numpy(ids[0]), k.from_numpy(ids[1])
     layout = Layout.packed([block] * batch)
     optimizer.feed(1, 1e-3)
@@ -165,7 +159,7 @@ def record(seconds: float) -> dict[str, Any]:
 def memory(seconds: float) -> dict[str, Any]:
     """The memory of recorded steps beside the most bytes that ever lived at once."""
     found: dict[str, Any] = {}
-    for name in STEPS:
+    for name in CONFIGS:
         program = Program(make_step(name))
         program()
         ratio = program.bytes / program.live_bytes
@@ -194,7 +188,7 @@ def scaling(seconds: float) -> dict[str, Any]:
     """One thread against all."""
     found: dict[str, Any] = {}
     threads = str(k.num_threads())
-    for name in ("b", "c"):
+    for name in ("b", "c", "d"):
         program = Program(make_step(name))
         program()
         found[name] = {"threads": in_turns(program, 2 * seconds, 2)}
