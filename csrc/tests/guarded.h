@@ -1,5 +1,5 @@
-// Arrays of tests: an access of what lies beside one ends the address sanitizer's run. Without it a write there is found
-// afterwards, and what is read there is NaN.
+// Arrays of tests: an access of what lies beside one ends the address sanitizer's run. A write there is found afterwards in any
+// build, and what is read there is NaN.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -25,20 +25,13 @@ template <class T> class Guarded {
     unsigned char* begin = memory_.data() + kBeside;
     begin += (kAlign - reinterpret_cast<uintptr_t>(begin) % kAlign) % kAlign;
     data_ = reinterpret_cast<T*>(begin);
-#ifdef MG_POISONED
-    ASAN_POISON_MEMORY_REGION(memory_.data(), before());
-    ASAN_POISON_MEMORY_REGION(begin + bytes(), memory_.size() - before() - bytes());
-#endif
+    poison();
   }
-  template <class Numbers> explicit Guarded(const Numbers& x) : Guarded(static_cast<int64_t>(x.size())) {
+  template <class Number> explicit Guarded(const std::vector<Number>& x) : Guarded(static_cast<int64_t>(x.size())) {
     std::copy(x.begin(), x.end(), data_);
   }
   Guarded(const Guarded&) = delete;
-  ~Guarded() {
-#ifdef MG_POISONED
-    ASAN_UNPOISON_MEMORY_REGION(memory_.data(), memory_.size());
-#endif
-  }
+  ~Guarded() { unpoison(); }
 
   T* data() { return data_; }
   size_t size() const { return size_; }
@@ -46,21 +39,31 @@ template <class T> class Guarded {
   const T& operator[](size_t i) const { return data_[i]; }
   void forget() { std::memset(static_cast<void*>(data_), kByte, bytes()); }
   bool same_bits(const Guarded& other) const { return std::memcmp(data_, other.data_, bytes()) == 0; }
-  // Nothing was written beside it.
+  // Nothing was written beside it; the sanitizer does not see what tiles read and write.
   bool intact() const {
-#ifdef MG_POISONED
-    return true;
-#else
     const auto fine = [](unsigned char byte) { return byte == kByte; };
     const auto begin = memory_.begin() + static_cast<std::ptrdiff_t>(before());
-    return std::all_of(memory_.begin(), begin, fine) &&
-           std::all_of(begin + static_cast<std::ptrdiff_t>(bytes()), memory_.end(), fine);
-#endif
+    unpoison();
+    const bool all = std::all_of(memory_.begin(), begin, fine) &&
+                     std::all_of(begin + static_cast<std::ptrdiff_t>(bytes()), memory_.end(), fine);
+    poison();
+    return all;
   }
 
  private:
   static constexpr size_t kBeside = 256, kAlign = 64;
   static constexpr unsigned char kByte = 0xFF;
+  void poison() const {
+#ifdef MG_POISONED
+    ASAN_POISON_MEMORY_REGION(memory_.data(), before());
+    ASAN_POISON_MEMORY_REGION(memory_.data() + before() + bytes(), memory_.size() - before() - bytes());
+#endif
+  }
+  void unpoison() const {
+#ifdef MG_POISONED
+    ASAN_UNPOISON_MEMORY_REGION(memory_.data(), memory_.size());
+#endif
+  }
   size_t bytes() const { return size_ * sizeof(T); }
   size_t before() const { return static_cast<size_t>(reinterpret_cast<const unsigned char*>(data_) - memory_.data()); }
 
