@@ -32,11 +32,13 @@ def _settings(
         check(array is not None, name, label, "an Array", None)
     check(q_start.size == k_len.size + 1, name, "q_start", k_len.size + 1, q_start.size)
     check(k_start.size == k_len.size, name, "k_start", k_len.size, k_start.size)
-    check(window is None or isinstance(window, (int, np.integer)), name, "window", "a whole number", window)
-    check(window is None or 0 < window < 2**62, name, "window", "at least 1", window)
-    for label, number in (("scale", scale), ("soft_cap", soft_cap)):
-        finite = isinstance(number, (int, float, np.number)) and math.isfinite(number)
-        check(number is None or finite, name, label, "a finite number", number)
+    if window is not None:
+        check(isinstance(window, (int, np.integer)), name, "window", "a whole number", window)
+        check(0 < window < 2**62, name, "window", "at least 1", window)
+    if scale is not None or soft_cap is not None:
+        for label, number in (("scale", scale), ("soft_cap", soft_cap)):
+            finite = isinstance(number, (int, float, np.number)) and math.isfinite(number)
+            check(number is None or finite, name, label, "a finite number", number)
     heads, kv_heads, k_dim, v_dim = widths
     check(k_dim > 0 and v_dim > 0, name, "q", "a width of at least 1", k_dim if k_dim == 0 else v_dim)
     return {
