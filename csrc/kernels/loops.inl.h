@@ -31,6 +31,27 @@ MG_INLINE Vec all_lanes(float x, Full) { return set1(x); }
 MG_INLINE Vec all_lanes(float x, Part) { return set1(x); }
 MG_INLINE Vecs all_lanes(float x, Together) { return many(set1(x)); }
 
+// The lines of p, into L2.
+template <class T> MG_INLINE void ask_for(const T* p, Full) { __builtin_prefetch(p, 0, 2); }
+template <class T> MG_INLINE void ask_for(const T*, Part) {}
+template <class T> MG_INLINE void ask_for(const T* p, Together) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kTogether * kWidth; i += 64 / (int)sizeof(T)) ask_for(p + i, Full{});
+}
+// The lines of p into L1, taken from other cores. A line that another core has read too is taken a second time when it is
+// written, and stores behind it wait. Asked for as if to be read it would be slower than not at all, so where PREFETCHW
+// does not exist nothing is done.
+template <class T> MG_INLINE void ask_to_write(const T* p, Full) {
+#if defined(__PRFCHW__) || !defined(__x86_64__)
+  __builtin_prefetch(p, 1, 3);
+#endif
+}
+template <class T> MG_INLINE void ask_to_write(const T*, Part) {}
+template <class T> MG_INLINE void ask_to_write(const T* p, Together) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kTogether * kWidth; i += 64 / (int)sizeof(T)) ask_to_write(p + i, Full{});
+}
+
 // body(i, Together) for kTogether vectors at a time, then as each_vec.
 template <class Body> MG_INLINE void each_many(int64_t begin, int64_t end, const Body& body) {
   int64_t i = begin;

@@ -38,14 +38,6 @@ template <bool kCenter, class T> static inline RowScale row_scale(const NormArgs
   return r;
 }
 
-// The lines of p into L2: while a row is written from L1, the next one is asked for.
-template <class T> MG_INLINE void ask_for(const T* p, Full) { __builtin_prefetch(p, 0, 2); }
-template <class T> MG_INLINE void ask_for(const T*, Part) {}
-template <class T> MG_INLINE void ask_for(const T* p, Together) {
-#pragma GCC unroll 4
-  for (int i = 0; i < kTogether * kWidth; i += 64 / (int)sizeof(T)) __builtin_prefetch(p + i, 0, 2);
-}
-
 // Row by row: several rows at a time, with one reading of the weight, lose a quarter, because memory then has more streams.
 template <bool kCenter, class T> static inline void norm_row(const NormArgs<T>& args, int64_t row) {
   const RowScale scale = row_scale<kCenter>(args, row);
@@ -55,6 +47,7 @@ template <bool kCenter, class T> static inline void norm_row(const NormArgs<T>& 
   each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
     auto r = get(x + i, part);
     ask_for(x + args.cols + i, part);
+    ask_to_write(y + args.cols + i, part);
     if constexpr (kCenter) r = sub(sub(r, high), low);
     r = mul(r, rstd);
     if (args.weight && args.bias) r = fma(r, get(args.weight + i, part), get(args.bias + i, part));
@@ -92,25 +85,31 @@ template <bool kCenter, class T> static inline RowGradient row_gradient(const No
   return r;
 }
 
+// Rows of a gradient are asked for so many elements before they are used: three streams need more time than one short row.
+constexpr int64_t kNormAhead = 512;
+
 // `add_up`: the share has had rows before.
 template <bool kCenter, class T>
 static inline void norm_backward_row(const NormBackwardArgs<T>& args, int64_t share, int64_t row, bool add_up) {
   const RowGradient of_row = row_gradient<kCenter>(args, row);
   const Vec mean = set1(of_row.mean), rstd = set1(of_row.rstd), average = set1(of_row.average), along = set1(of_row.along);
   const T *x = args.x + row * args.cols, *dy = args.dy + row * args.cols;
+  T* dx = args.dx + row * args.cols;
+  const int64_t ahead = at_least(args.cols, kNormAhead);
   float* dweight = args.part_dweight ? args.part_dweight + share * args.cols : nullptr;
   float* dbias = args.part_dbias ? args.part_dbias + share * args.cols : nullptr;
   each_if_narrow<T>(0, args.cols, [&](int64_t i, auto part) MG_ALWAYS {
     auto g = get(dy + i, part), normal = get(x + i, part);
-    ask_for(dy + args.cols + i, part);
-    ask_for(x + args.cols + i, part);
+    ask_for(dy + ahead + i, part);
+    ask_for(x + ahead + i, part);
+    ask_to_write(dx + ahead + i, part);
     if constexpr (kCenter) normal = sub(normal, mean);
     normal = mul(normal, rstd);
     if (dweight) put(dweight + i, fma(g, normal, add_up ? get(dweight + i, part) : all_lanes(0.0f, part)), part);
     if (dbias) put(dbias + i, add_up ? add(get(dbias + i, part), g) : g, part);
     if (args.weight) g = mul(g, get(args.weight + i, part));
     if constexpr (kCenter) g = sub(g, average);
-    store_or_add(args.dx + row * args.cols + i, mul(fnma(normal, along, g), rstd), args.accumulate_dx, part);
+    store_or_add(dx + i, mul(fnma(normal, along, g), rstd), args.accumulate_dx, part);
   });
 }
 
