@@ -257,6 +257,7 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
     pack_along<P>(row, args.k_dim, each, args.k_dim, s.queries + r * each * k_step, k_step);
     if (after.q) ask_for(row + after.q, each * args.k_dim);
   }
+  ask_to_write_rows(args.o + q.row * args.o_stride + group * each * args.v_dim, args.o_stride, q.count, each * args.v_dim);
   clear(s.stretch, rows, v_step);
 
   const ScoreRule shared = score_rule(args, group * each);

@@ -201,6 +201,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
       s.lse[h * rows + r] = fwd.lse[head * fwd.q_rows + begin + r];
     }
   clear(s.dq_sums, each * rows * k_width);
+  ask_to_write_rows(args.dq + begin * fwd.q_stride + group * each * fwd.k_dim, fwd.q_stride, at_most(rows, kBackwardRows), each * fwd.k_dim);
   const auto rows_from = [&](int64_t row) {
     return QueryRows{begin + row, at_most(rows - row, kBackwardRows), k_len - rows + row, k_start, k_len};
   };
@@ -223,6 +224,8 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     pack_turned<P>(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys_t, ahead_of_chunk(chunk, more, fwd.k_stride, next.k));
     pack_turned<P>(fwd.v + v_at, fwd.v_stride, keys, fwd.v_dim, s.values_t, ahead_of_chunk(chunk, more, fwd.v_stride, next.v));
     const bool finite_keys = P::pack_across(fwd.k + k_at, fwd.k_stride, keys, fwd.k_dim, s.keys, k_width, 0);
+    ask_to_write_rows(args.dk + k_at, fwd.k_stride, keys, fwd.k_dim);
+    ask_to_write_rows(args.dv + v_at, fwd.v_stride, keys, fwd.v_dim);
     if constexpr (kTiles<P>) clear_unpacked(s.keys, keys, k_width);
     clear(s.dkeys, keys * k_width);
     clear(s.dvalues, keys * v_width);

@@ -27,6 +27,12 @@ static inline int64_t ahead_of_chunk(int64_t chunk, bool more, int64_t stride, i
 template <class T> static inline void ask_for(const T* p, int64_t n) {
   for (int64_t i = 0; i < n; i += 64 / (int64_t)sizeof(T)) __builtin_prefetch(p + i, 0, 2);
 }
+// Rows that will be written when their sums are complete. Narrow ones, half as many lines beside fast arithmetic, lose by it.
+template <class T> static inline void ask_to_write_rows(const T* p, int64_t stride, int64_t rows, int64_t width) {
+  if constexpr (kNarrow<T>) return;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = 0; i < width; i += 64 / (int64_t)sizeof(T)) ask_to_write(p + r * stride + i, Full{});
+}
 
 struct Stretch {
   int64_t begin, end;

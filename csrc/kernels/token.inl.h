@@ -19,6 +19,7 @@ template <class T> void embedding(const EmbeddingArgs<T>& args, const Share& sha
     int64_t i = 0;
     for (; i + kLine <= bytes; i += kLine) {
       __builtin_prefetch(ahead + i, 0, 2);
+      ask_to_write(to + kAhead * bytes + i, Full{});
       memcpy(to + i, from + i, kLine);
     }
     if (i < bytes) memcpy(to + i, from + i, (size_t)(bytes - i));
