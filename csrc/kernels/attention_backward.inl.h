@@ -201,7 +201,9 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
       s.lse[h * rows + r] = fwd.lse[head * fwd.q_rows + begin + r];
     }
   clear(s.dq_sums, each * rows * k_width);
-  ask_to_write_rows(args.dq + begin * fwd.q_stride + group * each * fwd.k_dim, fwd.q_stride, at_most(rows, kBackwardRows), each * fwd.k_dim);
+  if (rows > 0)  // without queries dq may be null
+    ask_to_write_rows(args.dq + begin * fwd.q_stride + group * each * fwd.k_dim, fwd.q_stride, at_most(rows, kBackwardRows),
+                      each * fwd.k_dim);
   const auto rows_from = [&](int64_t row) {
     return QueryRows{begin + row, at_most(rows - row, kBackwardRows), k_len - rows + row, k_start, k_len};
   };
@@ -243,7 +245,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
     write_rows(s.dkeys, k_width, keys, fwd.k_dim, &scale, 0, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, v_width, keys, fwd.v_dim, kUnchanged, 0, args.dv + v_at, fwd.v_stride, args.accumulate_dv);
   }
-  for (int64_t h = 0; h < each && rows > 0; ++h)  // without queries dq may be null
+  for (int64_t h = 0; h < each && rows > 0; ++h)
     write_rows(s.dq_sums + h * rows * k_width, k_width, rows, fwd.k_dim, &scale, 0,
                args.dq + begin * fwd.q_stride + (group * each + h) * fwd.k_dim, fwd.q_stride, args.accumulate_dq);
 }
