@@ -178,7 +178,7 @@ Made linear(const Array& x, const Array& weight, const Array* bias, const Array*
     args.slope = slope.as<T>();
     args.m = rows, args.n = n, args.k = inner, args.lda = inner, args.ldb = inner, args.ldc = n;
     args.batch = 1, args.trans_b = 1, args.act = choice(act, Act::silu, "linear", "act");
-    MG_RUN(gemm, T, args, &x, &weight, &y, bias, residual, &slope);
+    MG_RUN(gemm, T, args, &x, &weight, to(y), bias, residual, to(slope));
   });
   return results(std::move(y), std::move(slope));
 }
@@ -211,7 +211,7 @@ Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
     for (size_t i = 0; i < count; ++i)
       args.weights[i] = {each[i]->as<T>(), bias[i] ? bias[i]->as<T>() : nullptr, y[i].as<T>(), each[i]->dim(0)};
     args.a = x.as<T>(), args.m = rows, args.k = inner, args.count = (int32_t)count;
-    MG_RUN(gemm_joined, T, args, &x, each[0], each[1], each[2], each[3], bias[0], bias[1], bias[2], bias[3], &y[0], &y[1], &y[2], &y[3]);
+    MG_RUN(gemm_joined, T, args, &x, each[0], each[1], each[2], each[3], bias[0], bias[1], bias[2], bias[3], to(y[0]), to(y[1]), to(y[2]), to(y[3]));
   });
   py::tuple tuple(count);
   for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(tuple.ptr(), (Py_ssize_t)i, wrap(std::move(y[i])));
@@ -255,7 +255,7 @@ template <class T> Rows rounded(const Array& x, const Weight& weight, const char
   Rows rows = {make_array(DType::u8, &codes, 1), make_array(DType::f32, &scales, 1), make_array(DType::i32, &starts, 1), m};
   QRowsArgs<T> args{in<T>(&x, 0, op, "x"), reinterpret_cast<int8_t*>(rows.codes.as<uint8_t>()), rows.scales.as<float>(),
                     rows.starts.as<int32_t>(), w.order, m, w.k, w.group, w.type};
-  MG_RUN(qrows, T, args, &x, &rows.codes, &rows.scales, &rows.starts, w.order ? weight.data : nullptr);
+  MG_RUN(qrows, T, args, &x, to(rows.codes), to(rows.scales), to(rows.starts), w.order ? weight.data : nullptr);
   return rows;
 }
 template <class T> QGemmArgs<T> product_of(const Rows& rows, const QWeight& w) {
@@ -289,7 +289,7 @@ Array q_linear(const Array& x, py::handle weight, const Array* bias, const Array
     else args.wide_c = y.as<Wide<T>>();
     args.bias = bias ? bias->as<T>() : nullptr, args.residual = residual ? residual->as<T>() : nullptr;
     args.act = choice(act, Act::silu, "linear", "act");
-    MG_RUN(qgemm, T, args, &rows.codes, &rows.scales, &rows.starts, given.data, bias, residual, &y);
+    MG_RUN(qgemm, T, args, &rows.codes, &rows.scales, &rows.starts, given.data, bias, residual, to(y));
   });
   return y;
 }
@@ -339,7 +339,7 @@ MadeOrNot q_joined(const Array& x, py::handle weights, py::handle biases) {
       }
       args.joined = (int32_t)now - 1;
       MG_RUN(qgemm, T, args, &rows.codes, &rows.scales, &rows.starts, data[0], data[1], data[2], data[3], b[0], b[1], b[2], b[3],
-             &y[0], &y[1], &y[2], &y[3]);
+             to(y[0]), to(y[1]), to(y[2]), to(y[3]));
       for (size_t i = 0; i < now; ++i) PyTuple_SET_ITEM(made.ptr(), (Py_ssize_t)(first + i), wrap(std::move(y[i])));
     }
   });
@@ -364,7 +364,7 @@ Made normalize(const Array& x, const Array* weight, const Array* bias, double ep
     if (center) mean = make_array(dtype_of<Wide<T>>::value, &rows, 1);
     const NormArgs<T> args{x.as<T>(), weight ? weight->as<T>() : nullptr, bias ? bias->as<T>() : nullptr, y.as<T>(),
                            mean.as<Wide<T>>(), rstd.as<Wide<T>>(), rows, cols, eps, center};
-    MG_RUN(norm, T, args, &x, weight, bias, &y, &mean, &rstd);
+    MG_RUN(norm, T, args, &x, weight, bias, to(y), to(mean), to(rstd));
   });
   return results(std::move(y), std::move(mean), std::move(rstd));
 }

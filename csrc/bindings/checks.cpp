@@ -83,10 +83,10 @@ template <auto Fn> PyMethodDef method(const char* name, const char* doc) {
 void check_apart(const char* op, const char* names, std::initializer_list<Use> uses) {
   for (const Use& written : uses) {
     const Array* y = written.array;
-    if (written.kind != Use::written || !y || y->size == 0) continue;
+    if (written.kind != Use::written || !y || !y->data || y->size == 0) continue;
     for (const Use& other : uses) {
       const Array* x = other.array;
-      if (&other == &written || !x || x->size == 0) continue;
+      if (&other == &written || !x || !x->data || x->size == 0) continue;
       if (x->data + x->bytes() <= y->data || y->data + y->bytes() <= x->data) continue;
       if (other.kind == Use::each && x->data == y->data && x->bytes() == y->bytes()) continue;
       const std::string output = name_of(names, (size_t)(&written - uses.begin()));

@@ -88,11 +88,12 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
       return;
     }
     args.dx = out<T>(dx, x.size, "norm_backward", "dx");
+    args.dweight = args.dbias = nullptr;  // add_parts() writes them
     const int64_t shape[] = {plan_norm_backward(args).shares, cols};
     Array weights, biases;
     if (dweight) weights = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dweight = weights.as<Wide<T>>();
     if (dbias) biases = make_array(dtype_of<Wide<T>>::value, shape, 2), args.part_dbias = biases.as<Wide<T>>();
-    MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, to(dx), &weights, &biases);
+    MG_RUN(norm_backward, T, args, &dy, &x, weight, mean, &rstd, to(dx), to(weights), to(biases));
     if (dweight) add_parts<Wide<T>>(weights, dweight, accumulate_dweight);
     if (dbias) add_parts<Wide<T>>(biases, dbias, accumulate_dbias);
   });
@@ -263,10 +264,10 @@ void attention(const Array& q, const Array& k, const Array& v, const Array& o, c
     Array parts;
     const int64_t shape[] = {sizeof(T) < sizeof(double) ? attention_parts(args) : 0, heads, part_floats(v_dim)};
     if (shape[0] > 0) parts = make_array(dtype_of<Wide<T>>::value, shape, 3), args.parts = parts.as<Wide<T>>();
-    MG_RUN(attention, T, args, &q, &k, &v, to(o), to(lse), &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
+    MG_RUN(attention, T, args, &q, &k, &v, to(o), to(lse), &q_start, &k_start, &k_len, alibi, to(parts), k_scales, v_scales);
     if (!args.parts) return;
     args.merge = 1;
-    MG_RUN(attention, T, args, &q, &k, &v, to(o), to(lse), &q_start, &k_start, &k_len, alibi, &parts, k_scales, v_scales);
+    MG_RUN(attention, T, args, &q, &k, &v, to(o), to(lse), &q_start, &k_start, &k_len, alibi, to(parts), k_scales, v_scales);
   });
 }
 

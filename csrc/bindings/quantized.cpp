@@ -215,7 +215,7 @@ void q_matmul(const Array& x, const Array& data, const Array& y, int type, int64
     for (int64_t first = 0; first < std::max<int64_t>(n, 1); first += piece) {
       const int64_t rows = std::min(piece, n - first);
       QDequantizeArgs<T> numbers{w, nullptr, part.as<T>(), rows, first};
-      MG_RUN(qdequantize, T, numbers, &data, &part);
+      MG_RUN(qdequantize, T, numbers, &data, to(part));
       GemmArgs<T> args{};
       args.a = in<T>(&x, to_inputs ? mn : mk, op, "x") + (to_inputs ? first : 0);
       args.b = part.as<T>();

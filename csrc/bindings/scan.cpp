@@ -78,6 +78,7 @@ void selective_scan_backward(const Array& u, const Array& delta, const Array& a,
     ScanBackwardArgs<T> args{};
     ScanArgs<T>& fwd = args.fwd;
     fwd = scan_args<T>(u, delta, a, b, c, y, q_start, states, skip, z, delta_bias, softplus, &saved);
+    fwd.y = nullptr;  // not read
     const int64_t size = fwd.tokens * fwd.channels;
     const auto adds = [&](int i) { return static_cast<int32_t>(accumulate >> i & 1); };
     args.dy = in<T>(&dy, size, op, "dy");
@@ -91,7 +92,7 @@ void selective_scan_backward(const Array& u, const Array& delta, const Array& a,
     Array db_parts = make_array(dtype_of<Wide<T>>::value, shape, 2), dc_parts = make_array(dtype_of<Wide<T>>::value, shape, 2);
     args.part_db = db_parts.as<Wide<T>>(), args.part_dc = dc_parts.as<Wide<T>>();
     MG_RUN(selective_scan_backward, T, args, &u, &delta, &a, &b, &c, &q_start, skip, z, delta_bias, &saved, &dy, to(du), to(ddelta),
-           to(da), to(dskip), to(dz), to(ddelta_bias), &db_parts, &dc_parts);
+           to(da), to(dskip), to(dz), to(ddelta_bias), to(db_parts), to(dc_parts));
     add_parts<Wide<T>>(db_parts, db, adds(3));
     add_parts<Wide<T>>(dc_parts, dc, adds(4));
   });

@@ -321,6 +321,11 @@ std::vector<Lifetime> Pool::end_log(std::vector<char*>* payloads) {
   return std::move(log->blocks);
 }
 
+int64_t Pool::log_clock() const {
+  const std::lock_guard<std::mutex> lock(impl_->mutex);
+  return impl_->log ? impl_->log->clock : 0;
+}
+
 int64_t Pool::logged(const void* p, size_t* offset) const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   if (!impl_->log) return -1;

@@ -34,6 +34,7 @@ class Pool {
   // For a recording: from begin_log() on every block has a number and a lifetime. end_log() returns the lifetimes, and
   // where each block lay.
   void begin_log();
+  int64_t log_clock() const;  // takes and releases so far
   std::vector<Lifetime> end_log(std::vector<char*>* payloads = nullptr);
   int64_t logged(const void* p, size_t* offset) const;  // the number of the live block that p points into, or -1
   void free_cached() noexcept;  // also those of a pool that keeps all: nothing may point into them any more

@@ -1,5 +1,6 @@
 #include "runtime/program.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "core/error.h"
@@ -8,6 +9,13 @@
 
 namespace mg {
 namespace {
+
+// A group is one node to the team: no more than this, so that dealing out stays cheap beside the work. Nodes of more shares
+// wait little at their ends.
+constexpr size_t kMostNodes = 8;
+constexpr int64_t kMostShares = 256;
+// Groups keep memory longer. By what part of it a plan may grow for them.
+constexpr int64_t kGrowth = 24;
 
 thread_local Program* t_recording = nullptr;
 
@@ -20,6 +28,45 @@ void fetch(const Node& node) {
   const char* const begin = reinterpret_cast<const char*>(&node);
   for (size_t at = 0; at < offsetof(Node, args) + node.arg_bytes; at += 64) __builtin_prefetch(begin + at);
 }
+
+#ifdef MG_GUARD_BYTES
+// Aborts if a kernel wrote to what its binding says that it reads: groups rely on it.
+class Reads {
+ public:
+  Reads(const char* name, std::initializer_list<Use> uses) : name_(name) {
+    for (const Use& use : uses)
+      if (use.array && use.array->data && use.kind != Use::written && !written(*use.array, uses))
+        sums_.emplace_back(use.array, sum_of(*use.array));
+  }
+  void check() const {
+    for (const auto& [array, sum] : sums_) {
+      if (sum_of(*array) == sum) continue;
+      fprintf(stderr, "microgpt: %s wrote to an array of %zu bytes that it is said to read\n", name_, array->bytes());
+      abort();
+    }
+  }
+
+ private:
+  static bool written(const Array& array, std::initializer_list<Use> uses) {
+    return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
+      return use.kind == Use::written && use.array && use.array->data < array.data + array.bytes() &&
+             array.data < use.array->data + use.array->bytes();
+    });
+  }
+  static uint64_t sum_of(const Array& array) {
+    uint64_t sum = 1;
+    for (size_t i = 0; i < array.bytes(); ++i) sum = (sum ^ (unsigned char)array.data[i]) * 0x100000001b3;
+    return sum;
+  }
+  const char* name_;
+  std::vector<std::pair<const Array*, uint64_t>> sums_;
+};
+#else
+struct Reads {
+  Reads(const char*, std::initializer_list<Use>) {}
+  void check() const {}
+};
+#endif
 
 }  // namespace
 
@@ -47,6 +94,7 @@ void Program::end() {
   set_current_pool(nullptr);
   plan_memory();
   look_ahead();
+  deal_out();
   recorded_ = true;
 }
 
@@ -58,6 +106,8 @@ void Program::abandon() noexcept {
   recording_ = false;
   pool_->end_log();
   pointers_.clear();
+  touched_.clear();
+  clocks_.clear();
   nodes_.clear();
   hosts_.clear();
   keep_.clear();
@@ -66,10 +116,13 @@ void Program::abandon() noexcept {
 
 void Program::append(const Node& node, std::initializer_list<Use> uses) {
   nodes_.push_back(node);
+  clocks_.resize(nodes_.size(), pool_->log_clock());
   find_pointers(node);
   for (const Use& use : uses) {
     const Array* const array = use.array;
-    if (!array || !array->block) continue;
+    if (!array) continue;
+    find_touched(*array, use.kind == Use::written);
+    if (!array->block) continue;
     // Blocks of the private pool live as long as the pool; only what comes from outside must be held.
     if (kept_.insert(array->block.get()).second && !pool_->owns(array->block.get())) keep_.push_back(array->block);
   }
@@ -87,14 +140,26 @@ void Program::find_pointers(const Node& node) {
   }
 }
 
+void Program::find_touched(const Array& array, bool written) {
+  if (!array.data) return;
+  size_t offset;
+  const int64_t block = pool_->logged(array.data, &offset);
+  if (block < 0) offset = reinterpret_cast<size_t>(array.data);
+  touched_.push_back({nodes_.size() - 1, block, offset, array.bytes(), written});
+}
+
 // While recording, a block was wherever one of its size was free. Now that all lifetimes are known, those that have
 // ended get places in one arena, and the nodes follow. What still lives (results, constants) stays where it is.
 void Program::plan_memory() {
   std::vector<char*> payloads;
   std::vector<Lifetime> blocks = pool_->end_log(&payloads);
   live_bytes_ = (int64_t)most_alive(blocks);
-#ifndef MG_GUARD_BYTES  // guards stand around the blocks where they are
-  arena_bytes_ = place(blocks);
+#ifdef MG_GUARD_BYTES  // guards stand around the blocks where they are
+  std::vector<size_t> begins;
+  for (char* const payload : payloads) begins.push_back(reinterpret_cast<size_t>(payload));
+  find_groups(begins);
+#else
+  arena_bytes_ = place_groups(blocks, payloads);
   pool_->free_cached();  // first: both at once would be the peak of the whole run
   const size_t bytes = arena_bytes_;
   constexpr size_t kMapped = (size_t)4 << 20;  // as in the pool
@@ -113,6 +178,88 @@ void Program::plan_memory() {
   }
 #endif
   pointers_ = {};
+  touched_ = {};
+  clocks_ = {};
+}
+
+// Finds groups and a place in the arena for each block that ends; the size of the arena.
+size_t Program::place_groups(std::vector<Lifetime>& blocks, const std::vector<char*>& payloads) {
+  constexpr size_t kApart = (size_t)1 << 60;  // from what is outside
+  std::vector<size_t> begins;
+  size_t next = kApart;
+  for (const Lifetime& block : blocks) begins.push_back(next), next += block.bytes + 1;
+  find_groups(begins);
+  if (groups_.empty()) return place(blocks);
+  // Nodes side by side do not follow each other, so what one of them gives back is not another's yet.
+  std::vector<Lifetime> longer = blocks;
+  for (const Group& group : groups_) {
+    const int64_t begin = clocks_[group.first], end = clocks_[group.first + group.nodes - 1];
+    for (Lifetime& block : longer)
+      if (block.until >= begin && block.until < end) block.until = end;
+  }
+  const size_t bytes = place(blocks), for_groups = place(longer);
+  if (for_groups <= bytes + bytes / kGrowth) {
+    blocks = std::move(longer);
+    return for_groups;
+  }
+  // Then only those whose memory is apart as it is.
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const Lifetime& block = blocks[i];
+    begins[i] = block.until == Lifetime::kAlive      ? reinterpret_cast<size_t>(payloads[i])
+                : block.host == Lifetime::kArena ? kApart + block.offset
+                                                 : reinterpret_cast<size_t>(payloads[block.host]) + block.offset;
+  }
+  find_groups(begins);
+  return bytes;
+}
+
+// `begins`: a place for each block of the log.
+void Program::find_groups(const std::vector<size_t>& begins) {
+  groups_.clear();
+  std::vector<Touch> touches;
+  for (const Touched& each : touched_)
+    touches.push_back({each.node, each.at + (each.block < 0 ? 0 : begins[(size_t)each.block]), each.bytes, each.written});
+  // Nothing is known of a node without arrays, or with a pointer to what is in none of its arrays.
+  std::vector<bool> alone(nodes_.size(), true);
+  for (const Touched& each : touched_) {
+    const Node& node = nodes_[each.node];
+    alone[each.node] = node.host >= 0 || node.shares > kMostShares;
+  }
+  auto from = touched_.begin();
+  for (const Pointer& pointer : pointers_) {
+    while (from != touched_.end() && from->node < pointer.node) ++from;
+    bool known = false;
+    for (auto each = from; each != touched_.end() && each->node == pointer.node; ++each)
+      known |= each->block == pointer.block && each->at <= pointer.offset && pointer.offset <= each->at + each->bytes;
+    if (!known) alone[pointer.node] = true;
+  }
+  for (const Stretch& stretch : side_by_side(touches, alone, kMostNodes)) {
+    const auto begin = nodes_.begin() + (std::ptrdiff_t)stretch.first;
+    // Where each node is one share, a thread is faster than a team.
+    if (std::any_of(begin, begin + (std::ptrdiff_t)stretch.nodes, [](const Node& node) { return node.shares > 1; }))
+      groups_.push_back({stretch.first, stretch.nodes, 0, {}});
+  }
+}
+
+// Each worker's stretch of the shares has its own part of every node, as it would have without groups, node after node.
+void Program::deal_out() {
+  const int64_t workers = num_threads();
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    Group& group = groups_[g];
+    nodes_[group.first].group = (int32_t)g;
+    for (int64_t worker = 0; worker < workers; ++worker)
+      for (size_t i = group.first; i < group.first + group.nodes; ++i) {
+        const Node& node = nodes_[i];
+        group.scratch_bytes = std::max(group.scratch_bytes, node.scratch_bytes);
+        for (int64_t share = node.shares * worker / workers; share < node.shares * (worker + 1) / workers; ++share)
+          group.parts.push_back({&node, share});
+      }
+  }
+}
+
+void Program::call_part(void (*)(), const void* args, const Share& share) {
+  const Group::Part& part = static_cast<const Group*>(args)->parts[(size_t)share.index];
+  part.node->call(part.node->kernel, part.node->args, Share{part.share, part.node->shares, share.scratch});
 }
 
 // Each node is told whose weights come next; after the last ones those of the next replay.
@@ -139,7 +286,7 @@ void Program::append_host(const char* name, std::function<void()> body) {
   nodes_.push_back(node);
 }
 
-template <class Each> void Program::run_nodes(Each each) {
+template <class Each> void Program::run_nodes(Each each, bool grouped) {
   if (!recorded_) throw recording_error("run: the program has not been recorded");
   if (t_recording) throw recording_error("run: a program cannot be replayed while this thread is recording");
   if (running_.exchange(true))
@@ -156,15 +303,22 @@ template <class Each> void Program::run_nodes(Each each) {
       continue;
     }
     Job job;
-    for (; i < nodes_.size() && nodes_[i].host < 0; ++i) {
-      if (i + 1 < nodes_.size()) fetch(nodes_[i + 1]);
-      each([&] { job.run(work_of(nodes_[i])); });
+    while (i < nodes_.size() && nodes_[i].host < 0) {
+      const Group* const group = grouped && nodes_[i].group >= 0 ? &groups_[(size_t)nodes_[i].group] : nullptr;
+      Work work = work_of(nodes_[i]);
+      if (group) {
+        const Work last = work_of(nodes_[i + group->nodes - 1]);
+        work = {call_part, work.kernel, group, (int64_t)group->parts.size(), group->scratch_bytes, last.ahead};
+      }
+      i += group ? group->nodes : 1;
+      if (i < nodes_.size()) fetch(nodes_[i]);
+      each([&] { job.run(work); });
     }
   }
 }
 
 void Program::run() {
-  run_nodes([](auto node) { node(); });
+  run_nodes([](auto node) { node(); }, true);
 }
 
 std::vector<double> Program::profile() {
@@ -174,19 +328,22 @@ std::vector<double> Program::profile() {
     const auto start = std::chrono::steady_clock::now();
     node();
     seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  });
+  }, false);
   return seconds;
 }
 
 std::string Program::dump() const {
   std::string text;
+  size_t first = 0, end = 0;  // of the last group
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
+    if (node.group >= 0) first = i, end = i + groups_[(size_t)node.group].nodes;
     text += std::to_string(i) + " " + node.name;
     if (node.host >= 0)
       text += " [host]";
     else
       text += " shares=" + std::to_string(node.shares) + " scratch=" + std::to_string(node.scratch_bytes);
+    if (first < i && i < end) text += " beside=" + std::to_string(first);
     text += "\n";
   }
   return text;
@@ -207,13 +364,15 @@ namespace detail {
 
 void launch(Node& node, std::initializer_list<Use> uses) {
   if (t_recording) t_recording->append(node, uses);
+  const Reads reads(node.name, uses);
   if (node.shares == 1 && node.scratch_bytes == 0) {
     const DefaultFloats floats;
     node.call(node.kernel, node.args, Share{0, 1, nullptr});
-    return;
+  } else {
+    Job job;
+    job.run(work_of(node));
   }
-  Job job;
-  job.run(work_of(node));
+  reads.check();
 }
 
 }  // namespace detail

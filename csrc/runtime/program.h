@@ -14,6 +14,8 @@
 
 #include "core/array.h"
 #include "kernels/plan.h"
+#include "runtime/lifetimes.h"
+#include "runtime/neighbours.h"
 #include "runtime/parallel.h"
 
 namespace mg {
@@ -26,7 +28,8 @@ struct Node {
   const char* name = "";
   int64_t shares = 1;
   size_t scratch_bytes = 0;
-  int32_t host = -1;  // index of a host callback instead of a kernel
+  int32_t host = -1;   // index of a host callback instead of a kernel
+  int32_t group = -1;  // index of the group that begins with this node
   uint32_t arg_bytes = 0;
   const char* (*weights)(const void* args, int64_t share, int64_t shares) = nullptr;
   Weights ahead;  // of the next node that has some
@@ -42,8 +45,8 @@ class Program : public std::enable_shared_from_this<Program> {
   void abandon() noexcept;  // stop recording and drop the nodes
   void run();
   size_t size() const { return nodes_.size(); }
-  std::vector<double> profile();  // run once, seconds of each node
-  std::string dump() const;  // one line a node: name, shares, scratch
+  std::vector<double> profile();  // run once, each node alone, seconds of each
+  std::string dump() const;  // one line a node: name, shares, scratch, "beside" the first of its group
   std::vector<std::string> names() const;  // of the nodes
   int64_t bytes() const;       // memory held for replays: the arena and what lives on in the private pool
   int64_t live_bytes() const { return live_bytes_; }  // most bytes ever alive at once: no plan can be smaller
@@ -62,16 +65,41 @@ class Program : public std::enable_shared_from_this<Program> {
     size_t offset;
   };
 
-  template <class Each> void run_nodes(Each each);
+  // Memory that a node touches: from byte `at` of a block of the private pool, or from the address `at` (block -1).
+  struct Touched {
+    size_t node;
+    int64_t block;
+    size_t at, bytes;
+    bool written;
+  };
+  // Neighbours that run side by side, as one node with the shares of all: fewer ends at which workers wait for each other.
+  struct Group {
+    struct Part {
+      const Node* node;
+      int64_t share;
+    };
+    size_t first, nodes, scratch_bytes = 0;
+    std::vector<Part> parts;
+  };
+  static void call_part(void (*kernel)(), const void* args, const Share& share);
+
+  template <class Each> void run_nodes(Each each, bool grouped);
   void find_pointers(const Node& node);
+  void find_touched(const Array& array, bool written);
   void plan_memory();
   void look_ahead();
+  void find_groups(const std::vector<size_t>& begins);
+  size_t place_groups(std::vector<Lifetime>& blocks, const std::vector<char*>& payloads);
+  void deal_out();
   std::vector<Node> nodes_;
   std::vector<std::function<void()>> hosts_;
   std::unordered_set<void*> kept_;
   std::vector<Block> keep_;
   std::shared_ptr<class Pool> pool_;
-  std::vector<Pointer> pointers_;  // while recording
+  std::vector<Pointer> pointers_;  // these three while recording
+  std::vector<Touched> touched_;
+  std::vector<int64_t> clocks_;  // of the pool's log, when each node was recorded
+  std::vector<Group> groups_;
   std::shared_ptr<void> arena_;    // of all blocks that did not outlive the recording
   size_t arena_bytes_ = 0;
   int64_t live_bytes_ = 0;
@@ -91,8 +119,8 @@ template <class A> void call_kernel(void (*kernel)(), const void* args, const Sh
 void launch(Node& node, std::initializer_list<Use> uses);
 }  // namespace detail
 
-// Run `kernel` on `args` now, and remember it if this thread is recording. `uses` are the arrays that the arguments
-// point into, so that a recording can keep them alive.
+// Run `kernel` on `args` now, and remember it if this thread is recording. `uses` are all arrays that the arguments point into
+// and what becomes of them: a recording keeps them alive, and replays neighbours side by side that do not meet in them.
 template <class A>
 void launch(const char* name, void (*kernel)(const A&, const Share&), const A& args, Plan plan,
             std::initializer_list<Use> uses) {

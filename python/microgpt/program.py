@@ -73,7 +73,7 @@ class Program(Generic[T]):
         return [] if self._program is None else list(self._program.names())
 
     def profile(self, repeats: int = 10) -> dict[str, float]:
-        """Seconds spent in each kind of kernel in one replay: the smallest of `repeats`, node by node."""
+        """Seconds spent in each kind of kernel in one replay, nodes one after the other: the smallest of `repeats`."""
         if self._program is None:
             return {}
         runs = [self._program.profile() for _ in range(repeats)]
@@ -83,5 +83,5 @@ class Program(Generic[T]):
         return shares
 
     def dump(self) -> str:
-        """One line a node: number, kernel, shares, scratch bytes."""
+        """One line a node: number, kernel, shares, scratch bytes, and beside which node it runs, if beside one."""
         return "" if self._program is None else str(self._program.dump())

@@ -1,0 +1,81 @@
+// Replays: neighbours that run side by side have the bits of one after the other.
+#include <doctest/doctest.h>
+#include <string.h>
+
+#include "kernels/plan.h"
+#include "runtime/program.h"
+#include "targets/dispatch.h"
+
+using namespace mg;
+
+namespace {
+
+Array matrix(int64_t rows, int64_t cols, float first) {
+  const int64_t shape[] = {rows, cols};
+  Array array = make_array(DType::f32, shape, 2);
+  for (int64_t i = 0; i < array.size; ++i) array.as<float>()[i] = (float)((int64_t)(first * 7) + i * 37 % 101) / 50.0f - 1.0f;
+  return array;
+}
+
+void multiply(const KernelTable<float>& table, const Array& a, const Array& b, const Array& c) {
+  GemmArgs<float> args{};
+  args.a = a.as<float>(), args.b = b.as<float>(), args.c = c.as<float>();
+  args.m = a.dim(0), args.n = b.dim(0), args.k = a.dim(1), args.batch = 1, args.trans_b = 1;
+  args.lda = args.ldb = args.k, args.ldc = args.n;
+  launch("gemm", table.gemm, args, plan_gemm(args), {&a, &b, {&c, Use::written}});
+}
+
+std::vector<float> numbers(const Array& array) { return {array.as<float>(), array.as<float>() + array.size}; }
+
+}  // namespace
+
+TEST_CASE("neighbours side by side") {
+  const KernelTable<float>& table = *targets()[0].table();
+  const Array x = matrix(200, 96, 1), u = matrix(160, 96, 2), v = matrix(96, 160, 3), w = matrix(48, 96, 4);
+  const Array y = matrix(200, 96, 0), z = matrix(200, 48, 0);
+  const int64_t wide[] = {200, 160}, narrow[] = {200, 48};
+  std::vector<std::vector<float>> results[2];
+  for (const int threads : {1, 3}) {
+    set_num_threads(threads);
+    Program program;
+    program.begin();
+    {
+      // y = (x U^T) V^T beside z = x W^T; the temporary of the first must not become the second's.
+      const Array first = make_array(DType::f32, wide, 2);
+      multiply(table, x, u, first);
+      {
+        const Array second = make_array(DType::f32, narrow, 2);
+        multiply(table, x, w, second);
+        multiply(table, first, v, y);
+        multiply(table, x, w, z);
+      }
+    }
+    program.end();
+    CHECK(program.dump().find("1 gemm shares=") != std::string::npos);
+    CHECK(program.dump().find("beside=0\n2") != std::string::npos);  // the second with the first
+    CHECK(program.dump().find("beside=2") != std::string::npos);     // the fourth with the third, which needs the first
+    for (int replay = 0; replay < 50; ++replay) program.run();
+    results[threads > 1] = {numbers(y), numbers(z)};
+    memset(y.data, 0, y.bytes());
+    const std::vector<double> seconds = program.profile();
+    CHECK(seconds.size() == 4);
+    CHECK(numbers(y) == results[threads > 1][0]);
+  }
+  CHECK(results[0] == results[1]);
+}
+
+TEST_CASE("a node that writes what its neighbour reads comes after it") {
+  const KernelTable<float>& table = *targets()[0].table();
+  const Array x = matrix(200, 96, 1), w = matrix(48, 96, 4), square = matrix(96, 96, 5);
+  const Array y = matrix(200, 96, 0), z = matrix(200, 48, 0), other = matrix(200, 48, 0);
+  Program program;
+  program.begin();
+  multiply(table, x, w, other);
+  multiply(table, y, w, z);
+  multiply(table, x, square, y);
+  program.end();
+  const std::string dump = program.dump();
+  CHECK(dump.find("1 gemm") < dump.find("beside=0"));
+  CHECK(dump.find("beside=0") < dump.find("2 gemm"));
+  CHECK(dump.find("beside", dump.find("2 gemm")) == std::string::npos);
+}
