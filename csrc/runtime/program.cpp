@@ -92,9 +92,14 @@ void Program::end() {
   t_recording = nullptr;
   recording_ = false;
   set_current_pool(nullptr);
-  plan_memory();
-  look_ahead();
-  deal_out();
+  try {
+    plan_memory();
+    look_ahead();
+    deal_out();
+  } catch (...) {
+    abandon();
+    throw;
+  }
   recorded_ = true;
 }
 
@@ -108,6 +113,7 @@ void Program::abandon() noexcept {
   pointers_.clear();
   touched_.clear();
   clocks_.clear();
+  groups_.clear();
   nodes_.clear();
   hosts_.clear();
   keep_.clear();
@@ -165,10 +171,7 @@ void Program::plan_memory() {
   constexpr size_t kMapped = (size_t)4 << 20;  // as in the pool
   if (bytes >= kMapped) arena_ = std::shared_ptr<void>(take_pages(bytes), [bytes](void* p) { if (p) give_pages(p, bytes); });
   else if (bytes) arena_ = std::shared_ptr<void>(take_lines(bytes), give_lines);
-  if (bytes && !arena_) {
-    nodes_.clear();
-    throw std::bad_alloc();
-  }
+  if (bytes && !arena_) throw std::bad_alloc();
   for (const Pointer& pointer : pointers_) {
     const Lifetime& block = blocks[(size_t)pointer.block];
     if (block.until == Lifetime::kAlive) continue;
