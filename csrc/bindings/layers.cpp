@@ -84,6 +84,7 @@ void norm_backward(const Array& dy, const Array& x, const Array& rstd, int64_t c
     args.dweight = out_opt<Wide<T>>(dweight, cols, "norm_backward", "dweight");
     args.dbias = out_opt<Wide<T>>(dbias, cols, "norm_backward", "dbias");
     if (!dx || rows == 0) {
+      args.weight = nullptr;  // not read
       if (dweight || dbias) MG_RUN(norm_backward_weight, T, args, &dy, &x, mean, &rstd, to(dweight), to(dbias));
       return;
     }

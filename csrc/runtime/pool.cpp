@@ -93,7 +93,22 @@ char* payload_of(Header* block) { return reinterpret_cast<char*>(block + 1) + kG
 #ifdef MG_GUARD_BYTES
 unsigned char guard_byte(size_t i) { return (unsigned char)(0xa5 ^ (i * 29)); }
 
+// All live blocks of all pools: payload -> bytes.
+struct LiveBlocks {
+  std::mutex mutex;
+  std::map<const char*, size_t> blocks;
+  static LiveBlocks& get() {
+    static LiveBlocks* const live = new LiveBlocks;
+    return *live;
+  }
+};
+
 void arm(Header* block) {
+  {
+    LiveBlocks& live = LiveBlocks::get();
+    const std::lock_guard<std::mutex> lock(live.mutex);
+    live.blocks[payload_of(block)] = block->requested;
+  }
   unsigned char* const front = reinterpret_cast<unsigned char*>(block + 1);
   unsigned char* const payload = front + kGuard;
   for (size_t i = 0; i < kGuard; ++i) front[i] = payload[block->requested + i] = guard_byte(i);
@@ -102,7 +117,12 @@ void arm(Header* block) {
     memcpy(payload + i, &signalling_nan, std::min<size_t>(4, block->requested - i));
 }
 
-void check(const Header* block) noexcept {
+void check(Header* block) noexcept {
+  {
+    LiveBlocks& live = LiveBlocks::get();
+    const std::lock_guard<std::mutex> lock(live.mutex);
+    live.blocks.erase(payload_of(block));
+  }
   const unsigned char* const front = reinterpret_cast<const unsigned char*>(block + 1);
   const unsigned char* const back = front + kGuard + block->requested;
   for (size_t i = 0; i < kGuard; ++i) {
@@ -112,7 +132,7 @@ void check(const Header* block) noexcept {
 }
 #else
 void arm(Header*) {}
-void check(const Header*) noexcept {}
+void check(Header*) noexcept {}
 #endif
 
 // A quarter of the memory this process may use.
@@ -155,8 +175,14 @@ struct PoolRegistry {
   static void lock_all() {
     get().mutex.lock();
     for (PoolRing* ring = get().first; ring; ring = ring->next) ring->mutex->lock();
+#ifdef MG_GUARD_BYTES
+    LiveBlocks::get().mutex.lock();
+#endif
   }
   static void unlock_all() {
+#ifdef MG_GUARD_BYTES
+    LiveBlocks::get().mutex.unlock();
+#endif
     for (PoolRing* ring = get().first; ring; ring = ring->next) ring->mutex->unlock();
     get().mutex.unlock();
   }
@@ -343,6 +369,17 @@ PoolStats Pool::stats() const {
   const std::lock_guard<std::mutex> lock(impl_->mutex);
   return impl_->stats;
 }
+
+#ifdef MG_GUARD_BYTES
+bool in_live_block(const void* p) {
+  LiveBlocks& live = LiveBlocks::get();
+  const std::lock_guard<std::mutex> lock(live.mutex);
+  auto block = live.blocks.upper_bound(static_cast<const char*>(p));
+  if (block == live.blocks.begin()) return false;
+  --block;
+  return static_cast<const char*>(p) < block->first + block->second;
+}
+#endif
 
 const std::shared_ptr<Pool>& default_pool() {
   static const std::shared_ptr<Pool>* const pool = new std::shared_ptr<Pool>(std::make_shared<Pool>());

@@ -44,6 +44,7 @@ class Pool {
   std::unique_ptr<Impl> impl_;
 };
 
+bool in_live_block(const void* p);  // of any pool; in builds with MG_GUARD_BYTES only
 const std::shared_ptr<Pool>& default_pool();  // never destroyed
 // The pool that new arrays of the calling thread come from: the default one, or a recording's private pool.
 std::shared_ptr<Pool> current_pool();

@@ -30,10 +30,18 @@ void fetch(const Node& node) {
 }
 
 #ifdef MG_GUARD_BYTES
-// Aborts if a kernel wrote to what its binding says that it reads: groups rely on it.
+// Aborts if a kernel is given memory of an array that its binding does not name, or wrote to what it is said to read: groups
+// rely on both.
 class Reads {
  public:
-  Reads(const char* name, std::initializer_list<Use> uses) : name_(name) {
+  Reads(const Node& node, std::initializer_list<Use> uses) : name_(node.name) {
+    for (size_t at = 0; at + sizeof(char*) <= node.arg_bytes; at += sizeof(char*)) {
+      const char* word;
+      memcpy(&word, node.args + at, sizeof word);
+      if (!in_live_block(word) || named(word, uses)) continue;
+      fprintf(stderr, "microgpt: %s is given an array that its uses do not name, at byte %zu of its arguments\n", name_, at);
+      abort();
+    }
     for (const Use& use : uses)
       if (use.array && use.array->data && use.kind != Use::written && !written(*use.array, uses))
         sums_.emplace_back(use.array, sum_of(*use.array));
@@ -47,6 +55,11 @@ class Reads {
   }
 
  private:
+  static bool named(const char* p, std::initializer_list<Use> uses) {
+    return std::any_of(uses.begin(), uses.end(), [p](const Use& use) {
+      return use.array && use.array->data && use.array->data <= p && p <= use.array->data + use.array->bytes();
+    });
+  }
   static bool written(const Array& array, std::initializer_list<Use> uses) {
     return std::any_of(uses.begin(), uses.end(), [&](const Use& use) {
       return use.kind == Use::written && use.array && use.array->data < array.data + array.bytes() &&
@@ -63,7 +76,7 @@ class Reads {
 };
 #else
 struct Reads {
-  Reads(const char*, std::initializer_list<Use>) {}
+  Reads(const Node&, std::initializer_list<Use>) {}
   void check() const {}
 };
 #endif
@@ -80,6 +93,7 @@ Program::~Program() {
 void Program::begin() {
   if (t_recording) throw recording_error("record: this thread is already recording a program");
   if (recorded_) throw recording_error("record: this program has been recorded already");
+  pool_ = std::make_shared<Pool>(true);  // blocks of an abandoned recording are numbered by its log
   t_recording = this;
   recording_ = true;
   // Lifetimes seen while recording become the memory plan of the replay: a block freed now is reused by later nodes only.
@@ -367,7 +381,7 @@ namespace detail {
 
 void launch(Node& node, std::initializer_list<Use> uses) {
   if (t_recording) t_recording->append(node, uses);
-  const Reads reads(node.name, uses);
+  const Reads reads(node, uses);
   if (node.shares == 1 && node.scratch_bytes == 0) {
     const DefaultFloats floats;
     node.call(node.kernel, node.args, Share{0, 1, nullptr});

@@ -79,3 +79,21 @@ TEST_CASE("a node that writes what its neighbour reads comes after it") {
   CHECK(dump.find("beside=0") < dump.find("2 gemm"));
   CHECK(dump.find("beside", dump.find("2 gemm")) == std::string::npos);
 }
+
+TEST_CASE("a recording that was abandoned leaves no numbers in the next") {
+  Program program;
+  program.begin();
+  std::vector<Array> kept;
+  for (int i = 0; i < 200; ++i) kept.push_back(matrix(10, 10, 0));
+  program.abandon();
+  program.begin();
+  const KernelTable<float>& table = *targets()[0].table();
+  const Array x = matrix(20, 96, 1), w = matrix(48, 96, 4), z = matrix(20, 48, 0);
+  multiply(table, x, w, z);
+  kept.clear();
+  const std::vector<float> expected = numbers(z);
+  program.end();
+  memset(z.data, 0, z.bytes());
+  program.run();
+  CHECK(numbers(z) == expected);
+}

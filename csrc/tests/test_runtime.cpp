@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "runtime/cpu.h"
 #include "runtime/pool.h"
+#include "runtime/program.h"
 #include "targets/dispatch.h"
 
 using namespace mg;
@@ -392,6 +393,24 @@ TEST_CASE("a second release is refused") {
 }
 
 #ifdef MG_GUARD_BYTES
+TEST_CASE("uses that are not true") {
+  struct Copy {
+    const float* from;
+    float* to;
+  };
+  void (*const copy)(const Copy&, const Share&) = [](const Copy& args, const Share&) { *args.to = *args.from; };
+  const int64_t shape[] = {16};
+  const Array from = make_array(DType::f32, shape, 1), to = make_array(DType::f32, shape, 1);
+  memset(from.data, 1, from.bytes()), memset(to.data, 2, to.bytes());
+  const Copy args{from.as<float>(), to.as<float>() + 3};
+  std::string errors;
+  CHECK(!WIFSIGNALED(in_child(&errors, [&] { launch("copy", copy, args, {1, 0}, {&from, {&to, Use::written}}); })));
+  CHECK(WIFSIGNALED(in_child(&errors, [&] { launch("copy", copy, args, {1, 0}, {&from, &to}); })));
+  CHECK(errors.find("copy wrote to an array of 64 bytes that it is said to read") != std::string::npos);
+  CHECK(WIFSIGNALED(in_child(&errors, [&] { launch("copy", copy, args, {1, 0}, {&from}); })));
+  CHECK(errors.find("copy is given an array that its uses do not name, at byte 8") != std::string::npos);
+}
+
 TEST_CASE("guard bytes") {
   for (int offset : {-64, -1, 1001, 1064}) {
     CAPTURE(offset);
