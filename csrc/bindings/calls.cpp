@@ -188,7 +188,8 @@ Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
   const char* op = "linear_joined";
   const py::tuple given = py::cast<py::tuple>(weights), added = py::cast<py::tuple>(biases);
   const size_t count = given.size();
-  if (count < 1 || count > kMostJoined || added.size() != count) throw usage_error("linear_joined: one to four weights, a bias or None for each");
+  if (count < 1 || count > kMostJoined || added.size() != count)
+    throw usage_error("linear_joined: one to four weights, a bias or None for each");
   const int64_t inner = x.rank ? x.dim(-1) : 0;
   int64_t shape[kMaxRank], rows = 1;
   for (int axis = 0; axis < x.rank - 1; ++axis) rows = checked_mul(rows, shape[axis] = x.dim(axis));
@@ -197,7 +198,8 @@ Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
   Array y[kMostJoined];
   for (size_t i = 0; i < count; ++i) {
     each[i] = unwrap(given[i].ptr()), bias[i] = unwrap(added[i].ptr());
-    if (!each[i] || each[i]->rank != 2 || each[i]->dim(1) != inner) throw shape_error("linear_joined: weights expected (out, " + std::to_string(inner) + ")");
+    if (!each[i] || each[i]->rank != 2 || each[i]->dim(1) != inner)
+      throw shape_error("linear_joined: weights expected (out, " + std::to_string(inner) + ")");
     check_like(each[i], op, "weight", x, "x");
     check_like(bias[i], op, "bias", x, "x");
     const int64_t n = each[i]->dim(0);
@@ -211,7 +213,8 @@ Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
     for (size_t i = 0; i < count; ++i)
       args.weights[i] = {each[i]->as<T>(), bias[i] ? bias[i]->as<T>() : nullptr, y[i].as<T>(), each[i]->dim(0)};
     args.a = x.as<T>(), args.m = rows, args.k = inner, args.count = (int32_t)count;
-    MG_RUN(gemm_joined, T, args, &x, each[0], each[1], each[2], each[3], bias[0], bias[1], bias[2], bias[3], to(y[0]), to(y[1]), to(y[2]), to(y[3]));
+    MG_RUN(gemm_joined, T, args, &x, each[0], each[1], each[2], each[3], bias[0], bias[1], bias[2], bias[3],
+           to(y[0]), to(y[1]), to(y[2]), to(y[3]));
   });
   py::tuple tuple(count);
   for (size_t i = 0; i < count; ++i) PyTuple_SET_ITEM(tuple.ptr(), (Py_ssize_t)i, wrap(std::move(y[i])));

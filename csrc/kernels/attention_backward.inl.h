@@ -201,6 +201,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
       s.lse[h * rows + r] = fwd.lse[head * fwd.q_rows + begin + r];
     }
   clear(s.dq_sums, each * rows * k_width);
+  // Rows of the first block alone: dq is written after all keys, when more would have left the cache.
   if (rows > 0)  // without queries dq may be null
     ask_to_write_rows(args.dq + begin * fwd.q_stride + group * each * fwd.k_dim, fwd.q_stride, at_most(rows, kBackwardRows),
                       each * fwd.k_dim);
