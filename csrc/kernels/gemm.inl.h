@@ -94,20 +94,15 @@ static inline void gemm_copy_rows(const typename P::Element* a, int64_t lda, int
 // A cache line more than whole vectors: rows of a copy do not share cache sets.
 static inline int64_t gemm_copy_step(int64_t words) { return (words + 15) / 16 * 16 + 16; }
 
-// The processors with AMX tiles: what lies behind L2 is far, so rows of a transposed A are asked for once and in stretches.
-#ifdef __AMX_TILE__
-constexpr bool kGemmFar = true;
-#else
-constexpr bool kGemmFar = false;
-#endif
 constexpr int64_t kGemmFarRow = 1024;  // bytes: nearer rows are fetched by hardware
 
 // Rows of A that many bytes apart share cache sets: the 12 rows of a tile one of L1's 64 sets of 8 lines, the 512 of a block
-// of a transposed A 64 of L2's 2048 sets or fewer. From this many panels on a copy of the tile is worth it.
+// of a transposed A 64 of L2's 2048 sets or fewer. From this many panels on a copy of the tile is worth it. Where L2 is left for
+// something far, rows of a transposed A are read once and in stretches.
 constexpr int64_t kGemmPackPanels = 2;
 template <class P> static inline bool gemm_rows_fight(const GemmArgs<typename P::Element>& args) {
   const int64_t row = args.lda * (int64_t)sizeof(typename P::Element);
-  return row % (args.trans_a ? 2048 : 4096) == 0 || (kGemmFar && args.trans_a && row > kGemmFarRow);
+  return row % (args.trans_a ? 2048 : 4096) == 0 || (gemm_far_caches && args.trans_a && row > kGemmFarRow);
 }
 
 // Up to this size of a transposed A, and where a tile's words are a vector, one tile is packed at a time: its lines
@@ -205,7 +200,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const T* b = args.k > 0 ? args.b + batch * args.stride_b : (const T*)finished;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   const int64_t rows = block.row_end - block.row_begin;
-  const bool single = kWidth == 16 && !kGemmFar && args.k * args.lda * (int64_t)sizeof(T) <= kGemmSingleBytes;
+  const bool single = kWidth == 16 && !gemm_far_caches && args.k * args.lda * (int64_t)sizeof(T) <= kGemmSingleBytes;
   const int64_t group = single ? 1 : kGemmGroupTiles;
   const GemmStrip shape = kGemmStrips[args.trans_a && !single];
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;

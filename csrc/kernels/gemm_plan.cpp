@@ -3,6 +3,8 @@
 
 namespace mg {
 
+bool gemm_far_caches = false;
+
 namespace {
 template <class T> Plan plan(const GemmArgs<T>& args) {
   if (args.m == 0 || args.n == 0 || args.batch == 0) return {0, 0};

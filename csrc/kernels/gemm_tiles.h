@@ -22,7 +22,8 @@ constexpr GemmStrip kGemmStrips[] = {{1024, 128, 24}, {512, 256, 2 * kGemmGroupR
 constexpr int64_t kGemmRowStep = 12, kGemmFineRowStep = 4;
 constexpr int64_t kGemmColStep = 32;
 // 2^18 multiply-adds are about 5 microseconds: less is not worth handing out. 8 shares are enough for a team to balance, 16
-// where each still has 2^23; beyond that each share packs B again, so more come only with blocks of C of 2^17 elements each.
+// where each still has 2^23 and A is not packed; beyond that each share packs again, so more come only with blocks of C of 2^17
+// elements each.
 constexpr int kGemmShareLog2 = 18;
 constexpr int kGemmLargeShareLog2 = 23;
 // A weight costs as much as 4 rows' products with it when it comes from memory. With one row shares of 2^17 weights (256 KiB of
@@ -39,6 +40,10 @@ constexpr int64_t kGemmMinRows = 48;
 constexpr int64_t kGemmMinCols = 64;
 // Rows of C this short are not cut where there are rows enough: what is packed of A would serve two panels only.
 constexpr int64_t kGemmWholeRow = 128;
+
+// Whether what lies behind L2 is far, as on Intel's servers: targets/dispatch.cpp says so before a kernel runs. It decides what
+// is packed when, never a number.
+extern bool gemm_far_caches;
 
 struct GemmGrid {
   int64_t row_blocks, col_blocks, rows, cols;  // blocks of at most `rows` x `cols`
@@ -67,7 +72,8 @@ static inline __attribute__((always_inline)) GemmGrid gemm_grid(int64_t m, int64
   double want = work / share;
   if (want > (double)kGemmManyShares) {
     want = work / (double)((int64_t)1 << kGemmLargeShareLog2);
-    want = want < (double)kGemmManyShares ? (double)kGemmManyShares : want > (double)kGemmMoreShares ? (double)kGemmMoreShares : want;
+    const double most = (double)(packs_a ? kGemmManyShares : kGemmMoreShares);
+    want = want < (double)kGemmManyShares ? (double)kGemmManyShares : want > most ? most : want;
   }
   const double memory = m == 1 && batch == 1 ? work / (double)((int64_t)1 << kGemmMemoryShareLog2) : 0;
   if (memory > want) want = memory;

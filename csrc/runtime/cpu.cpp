@@ -164,6 +164,7 @@ CpuFeatures features_of(const CpuidWords& words) {
   const bool saves_tiles = (saved & 0x60000) == 0x60000;
   features.amx_bf16 = features.avx512 && saves_tiles && bit(words.leaf7_edx, 22) && bit(words.leaf7_edx, 24);
   features.pairs_pay = features.avx512_bf16 && words.amd;
+  features.far_caches = features.avx2 && !words.amd;
   return features;
 }
 

@@ -19,6 +19,7 @@ struct CpuFeatures {
   bool avx512 = false;  // F, BW, DQ, VL and the operating system saves the registers
   bool avx512_vnni = false, avx512_bf16 = false, amx_bf16 = false;
   bool pairs_pay = false;  // VDPBF16PS is worth using: on AMD it multiplies twice as much as an fma, on Intel half
+  bool far_caches = false;  // L2 is left for something far: x86 but AMD's, whose L3 is near
   bool neon = false, dotprod = false, i8mm = false, bf16 = false;  // AArch64; bf16 has no kernels
 };
 

@@ -1,5 +1,4 @@
-// Products and attention of bf16 on AMX tiles, and float32's products as these processors' caches want them (kGemmFar); every other
-// kernel is avx512bf16's. As in avx512.cpp, no STL header here.
+// Products and attention of bf16 on AMX tiles; every other kernel is avx512bf16's. As in avx512.cpp, no STL header here.
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -49,21 +48,8 @@ void grouped_weight(const GroupedWeightArgs<bf16>& args, const Share& share) {
   grouped_columns(args, share, &amx_block);
   _tile_release();
 }
-void gemm(const GemmArgs<float>& args, const Share& share) { gemm_of<FloatWords<float>>(args, share); }
-void grouped_weight(const GroupedWeightArgs<float>& args, const Share& share) {
-  grouped_columns(args, share, &gemm_part<FloatWords<float>>);
-}
 }  // namespace
 
-const KernelTable<float>* table() {
-  static const KernelTable<float> kernels = [] {
-    KernelTable<float> all = *avx512vnni::table();
-    all.gemm = &gemm;
-    all.grouped_weight = &grouped_weight;
-    return all;
-  }();
-  return &kernels;
-}
 const KernelTable<bf16>* table_bf16() {
   static const KernelTable<bf16> kernels = [] {
     KernelTable<bf16> all = *avx512bf16::table_bf16();

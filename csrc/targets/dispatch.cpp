@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "core/error.h"
+#include "kernels/gemm_tiles.h"
 #include "ref/ref.h"
 #include "runtime/cpu.h"
 #include "runtime/platform.h"
@@ -74,7 +75,7 @@ std::vector<Target> targets_of(const CpuFeatures& cpu) {
   std::vector<Target> all;
   // The first two have products of their own, and with avx512vnni quantized ones; the rest is avx512's.
 #ifdef MG_TARGET_AVX512AMX
-  all.push_back({"avx512amx", &avx512amx::table, &avx512amx::table_bf16,
+  all.push_back({"avx512amx", &avx512vnni::table, &avx512amx::table_bf16,
                  cpu.amx_bf16 && cpu.avx512_bf16 && cpu.avx512_vnni && allow_tiles(), true});
 #endif
 #ifdef MG_TARGET_AVX512BF16
@@ -116,7 +117,10 @@ std::vector<Target> targets_of(const CpuFeatures& cpu) {
 }
 
 const std::vector<Target>& targets() {
-  static const std::vector<Target> list = targets_of(cpu_features());
+  static const std::vector<Target> list = [] {
+    gemm_far_caches = cpu_features().far_caches;
+    return targets_of(cpu_features());
+  }();
   return list;
 }
 

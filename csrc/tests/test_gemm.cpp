@@ -224,6 +224,27 @@ TEST_CASE("gemm: groups of tiles of a transposed A, whose rows share cache sets"
   });
 }
 
+TEST_CASE("gemm: what lies behind L2 decides what is packed, not the bits") {
+  const bool of_machine = mg::gemm_far_caches;
+  for_each_target([&](const mg::Target& target) {
+    for (const Shape& shape : {Shape{300, 160, 530}, Shape{512, 96, 70}, Shape{97, 64, 1030}}) {
+      for (const int64_t row : {300, 512}) {  // floats: by itself, and with rows that share cache sets
+        Options options;
+        options.trans_a = true, options.bias = true;
+        options.pad = row > shape.m ? row - shape.m : 0;
+        mg::gemm_far_caches = true;
+        check(target, shape, options);
+        Problem far(shape, options), near(shape, options);
+        run(target, far.args());
+        mg::gemm_far_caches = false;
+        run(target, near.args());
+        CHECK(std::memcmp(far.c.data(), near.c.data(), far.c.size() * sizeof(float)) == 0);
+      }
+    }
+  });
+  mg::gemm_far_caches = of_machine;
+}
+
 TEST_CASE("gemm: every height and width of a tile") {
   for_each_target([&](const mg::Target& target) {
     for (int64_t m = 1; m <= 26; ++m) {

@@ -128,6 +128,8 @@ TEST_CASE("cpu features of recorded machines") {
   CpuidWords sapphire_rapids = zen4;  // without tiles, as in many virtual machines; AVX-VNNI beside AVX-512's
   sapphire_rapids.amd = false, sapphire_rapids.leaf7_1_eax |= 1u << 4;
   if (built("avx512vnni")) CHECK(chosen(features_of(sapphire_rapids)) == "avx512vnni");
+  CHECK(features_of(sapphire_rapids).far_caches);
+  CHECK_FALSE(features_of(zen4).far_caches);
   CHECK(chosen(features_of(nehalem)) == "scalar");
   CHECK(chosen(features_of(unsaved)) == "scalar");
 }
