@@ -27,6 +27,7 @@ template <class T> void glu(const GluArgs<T>& args, const Share& share) {
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_many(range.begin, range.end, [&](int64_t i, auto part) MG_ALWAYS {
+      ask_to_write(args.y + i + kPutAhead, part);
       const auto gate = apply_act<kNarrow<T>>(kind.value, get(args.gate + i, part));
       put(args.y + i, mul(gate, get(args.up + i, part)), part);
     });
@@ -38,6 +39,8 @@ template <class T> void glu_backward(const GluArgs<T>& args, const Share& share)
   const Range range = range_of(share.index, args.n, kGrain);
   with_act(args.act, [&](auto kind) {
     each_many(range.begin, range.end, [&](int64_t i, auto part) MG_ALWAYS {
+      if (args.dup) ask_to_write(args.dup + i + kPutAhead, part);
+      if (args.dgate) ask_to_write(args.dgate + i + kPutAhead, part);
       const auto dy = get(args.dy + i, part), gate = get(args.gate + i, part);
       const auto up = args.dgate ? get(args.up + i, part) : dy;
       const auto at_gate = act_pair<kNarrow<T>>(kind.value, gate);

@@ -5,6 +5,8 @@ template <class T>
 static inline void rope_halves(const RopeArgs<T>& args, const T* x, const float* cos, const float* sin, float turn, T* y) {
   const int64_t half = args.half;
   each_vec(0, half, [&](int64_t i, auto part) {
+    ask_to_write(y + i + kPutAhead, part);
+    ask_to_write(y + half + i + kPutAhead, part);
     const Vec a = get(x + i, part), b = get(x + half + i, part);
     const Vec c = get(cos + i, part), s = mul(get(sin + i, part), set1(turn));
     store_or_add(y + i, fnma(b, s, mul(a, c)), args.accumulate, part);
