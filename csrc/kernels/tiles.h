@@ -11,8 +11,9 @@ namespace mg {
 
 constexpr int64_t kKeyChunk = 64;     // keys merged at a time; part of the numerical promise, never tuned
 constexpr int64_t kKeyStretch = 512;  // keys that are summed up by themselves, so that shares of decode can; the same
-// Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys.
-constexpr int64_t kStackedRows = 128;
+// Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys. Twice as many where
+// sequences are long enough to give shares all the same.
+constexpr int64_t kStackedRows = 128, kLongQueries = 2048;
 constexpr int64_t kLeastQueryRows = 8;
 constexpr int64_t kBackwardRows = 64;  // query rows of one head against a chunk of keys
 // Floats of so many rows that are kept packed as pairs of bf16, along and across, behind what says where they are.
@@ -35,7 +36,8 @@ static inline int64_t attention_units(int64_t query_rows, int64_t k_rows, int64_
 
 // Query rows of a forward unit.
 template <class T> static inline int64_t forward_rows(const AttentionArgs<T>& args) {
-  const int64_t rows = kStackedRows / (args.heads / args.kv_heads);
+  const int64_t stacked = args.q_rows >= kLongQueries * args.seqs ? 2 * kStackedRows : kStackedRows;
+  const int64_t rows = stacked / (args.heads / args.kv_heads);
   return rows > kLeastQueryRows ? rows : kLeastQueryRows;
 }
 template <class T> static inline int64_t forward_blocks(const AttentionArgs<T>& args) {

@@ -48,6 +48,24 @@ template <class T> std::vector<T> rows_of(const std::vector<T>& x, int64_t from,
   return std::vector<T>(x.begin() + from * stride, x.begin() + (from + count) * stride);
 }
 
+// Rows [at, at + rows) of `whole` once more, as a sequence of their own against the keys that they may see.
+void check_again(const mg::KernelTable<float>& table, Maker maker, const Problem<float>& whole, int64_t at, int64_t rows) {
+  const mg::AttentionArgs<float>& f = whole.args.fwd;
+  const int64_t keys = at + rows;
+  Problem<float> part(maker({{rows, keys}}));
+  part.q = rows_of(whole.q, at, rows, f.q_stride);
+  part.k = rows_of(whole.k, 0, keys + 2 * kGap, f.k_stride);
+  part.v = rows_of(whole.v, 0, keys + 2 * kGap, f.v_stride);
+  // The cache beyond the last key holds garbage.
+  std::fill(part.k.end() - kGap * f.k_stride, part.k.end(), NAN);
+  std::fill(part.v.end() - kGap * f.v_stride, part.v.end(), NAN);
+  part.bind();
+  forward(table, part);
+  REQUIRE(same_bits(part.o, rows_of(whole.o, at, rows, f.o_stride)));
+  for (int64_t h = 0; h < f.heads; ++h)
+    REQUIRE(same_bits(rows_of(part.lse, h * rows, rows, 1), rows_of(whole.lse, h * f.q_rows + at, rows, 1)));
+}
+
 }  // namespace
 
 TEST_CASE("attention: sequences have the same bits packed and alone, forward and backward") {
@@ -85,24 +103,19 @@ TEST_CASE("attention: a row decoded against a cache has the bits of the prefill,
     for (Maker maker : kMakers) {
       Problem<float> whole(maker({{kLength, kLength}}));
       forward(table, whole);
-      const mg::AttentionArgs<float>& f = whole.args.fwd;
-      for (int64_t step : {1, 3, 7, 33, 64}) {
-        for (int64_t at = 0; at < kLength; at += step) {
-          const int64_t rows = std::min(step, kLength - at), keys = at + rows;
-          Problem<float> part(maker({{rows, keys}}));
-          part.q = rows_of(whole.q, at, rows, f.q_stride);
-          part.k = rows_of(whole.k, 0, keys + 2 * kGap, f.k_stride);
-          part.v = rows_of(whole.v, 0, keys + 2 * kGap, f.v_stride);
-          // The cache beyond the last key holds garbage.
-          std::fill(part.k.end() - kGap * f.k_stride, part.k.end(), NAN);
-          std::fill(part.v.end() - kGap * f.v_stride, part.v.end(), NAN);
-          part.bind();
-          forward(table, part);
-          REQUIRE(same_bits(part.o, rows_of(whole.o, at, rows, f.o_stride)));
-          for (int64_t h = 0; h < f.heads; ++h)
-            REQUIRE(same_bits(rows_of(part.lse, h * rows, rows, 1), rows_of(whole.lse, h * kLength + at, rows, 1)));
-        }
-      }
+      for (int64_t step : {1, 3, 7, 33, 64})
+        for (int64_t at = 0; at < kLength; at += step) check_again(table, maker, whole, at, std::min(step, kLength - at));
+    }
+  });
+}
+
+TEST_CASE("attention: long sequences, whose keys are packed for more rows, have the bits of short ones") {
+  each_target([](const mg::KernelTable<float>& table) {
+    constexpr int64_t kLength = mg::kLongQueries + 40;
+    for (Maker maker : {rich, plain, windowed}) {
+      Problem<float> whole(maker({{kLength, kLength}}));
+      CHECK(forward(table, whole));
+      for (int64_t at : {int64_t{0}, int64_t{250}, kLength - 300}) check_again(table, maker, whole, at, 300);
     }
   });
 }
