@@ -51,7 +51,7 @@ template <class T> MG_INLINE void ask_to_write(const T* p, Together) {
 #pragma GCC unroll 4
   for (int i = 0; i < kTogether * kWidth; i += 64 / (int)sizeof(T)) ask_to_write(p + i, Full{});
 }
-constexpr int64_t kPutAhead = 512;  // elements, of what is written one after the other
+constexpr int64_t kPutAhead = 512;  // elements, of what is written one after the other: other cores may have read it
 
 // body(i, Together) for kTogether vectors at a time, then as each_vec.
 template <class Body> MG_INLINE void each_many(int64_t begin, int64_t end, const Body& body) {

@@ -39,9 +39,6 @@ void clip(const ClipArgs<float>& args, const Share&) {
   args.control[2] = finite ? 1.0f : 0.0f;
 }
 
-// What a step of an optimizer changes is asked for so many elements before: other cores have read the parameters.
-constexpr int64_t kStepAhead = 512;
-
 // One pass over m, v and p in torch's order: decay, moments, step. The bias corrections are taken in double.
 void adamw(const AdamWArgs<float>& args, const Share& share) {
   if (args.control && args.control[2] == 0.0f) return;
@@ -53,9 +50,9 @@ void adamw(const AdamWArgs<float>& args, const Share& share) {
   const Vec root = set1((float)(1.0 / ::sqrt(correction2))), eps = set1((float)args.eps);
   const Vec mix1 = set1((float)(1.0 - args.beta1)), mix2 = set1((float)(1.0 - args.beta2)), beta2 = set1((float)args.beta2);
   each_vec(range.begin, range.end, [&](int64_t i, auto part) {
-    ask_to_write(args.param + i + kStepAhead, part);
-    ask_to_write(args.m + i + kStepAhead, part);
-    ask_to_write(args.v + i + kStepAhead, part);
+    ask_to_write(args.param + i + kPutAhead, part);
+    ask_to_write(args.m + i + kPutAhead, part);
+    ask_to_write(args.v + i + kPutAhead, part);
     const Vec g = mul(get(args.grad + i, part), factor);
     const Vec old = get(args.m + i, part);
     const Vec m = fma(mix1, sub(g, old), old);
