@@ -93,27 +93,13 @@ static inline Vec lane_sums(const float* vectors, int64_t count) {
   return v[0];
 }
 
-template <int kLanes> struct GemmHalfOf {
-  typedef float type __attribute__((vector_size(16)));
-};
-template <> struct GemmHalfOf<16> {
-  typedef float type __attribute__((vector_size(32)));
-};
-
 // The same in halves: words kWidth / 2 * half .. of kWidth rows, row r at src + r * step bytes; out[i] holds word i of every
 // row. Two rows meet in a vector by loads, which saves the last stage of shuffles, and half of the registers are enough.
 template <class V> static inline void gemm_turn_half(const char* src, int64_t step, V* out) {
   if constexpr (kWidth >= 8) {
     constexpr int kHalf = kWidth / 2;
-    using Half = typename GemmHalfOf<sizeof(V) / 4>::type;  // of V: not looked at where vectors are shorter
 #pragma GCC unroll 8
-    for (int i = 0; i < kHalf; ++i) {
-      Half low, high;
-      memcpy(&low, src + i * step, sizeof low);
-      memcpy(&high, src + (i + kHalf) * step, sizeof high);
-      if constexpr (kWidth == 16) out[i].v = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-      else out[i].v = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
-    }
+    for (int i = 0; i < kHalf; ++i) out[i] = load_two((const float*)(src + i * step), (const float*)(src + (i + kHalf) * step));
 #pragma GCC unroll 2
     for (int q = 0; q < kHalf; q += 4) {
       V t[4];

@@ -63,7 +63,9 @@ constexpr int64_t kGemmAheadBytes = 512 * 1024;
 // at ten times its speed). So they are spread out, one beside each step, and every line is asked for again, in the order of
 // use, this many bytes before it is read. A third time (soon, then near) is worth 0 to 10 % where no cache holds the weight,
 // and costs 15 % where one does.
-constexpr int64_t kGemmSoonBytes = 768, kGemmOnceBytes = 384, kGemmNearBytes = 256;
+// Where the last cache is far (gemm_far_caches) a fetch into L1, once and soon, is the fastest wherever the weight lies; on Zen 4
+// it takes twice as long.
+constexpr int64_t kGemmSoonBytes = 768, kGemmOnceBytes = 384, kGemmNearBytes = 256, kGemmFarBytes = 512;
 constexpr int64_t kGemmTwiceBytes = 16 << 20;
 
 struct GemmVectorTile {
@@ -108,14 +110,17 @@ template <int kCount> MG_INLINE void gemm_each_fourth(const char* first, int64_t
   }
 }
 
-// kTwice: lines are asked for soon and near.
-template <class P, int R, bool kTwice>
+// `once`: a line is asked for into L2 long before and near; `twice`: soon, too; `direct`: soon, into L1.
+enum class GemmFetch { once, twice, direct };
+
+template <class P, int R, GemmFetch kFetch>
 static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element* a, const typename P::Element* b) {
   using T = typename P::Element;
   constexpr int64_t kBlock = kWidth * P::kPer, kBytes = kBlock * (int64_t)sizeof(T);
   constexpr int kLines = kWidth * kBytes > 64 ? kWidth * kBytes / 64 : 1;  // of memory in a block
   constexpr int kFours = (kLines + 3) / 4;
-  constexpr int64_t kLast = kTwice || R >= kGemmHalvesRows ? kGemmNearBytes : kGemmOnceBytes;
+  constexpr bool kTwice = kFetch == GemmFetch::twice, kDirect = kFetch == GemmFetch::direct;
+  constexpr int64_t kLast = kDirect ? kGemmFarBytes : kTwice || R >= kGemmHalvesRows ? kGemmNearBytes : kGemmOnceBytes;
   const int64_t a_step = t.lda * (int64_t)sizeof(T), w_step = t.ldb * (int64_t)sizeof(T);
   const int64_t row_bytes = t.depth * (int64_t)sizeof(T);
   if (t.cols < kWidth) {
@@ -147,9 +152,9 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
     gemm_each_fourth<kFours>(later(kLast), b_step, near);
     const auto step = [&](int i, Vec column) MG_ALWAYS {
       if (i < kLines) {
-        __builtin_prefetch(ahead + 64 * i, 0, 2);
+        if (!kDirect) __builtin_prefetch(ahead + 64 * i, 0, 2);
         if (kTwice) __builtin_prefetch(soon[i / 4] + i % 4 * b_step, 0, 2);
-        __builtin_prefetch(near[i / 4] + i % 4 * b_step, 0, 2);
+        __builtin_prefetch(near[i / 4] + i % 4 * b_step, 0, kDirect ? 3 : 2);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -183,18 +188,21 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
   if (k < t.depth) gemm_vector_rest<P, R>(t, a, b, k, t.out, t.out_step);
 }
 
-template <class P> using GemmVectorFn = decltype(&gemm_vector_tile<P, 1, false>);
+template <class P> using GemmVectorFn = decltype(&gemm_vector_tile<P, 1, GemmFetch::once>);
 
-template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t rows, bool twice) {
+template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t rows, bool large) {
   static_assert(kGemmHalvesRows == 4);
-  static constexpr GemmVectorFn<P> both[3] = {&gemm_vector_tile<P, 1, true>, &gemm_vector_tile<P, 2, true>,
-                                              &gemm_vector_tile<P, 3, true>};
-  if (twice && rows < kGemmHalvesRows) return both[rows - 1];
-#define MG_ROWS(r) &gemm_vector_tile<P, (r < kGemmVectorRows ? r : kGemmVectorRows), false>
-  static constexpr GemmVectorFn<P> table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
-                                                MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
+  static constexpr GemmVectorFn<P> twice[3] = {&gemm_vector_tile<P, 1, GemmFetch::twice>, &gemm_vector_tile<P, 2, GemmFetch::twice>,
+                                               &gemm_vector_tile<P, 3, GemmFetch::twice>};
+#define MG_ROW(r, fetch) &gemm_vector_tile<P, (r < kGemmVectorRows ? r : kGemmVectorRows), GemmFetch::fetch>
+#define MG_ROWS(f) \
+  {MG_ROW(1, f), MG_ROW(2, f), MG_ROW(3, f), MG_ROW(4, f),  MG_ROW(5, f),  MG_ROW(6, f), \
+   MG_ROW(7, f), MG_ROW(8, f), MG_ROW(9, f), MG_ROW(10, f), MG_ROW(11, f), MG_ROW(12, f)}
+  static constexpr GemmVectorFn<P> once[12] = MG_ROWS(once), direct[12] = MG_ROWS(direct);
 #undef MG_ROWS
-  return table[rows - 1];
+#undef MG_ROW
+  if (gemm_far_caches) return direct[rows - 1];
+  return large && rows < kGemmHalvesRows ? twice[rows - 1] : once[rows - 1];
 }
 
 // The tile of C, widened to `sums`, from which an accumulating product starts.

@@ -12,6 +12,9 @@ static inline __m256i lanes_below(int64_t n) {
 }
 static inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
+static inline Vec load_two(const float* low, const float* high) {
+  return {_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1)};
+}
 static inline Vec load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, lanes_below(n))}; }
 static inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, lanes_below(n), a.v); }
 static inline Vec widen(__m128i halves) {

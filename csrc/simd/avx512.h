@@ -10,6 +10,10 @@ struct Mask {
 static inline __mmask16 lanes_below(int64_t n) { return (__mmask16)((1u << n) - 1u); }
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
+static inline Vec load_two(const float* low, const float* high) {  // by intrinsics, or gcc takes two loads and a shuffle
+  const __m256d a = _mm256_loadu_pd((const double*)low), b = _mm256_loadu_pd((const double*)high);
+  return {_mm512_castpd_ps(_mm512_insertf64x4(_mm512_castpd256_pd512(a), b, 1))};
+}
 static inline Vec load_n(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(lanes_below(n), p)}; }
 static inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, lanes_below(n), a.v); }
 static inline __m512i low_places() {

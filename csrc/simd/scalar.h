@@ -14,6 +14,11 @@ struct Mask {
 static inline Words words_of(Vec a) { return (Words)a.v; }
 static inline Vec load(const float* p) { Vec r; ::memcpy(&r.v, p, sizeof r.v); return r; }
 static inline void store(float* p, Vec a) { ::memcpy(p, &a.v, sizeof a.v); }
+static inline Vec load_two(const float* low, const float* high) {
+  Vec r;
+  MG_LANES r.v[i] = i < kWidth / 2 ? low[i] : high[i - kWidth / 2];
+  return r;
+}
 static inline Vec load_n(const float* p, int64_t n) { Vec r; MG_LANES r.v[i] = i < n ? p[i] : 0.0f; return r; }
 static inline void store_n(float* p, Vec a, int64_t n) { MG_LANES if (i < n) p[i] = a.v[i]; }
 static inline Vec load(const bf16* p) { Vec r; MG_LANES r.v[i] = value_of(p[i]); return r; }

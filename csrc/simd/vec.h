@@ -6,6 +6,7 @@
 //   Vec load(const float*)         store(float*, Vec)            any alignment
 //   Vec load_n(const float*, n)    store_n(float*, Vec, n)       first n floats, 0 <= n <= kWidth; the rest reads as 0
 //   the same four for bf16*        widened by loads, rounded to nearest even by stores; NaN stays NaN
+//   Vec load_two(const float* low, const float* high)   kWidth / 2 floats from each
 //   store_bytes(int8_t*, Vec)      whole numbers of -127..127; of others any
 //   Vec set1(float)  zero()
 //   Vec add sub mul div max min    (max and min give the second operand if either is NaN, as the x86 instructions do)

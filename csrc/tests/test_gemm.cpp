@@ -224,23 +224,29 @@ TEST_CASE("gemm: groups of tiles of a transposed A, whose rows share cache sets"
   });
 }
 
-TEST_CASE("gemm: what lies behind L2 decides what is packed, not the bits") {
+TEST_CASE("gemm: what lies behind L2 decides what is packed and how W is fetched, not the bits") {
   const bool of_machine = mg::gemm_far_caches;
   for_each_target([&](const mg::Target& target) {
+    const auto compare = [&](const Shape& shape, const Options& options) {
+      mg::gemm_far_caches = true;
+      check(target, shape, options);
+      Problem far(shape, options), near(shape, options);
+      run(target, far.args());
+      mg::gemm_far_caches = false;
+      check(target, shape, options);
+      run(target, near.args());
+      CHECK(std::memcmp(far.c.data(), near.c.data(), far.c.size() * sizeof(float)) == 0);
+    };
+    Options options;
+    options.trans_a = true, options.bias = true;
     for (const Shape& shape : {Shape{300, 160, 530}, Shape{512, 96, 70}, Shape{97, 64, 1030}}) {
       for (const int64_t row : {300, 512}) {  // floats: by itself, and with rows that share cache sets
-        Options options;
-        options.trans_a = true, options.bias = true;
         options.pad = row > shape.m ? row - shape.m : 0;
-        mg::gemm_far_caches = true;
-        check(target, shape, options);
-        Problem far(shape, options), near(shape, options);
-        run(target, far.args());
-        mg::gemm_far_caches = false;
-        run(target, near.args());
-        CHECK(std::memcmp(far.c.data(), near.c.data(), far.c.size() * sizeof(float)) == 0);
+        compare(shape, options);
       }
     }
+    options.trans_a = false, options.trans_b = true, options.pad = 0;
+    for (int64_t m = 1; m <= 12; ++m) compare({m, 70, 100}, options);
   });
   mg::gemm_far_caches = of_machine;
 }
