@@ -8,6 +8,7 @@ constexpr int kTileKeys = 2 * kTileWords;
 
 struct AttentionTiles;
 template <> constexpr bool kTiles<AttentionTiles> = true;
+template <> constexpr bool kInPlace<AttentionTiles> = true;
 template <> constexpr int kScoreRows<AttentionTiles> = kTileRows;
 
 // c (16, 16 `tiles`), rows c_step apart, = or += `steps` of words along times words across (which a turned chunk is for queries).
@@ -193,7 +194,112 @@ template <class Pairs> struct OnTiles : Pairs {
     }
   }
 };
-struct AttentionTiles : OnTiles<AttentionPairs> {};
+// Decode where keys and values are bf16 and tiles read them as they lie. Keys are rows of A and queries columns of B, so that
+// nothing is turned. Values are rows of B, even tokens in one product and odd ones in another; a row of A holds probabilities
+// beside zeros, so that its sums are those of even columns, and the next row's those of odd ones. TDPBF16PS adds up the products of
+// even and of odd k by themselves, and C gets their sum: here either is a product of its own, which has the same bits.
+struct AttentionTiles : OnTiles<AttentionPairs> {
+  // Of `each` queries a key head: tiles 0, 1, 4 and 7 have two rows a query, 2 and 3 a column, 5 and 6 are whole.
+  static void begin(int64_t each) {
+    AmxConfig config = {};
+    config.palette = 1;
+    for (int i = 0; i < 8; ++i) {
+      config.row_bytes[i] = (uint16_t)(i == 2 || i == 3 ? 4 * each : 64);
+      config.rows[i] = (uint8_t)(i < 2 || i == 4 || i == 7 ? 2 * each : 16);
+    }
+    asm volatile("" ::: "memory");
+    _tile_loadconfig(&config);
+  }
+
+  // `each` rows of words -> [word][row].
+  static void queries_across(const float* rows, int64_t step, int64_t each, float* to) {
+    for (int64_t i = 0; i < step; ++i)
+      for (int64_t r = 0; r < each; ++r) to[i * each + r] = rows[r * step + i];
+  }
+
+  static void ask_for_rows(const Element* p, int64_t stride, int64_t rows) {
+    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(p + r * stride, 0, 2);
+  }
+
+  // b.x: queries across.
+  template <class Block> static void scores_in_place(const Block& b, int64_t each) {
+    asm volatile("" ::: "memory");
+    _tile_zero(2);
+    for (int64_t i = 0; i < b.width; i += kTileKeys) {
+      _tile_loadd(5, b.tokens + i, b.stride * 2);
+      _tile_loadd(3, b.x + i / 2 * each, each * 4);
+      _tile_dpbf16ps(2, 5, 3);
+      ask_for_rows(b.ahead + i, b.ahead_stride, kWidth);
+    }
+    if (each == 1) {
+      _tile_stored(2, b.out, 4);
+      asm volatile("" ::: "memory");
+      return;
+    }
+    alignas(64) float sums[kTileRows * kTileWords];
+    _tile_stored(2, sums, kTileWords * 4);
+    asm volatile("" ::: "memory");
+    const __m512i keys = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    for (int64_t r = 0; r < each; ++r) store(b.out + r * b.out_step, {_mm512_i32gather_ps(keys, sums + r, 4)});
+  }
+
+  // Denormal sums are zero in tiles.
+  static Vec add_flushed(Vec a, Vec b) {
+    const __m512 sum = _mm512_add_ps(a.v, b.v);
+    return {_mm512_maskz_mov_ps((__mmask16)~(_mm512_fpclass_ps_mask(sum, 0x20)), sum)};
+  }
+
+  // The sums of a chunk of two steps: values() of the first (columns in two halves), or the second. False where one is not finite:
+  // a zero beside a probability hides no infinity.
+  template <class Block> static bool values_in_place(const Block& b, int64_t each, bool second) {
+    alignas(64) float even[kTileRows * kTileWords], odd[kTileRows * kTileWords], sums[2][kTileRows * kTileWords];
+    const __m512i low = _mm512_set1_epi32(0xffff);
+    for (int64_t r = 0; r < each; ++r) {
+      const __m512i pairs = _mm512_loadu_si512(b.x + r * b.x_step);
+      const int64_t at = 2 * r * kTileWords;
+      _mm512_store_si512(even + at, _mm512_and_si512(pairs, low));
+      _mm512_store_si512(even + at + kTileWords, _mm512_slli_epi32(pairs, 16));
+      _mm512_store_si512(odd + at, _mm512_srli_epi32(pairs, 16));
+      _mm512_store_si512(odd + at + kTileWords, _mm512_andnot_si512(low, pairs));
+    }
+    asm volatile("" ::: "memory");
+    _tile_loadd(4, even, kTileWords * 4);
+    _tile_loadd(7, odd, kTileWords * 4);
+    __mmask16 infinite = 0;
+    for (int64_t j = 0; j < b.width; j += kTileKeys) {
+      _tile_zero(0);
+      _tile_loadd(5, b.tokens + j, b.stride * 4);
+      _tile_dpbf16ps(0, 4, 5);
+      _tile_zero(1);
+      _tile_loadd(6, b.tokens + b.stride + j, b.stride * 4);
+      _tile_dpbf16ps(1, 7, 6);
+      ask_for_rows(b.ahead + j, b.ahead_stride, kTileKeys);
+      _tile_stored(0, sums[0], kTileWords * 4);
+      _tile_stored(1, sums[1], kTileWords * 4);
+      asm volatile("" ::: "memory");
+      for (int64_t r = 0; r < each; ++r) {
+        float* const out = b.out + r * b.out_step + j;
+        Vec column[2];
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          const int64_t at = (2 * r + i) * kTileWords;
+          const Vec step = add_flushed(load(sums[0] + at), load(sums[1] + at));
+          column[i] = add_flushed(second ? load(out + i * kTileWords) : zero(), step);
+          infinite |= _mm512_fpclass_ps_mask(column[i].v, 0x99);
+        }
+        if (second) {
+          const __m512i low_half = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+          const __m512i high_half = _mm512_add_epi32(low_half, _mm512_set1_epi32(8));
+          const __m512 evens = column[0].v, odds = column[1].v;
+          column[0] = {_mm512_permutex2var_ps(evens, low_half, odds)}, column[1] = {_mm512_permutex2var_ps(evens, high_half, odds)};
+        }
+        store(out, column[0]);
+        store(out + kTileWords, column[1]);
+      }
+    }
+    return infinite == 0;
+  }
+};
 template <class S> struct TilesFrom : OnTiles<PairsFrom<S>> {};
 template <class S> constexpr bool kTiles<TilesFrom<S>> = true;
 template <class S> struct StoredAs<AttentionTiles, S> {
@@ -304,7 +410,9 @@ template <> struct Product<AttentionTiles, true> {
 };
 
 static void attention_on_tiles(const AttentionArgs<bf16>& args, const Share& share) {
-  amx_begin(is_decode(args) ? decode_rows(args) : kTileRows);
+  const bool in_place = is_decode(args) && args.kv != KvType::f32 && args.kv != KvType::int8 && decode_in_place<AttentionTiles>(args);
+  if (in_place) AttentionTiles::begin(args.heads / args.kv_heads);
+  else amx_begin(is_decode(args) ? decode_rows(args) : kTileRows);
   attention_of<AttentionTiles>(args, share);
   _tile_release();
 }

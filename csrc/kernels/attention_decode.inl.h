@@ -1,6 +1,7 @@
 // Decode: one query row against many keys. What takes long is reading them, and memory is read fastest as it lies. So the
 // heads of a unit go side by side through blocks of kDecodeBlock tokens, and the tokens after these are asked for meanwhile.
-// Keys are turned in registers, values read in place; nothing is packed. The chains are those of attend().
+// Keys are turned in registers (on tiles not even these), values read in place; nothing is packed. The chains are those of
+// attend().
 
 constexpr int64_t kDecodeBlock = 16;  // tokens; a multiple of every vector, divides kChunk
 // Rows that share a turned block of keys: AVX-512 16 of keys + 8 sums of 32 registers; AVX2 8 + 4 of 16.
@@ -11,8 +12,15 @@ template <class T> static inline int64_t decode_rows(const AttentionArgs<T>& arg
   return at_most(args.heads / args.kv_heads, kDecodeRows);
 }
 
+// Whether W reads in place here: up to so many queries of a key head, and whole steps of a head.
+constexpr int64_t kInPlaceQueries = 4, kInPlaceStep = 32;
+template <class W, class T> static inline bool decode_in_place(const AttentionArgs<T>& args) {
+  return kInPlace<W> && args.heads <= kInPlaceQueries * args.kv_heads && args.k_dim % kInPlaceStep == 0 && args.v_dim % kInPlaceStep == 0;
+}
+
 struct DecodeScratch {
   float* queries;         // (rows, k_step)
+  float* across;          // in place: (key heads, k_step, queries of one)
   float *probs, *words;   // (rows, kChunk), and as words along
   float* factor;          // (rows)
   RowSums stretch, total;
@@ -26,6 +34,7 @@ template <class T> static inline DecodeScratch decode_scratch(const AttentionArg
   s.words = s.probs + vectors * kChunk;
   s.factor = s.words + vectors * kChunk;
   s.queries = s.factor + vectors;
+  s.across = s.queries + (rows + kWidth) * padded(args.k_dim) / 2;  // words in place are pairs
   float* next = s.queries + (rows + kWidth) * padded(args.k_dim);
   s.stretch = take_sums(next, rows, v_width);
   s.total = take_sums(next, rows, v_width);
@@ -38,7 +47,7 @@ template <class T> struct DecodeBlock {
   int64_t stride;
   int64_t count;    // tokens that there are
   int64_t width;
-  const float* x;   // words of the rows: queries, or probabilities of the block
+  const float* x;   // words of the rows: queries (in place: across), or probabilities of the block
   int64_t x_step;
   float* out;
   int64_t out_step;
@@ -160,6 +169,7 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
   const int64_t key = unit.q.k_start + chunk, first = begin / kDecodeBlock * kDecodeBlock;
   // What is read next is asked for as many tokens ahead as are taken at once: tiles take values of 32.
   constexpr int64_t kAhead = kTiles<W> ? 2 * kDecodeBlock : kDecodeBlock;
+  const bool in_place = decode_in_place<W>(args);
   const int64_t stop = (end + kDecodeBlock - 1) / kDecodeBlock * kDecodeBlock;
   for (int64_t block = first; block < end; block += kDecodeBlock)
     for (int64_t g = unit.low; g < unit.high; ++g)
@@ -171,6 +181,15 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
                            : stored<S>(args.v, (key + first + over + k - block) * args.v_stride + g * args.v_dim);
         b.count = at_most(count - k, kWidth);
         const bool whole = b.count == kWidth && args.k_dim % kPart == 0;
+        if constexpr (kInPlace<W>) {
+          if (in_place && whole) {
+            const int64_t row = (g - unit.low) * each;
+            b.x = (each > 1 ? s.across : s.queries) + row * k_step;
+            b.out = s.probs + row * kChunk + k;
+            W::scores_in_place(b, each);
+            continue;
+          }
+        }
         for (int64_t r = 0; r < each; r += kDecodeRows) {
           const int64_t row = (g - unit.low) * each + r, n = at_most(each - r, kDecodeRows);
           b.x = s.queries + row * k_step;
@@ -195,22 +214,38 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
   b.stride = args.v_stride, b.width = args.v_dim, b.x_step = kChunk / P::kPer, b.out_step = v_step;
   if constexpr (kTiles<W>) {
     constexpr int64_t kBlock = 2 * kWidth;  // tokens of a step
-    bool add_up = false;
-    for (int64_t block = begin / kBlock * kBlock; block < end; block += kBlock, add_up = true) {
-      const bool more = block + kBlock < end;
-      const int64_t next = chunk + kChunk < seen.end ? (key + kChunk) * args.k_stride + unit.low * args.k_dim : unit.next;
-      b.count = count - block, b.ahead_stride = more ? args.v_stride : args.k_stride, b.out_step = v_step;
-      for (int64_t g = unit.low; g < unit.high; ++g) {
-        b.tokens = stored<S>(args.v, (key + block) * args.v_stride + g * args.v_dim);
-        b.ahead = more ? b.tokens + kBlock * args.v_stride : next < 0 ? b.tokens : stored<S>(args.k, next + (g - unit.low) * args.k_dim);
-        for (int64_t r = 0; r < each; r += kDecodeRows) {
-          const int64_t row = (g - unit.low) * each + r;
-          b.x = words + (row * kChunk + block) / P::kPer;
-          b.out = s.sums + row * v_step;
-          W::values(b, at_most(each - r, kDecodeRows), decode_rows(args), (int)at_least(begin - block, 0), (int)(end - block), add_up);
+    const int64_t next = chunk + kChunk < seen.end ? (key + kChunk) * args.k_stride + unit.low * args.k_dim : unit.next;
+    const auto each_head = [&](const auto& body) {  // of each block of tokens
+      for (int64_t block = begin / kBlock * kBlock; block < end; block += kBlock) {
+        const bool more = block + kBlock < end;
+        b.count = count - block, b.ahead_stride = more ? args.v_stride : args.k_stride;
+        for (int64_t g = unit.low; g < unit.high; ++g) {
+          b.tokens = stored<S>(args.v, (key + block) * args.v_stride + g * args.v_dim);
+          b.ahead = more ? b.tokens + kBlock * args.v_stride : next < 0 ? b.tokens : stored<S>(args.k, next + (g - unit.low) * args.k_dim);
+          body(block, (g - unit.low) * each);
         }
       }
+    };
+    const auto rows_from = [&](int64_t block, int64_t row) {
+      b.x = words + (row * kChunk + block) / P::kPer;
+      b.out = s.sums + row * v_step;
+    };
+    bool done = in_place && begin == 0 && end == kChunk;
+    if constexpr (kInPlace<W>) {
+      if (done)
+        each_head([&](int64_t block, int64_t row) {
+          rows_from(block, row);
+          done &= W::values_in_place(b, each, block > 0);
+        });
     }
+    if (!done)
+      each_head([&](int64_t block, int64_t first) {
+        for (int64_t r = 0; r < each; r += kDecodeRows) {
+          rows_from(block, first + r);
+          W::values(b, at_most(each - r, kDecodeRows), in_place ? 2 * each : decode_rows(args), (int)at_least(begin - block, 0),
+                    (int)(end - block), block > begin / kBlock * kBlock);
+        }
+      });
     for (int64_t r = 0; r < rows; ++r) W::add_sums(s.stretch.out + r * v_step, s.factor[r], s.sums + r * v_step, v_step);
     return;
   }
@@ -245,6 +280,10 @@ static const RowSums& decode_unit(const AttentionArgs<typename P::Element>& args
   const int64_t k_step = padded((args.k_dim + P::kPer - 1) / P::kPer);
   pack_along<P>(args.q + unit.q.row * args.q_stride + unit.low * each * args.k_dim, args.k_dim, rows, args.k_dim, s.queries,
                 k_step);
+  if constexpr (kInPlace<W>) {
+    if (each > 1 && decode_in_place<W>(args))
+      for (int64_t row = 0; row < rows; row += each) W::queries_across(s.queries + row * k_step, k_step, each, s.across + row * k_step);
+  }
   const ScoreRule shared = score_rule(args, unit.low * each);
   const Stretch seen = keys_seen(args, unit.q.position, unit.q.k_len);
   for (int64_t stretch = first; stretch < last; ++stretch) {

@@ -13,6 +13,7 @@ constexpr int kMaskedRows = kTallRows > kSpanStep ? kSpanStep : kTallRows;
 constexpr int kLowRows = kRegisters == 32 ? 4 : 2;  // up to so many rows a tile is four vectors wide
 constexpr int kTallPadded = (kTallRows + kWidth - 1) / kWidth * kWidth;
 template <class P> constexpr bool kTiles = false;           // whether products of P are on AMX tiles (attention_amx.inl.h)
+template <class W> constexpr bool kInPlace = false;         // whether decode's products read keys and values as they lie
 template <class P> constexpr int kScoreRows = kTallRows;    // of a tile of scores
 
 // Rows in parts of at most `most`, as even as can be: part i of them.
