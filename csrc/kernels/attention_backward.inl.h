@@ -4,11 +4,10 @@
 
 struct BackwardScratch {
   float *keys_t, *values_t, *keys, *dkeys, *dvalues;          // of the chunk; _t: words along, turned; keys: words across
-  float *queries, *dout, *queries_across, *dout_across;       // of the query rows; words along, words across
   float *probs, *dscores;                                     // (kBackwardRows, kChunk)
   float *probs_across, *dscores_across, *dscores_along;       // as words: the same memory where a word is a float
   float *dq_sums, *delta, *lse;                               // of every head of the group and row of the sequence
-  float* packed;                                              // tiles: their query rows, packed
+  float* packed;                                              // their query rows, packed
 };
 
 // Query rows of a head as words: along, and across.
@@ -31,28 +30,24 @@ template <class P, class T> static inline BackwardScratch backward_scratch(const
   s.keys = take(kChunk * k_width);
   s.dkeys = take(kChunk * k_width);
   s.dvalues = take(kChunk * v_width);
-  s.queries = take(kBackwardRows * k_width);
-  s.dout = take(kBackwardRows * v_width);
   s.probs = take(kBackwardRows * kChunk);
   s.dscores = take(kBackwardRows * kChunk);
   constexpr bool kPairs = P::kPer > 1;
-  s.queries_across = kPairs ? take(kBackwardRows * k_width) : s.queries;
-  s.dout_across = kPairs ? take(kBackwardRows * v_width) : s.dout;
   s.probs_across = kPairs ? take(kBackwardRows * kChunk / 2) : s.probs;
   s.dscores_across = kPairs ? take(kBackwardRows * kChunk / 2) : s.dscores;
   s.dscores_along = kPairs ? take(kBackwardRows * kChunk / 2) : s.dscores;
   s.dq_sums = take(rows * k_width);
   s.delta = take(padded(rows));
   s.lse = take(padded(rows));
-  s.packed = kTiles<P> ? take(0) : nullptr;
+  s.packed = take(0);
   return s;
 }
-// Memory of kBackwardRows rows as pairs, with what says where they are: packed_rows_floats().
-template <class T> static inline BackwardRows rows_in(const AttentionArgs<T>& args, float* memory) {
+// Memory of kBackwardRows rows, with what says where they are: packed_rows_floats().
+template <class P, class T> static inline BackwardRows rows_in(const AttentionArgs<T>& args, float* memory) {
   BackwardRows rows = {memory + kPackedRowsHead, nullptr, nullptr, nullptr, true, true};
-  rows.queries_across = rows.queries + kBackwardRows * padded((args.k_dim + 1) / 2);
-  rows.dout = rows.queries_across + kBackwardRows / 2 * padded(args.k_dim);
-  rows.dout_across = rows.dout + kBackwardRows * padded((args.v_dim + 1) / 2);
+  rows.queries_across = rows.queries + (P::kPer > 1 ? kBackwardRows * padded((args.k_dim + 1) / 2) : 0);
+  rows.dout = rows.queries_across + kBackwardRows / P::kPer * padded(args.k_dim);
+  rows.dout_across = rows.dout + (P::kPer > 1 ? kBackwardRows * padded((args.v_dim + 1) / 2) : 0);
   return rows;
 }
 
@@ -208,17 +203,16 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
   const auto rows_from = [&](int64_t row) {
     return QueryRows{begin + row, at_most(rows - row, kBackwardRows), k_len - rows + row, k_start, k_len};
   };
-  // Where arithmetic is fast, rows are packed once: those of a head lie far apart, in few sets of the caches.
+  // Rows are packed once: those of a head lie far apart, in few sets of the caches.
   const int64_t blocks = parts_of(rows, kBackwardRows);
   const auto kept = [&](int64_t h, int64_t row) {
     return (BackwardRows*)(s.packed + (h * blocks + row / kBackwardRows) * packed_rows_floats(fwd.k_dim, fwd.v_dim));
   };
-  if constexpr (kTiles<P>)
-    for (int64_t h = 0; h < each; ++h)
-      for (int64_t row = 0; row < rows; row += kBackwardRows) {
-        BackwardRows* packed = kept(h, row);
-        *packed = pack_rows<P>(args, rows_from(row), group * each + h, next.q, rows_in(fwd, (float*)packed));
-      }
+  for (int64_t h = 0; h < each; ++h)
+    for (int64_t row = 0; row < rows; row += kBackwardRows) {
+      BackwardRows* packed = kept(h, row);
+      *packed = pack_rows<P>(args, rows_from(row), group * each + h, next.q, rows_in<P>(fwd, (float*)packed));
+    }
   for (int64_t chunk = 0; chunk < k_len; chunk += kChunk) {
     const int64_t keys = at_most(k_len - chunk, kChunk);
     const int64_t k_at = (k_start + chunk) * fwd.k_stride + group * fwd.k_dim;
@@ -238,10 +232,7 @@ static void attention_backward_unit(const AttentionBackwardArgs<typename P::Elem
         const Stretch seen = chunks_seen(fwd, q);
         if (chunk < seen.begin || chunk >= seen.end) continue;
         const int64_t at = h * rows + row, head = group * each + h;
-        BackwardRows packed = {s.queries, s.dout, s.queries_across, s.dout_across, true, true};
-        if constexpr (kTiles<P>) packed = *kept(h, row);
-        else packed = pack_rows<P>(args, q, head, chunk == 0 ? next.q : 0, packed);
-        backward_tile<P>(args, q, head, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at, finite_keys, packed, s);
+        backward_tile<P>(args, q, head, chunk, keys, s.dq_sums + at * k_width, s.delta + at, s.lse + at, finite_keys, *kept(h, row), s);
       }
     write_rows(s.dkeys, k_width, keys, fwd.k_dim, &scale, 0, args.dk + k_at, fwd.k_stride, args.accumulate_dk);
     write_rows(s.dvalues, v_width, keys, fwd.v_dim, kUnchanged, 0, args.dv + v_at, fwd.v_stride, args.accumulate_dv);

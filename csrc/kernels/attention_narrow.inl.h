@@ -218,7 +218,7 @@ static bool narrow_backward(const AttentionBackwardArgs<float>& args, int64_t se
       Vec product[kWidth];
 #pragma GCC unroll 16
       for (int d = 0; d < kWidth; ++d) product[d] = d < D ? fma(other[h * D + d], turned[h * D + d], zero()) : zero();
-      store(scratch.dout + h * kChunk + r, halving_sum(product));
+      store(scratch.probs + h * kChunk + r, halving_sum(product));
     }
   }
   Spans spans;
@@ -229,7 +229,7 @@ static bool narrow_backward(const AttentionBackwardArgs<float>& args, int64_t se
     b.queries = fwd.q + q_at + h * D, b.dout = args.d_o + o_at + h * D;
     b.q_stride = fwd.q_stride, b.o_stride = fwd.o_stride;
     b.keys = scratch.keys_t + h * D * kChunk, b.values = scratch.values_t + h * D * kChunk;
-    b.delta = scratch.dout + h * kChunk, b.lse = fwd.lse + (head + h) * fwd.q_rows + row;
+    b.delta = scratch.probs + h * kChunk, b.lse = fwd.lse + (head + h) * fwd.q_rows + row;
     b.dkeys = scratch.dkeys + h * D * kChunk, b.dvalues = scratch.dvalues + h * D * kChunk;
     b.dscores = scratch.dscores;
     narrow_head<D>(score_rule(fwd, head + h), q, spans, b);

@@ -55,9 +55,9 @@ template <class T> Plan backward_plan(const AttentionBackwardArgs<T>& args) {
   const int64_t k_width = padded(args.fwd.k_dim), v_width = padded(args.fwd.v_dim);
   const int64_t rows = args.fwd.q_rows * (args.fwd.heads / args.fwd.kv_heads);
   const int64_t chunk = kKeyChunk * (3 * k_width + 2 * v_width);
-  const int64_t tile = kBackwardRows * (2 * k_width + 2 * v_width + 4 * kKeyChunk);
+  const int64_t tile = kBackwardRows * 4 * kKeyChunk;
   const int64_t blocks = (args.fwd.q_rows / kBackwardRows + 1) * (args.fwd.heads / args.fwd.kv_heads);
-  const int64_t kept = sizeof(T) == sizeof(bf16) ? blocks * packed_rows_floats(args.fwd.k_dim, args.fwd.v_dim) : 0;  // on tiles
+  const int64_t kept = blocks * packed_rows_floats(args.fwd.k_dim, args.fwd.v_dim);
   return {shares_of(backward_units(args), backward_units_per_share(args)),
           static_cast<size_t>(chunk + tile + rows * k_width + 2 * padded(rows) + kept) * sizeof(float)};
 }

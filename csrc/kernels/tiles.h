@@ -16,7 +16,8 @@ constexpr int64_t kKeyStretch = 512;  // keys that are summed up by themselves, 
 constexpr int64_t kStackedRows = 128, kLongQueries = 2048;
 constexpr int64_t kLeastQueryRows = 8;
 constexpr int64_t kBackwardRows = 64;  // query rows of one head against a chunk of keys
-// Floats of so many rows that are kept packed as pairs of bf16, along and across, behind what says where they are.
+// Floats of so many rows that are kept packed, behind what says where they are: pairs of bf16 along and across, which take as much
+// as floats or more.
 constexpr int64_t kPackedRowsHead = 16;
 static inline int64_t packed_rows_floats(int64_t k_dim, int64_t v_dim) {
   const auto whole = [](int64_t width) { return (width + 15) / 16 * 16; };
