@@ -63,9 +63,9 @@ constexpr int64_t kGemmAheadBytes = 512 * 1024;
 // at ten times its speed). So they are spread out, one beside each step, and every line is asked for again, in the order of
 // use, this many bytes before it is read. A third time (soon, then near) is worth 0 to 10 % where no cache holds the weight,
 // and costs 15 % where one does.
-// Where the last cache is far (gemm_far_caches) a fetch into L1, once and soon, is the fastest wherever the weight lies; on Zen 4
-// it takes twice as long.
-constexpr int64_t kGemmSoonBytes = 768, kGemmOnceBytes = 384, kGemmNearBytes = 256, kGemmFarBytes = 512;
+// Where the last cache is far (gemm_far_caches) a fetch into L1, once and soon, is the fastest wherever the weight lies, but for
+// short rows, which are better off with one into L2 before; on Zen 4 fetches into L1 take twice as long.
+constexpr int64_t kGemmSoonBytes = 768, kGemmOnceBytes = 384, kGemmNearBytes = 256, kGemmFarBytes = 512, kGemmShortRow = 3072;
 constexpr int64_t kGemmTwiceBytes = 16 << 20;
 
 struct GemmVectorTile {
@@ -110,8 +110,8 @@ template <int kCount> MG_INLINE void gemm_each_fourth(const char* first, int64_t
   }
 }
 
-// `once`: a line is asked for into L2 long before and near; `twice`: soon, too; `direct`: soon, into L1.
-enum class GemmFetch { once, twice, direct };
+// `once`: a line is asked for into L2 long before and near; `twice`: soon, too; `direct`: soon, into L1; `both`: long before, too.
+enum class GemmFetch { once, twice, direct, both };
 
 template <class P, int R, GemmFetch kFetch>
 static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element* a, const typename P::Element* b) {
@@ -119,8 +119,8 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
   constexpr int64_t kBlock = kWidth * P::kPer, kBytes = kBlock * (int64_t)sizeof(T);
   constexpr int kLines = kWidth * kBytes > 64 ? kWidth * kBytes / 64 : 1;  // of memory in a block
   constexpr int kFours = (kLines + 3) / 4;
-  constexpr bool kTwice = kFetch == GemmFetch::twice, kDirect = kFetch == GemmFetch::direct;
-  constexpr int64_t kLast = kDirect ? kGemmFarBytes : kTwice || R >= kGemmHalvesRows ? kGemmNearBytes : kGemmOnceBytes;
+  constexpr bool kTwice = kFetch == GemmFetch::twice, kFar = kFetch == GemmFetch::direct || kFetch == GemmFetch::both;
+  constexpr int64_t kLast = kFar ? kGemmFarBytes : kTwice || R >= kGemmHalvesRows ? kGemmNearBytes : kGemmOnceBytes;
   const int64_t a_step = t.lda * (int64_t)sizeof(T), w_step = t.ldb * (int64_t)sizeof(T);
   const int64_t row_bytes = t.depth * (int64_t)sizeof(T);
   if (t.cols < kWidth) {
@@ -152,9 +152,9 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
     gemm_each_fourth<kFours>(later(kLast), b_step, near);
     const auto step = [&](int i, Vec column) MG_ALWAYS {
       if (i < kLines) {
-        if (!kDirect) __builtin_prefetch(ahead + 64 * i, 0, 2);
+        if (kFetch != GemmFetch::direct) __builtin_prefetch(ahead + 64 * i, 0, 2);
         if (kTwice) __builtin_prefetch(soon[i / 4] + i % 4 * b_step, 0, 2);
-        __builtin_prefetch(near[i / 4] + i % 4 * b_step, 0, kDirect ? 3 : 2);
+        __builtin_prefetch(near[i / 4] + i % 4 * b_step, 0, kFar ? 3 : 2);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
@@ -190,7 +190,7 @@ static void gemm_vector_tile(const GemmVectorTile& t, const typename P::Element*
 
 template <class P> using GemmVectorFn = decltype(&gemm_vector_tile<P, 1, GemmFetch::once>);
 
-template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t rows, bool large) {
+template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t rows, int64_t row_bytes, bool large) {
   static_assert(kGemmHalvesRows == 4);
   static constexpr GemmVectorFn<P> twice[3] = {&gemm_vector_tile<P, 1, GemmFetch::twice>, &gemm_vector_tile<P, 2, GemmFetch::twice>,
                                                &gemm_vector_tile<P, 3, GemmFetch::twice>};
@@ -198,10 +198,10 @@ template <class P> static inline GemmVectorFn<P> gemm_vector_tile_of(int64_t row
 #define MG_ROWS(f) \
   {MG_ROW(1, f), MG_ROW(2, f), MG_ROW(3, f), MG_ROW(4, f),  MG_ROW(5, f),  MG_ROW(6, f), \
    MG_ROW(7, f), MG_ROW(8, f), MG_ROW(9, f), MG_ROW(10, f), MG_ROW(11, f), MG_ROW(12, f)}
-  static constexpr GemmVectorFn<P> once[12] = MG_ROWS(once), direct[12] = MG_ROWS(direct);
+  static constexpr GemmVectorFn<P> once[12] = MG_ROWS(once), direct[12] = MG_ROWS(direct), both[12] = MG_ROWS(both);
 #undef MG_ROWS
 #undef MG_ROW
-  if (gemm_far_caches) return direct[rows - 1];
+  if (gemm_far_caches) return (row_bytes < kGemmShortRow ? both : direct)[rows - 1];
   return large && rows < kGemmHalvesRows ? twice[rows - 1] : once[rows - 1];
 }
 
@@ -217,9 +217,9 @@ static inline void gemm_widen(const T* c, int64_t ldc, int64_t rows, int64_t col
 template <class P>
 static void gemm_vectors(const GemmArgs<typename P::Element>& args, const GemmBlock& block, int64_t batch) {
   using T = typename P::Element;
-  const int64_t rows = block.row_end - block.row_begin, step = kWidth * args.ldb;
-  const bool contiguous = args.ldb == args.k && step * (int64_t)sizeof(T) <= kGemmAheadBytes;
-  const auto tile = gemm_vector_tile_of<P>(rows, args.n * args.ldb * (int64_t)sizeof(T) >= kGemmTwiceBytes);
+  const int64_t rows = block.row_end - block.row_begin, step = kWidth * args.ldb, row_bytes = args.ldb * (int64_t)sizeof(T);
+  const bool contiguous = args.ldb == args.k && kWidth * row_bytes <= kGemmAheadBytes;
+  const auto tile = gemm_vector_tile_of<P>(rows, row_bytes, args.n * row_bytes >= kGemmTwiceBytes);
   const T* a = args.a + batch * args.stride_a + block.row_begin * args.lda;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   alignas(64) float sums[kGemmVectorRows * kWidth];
