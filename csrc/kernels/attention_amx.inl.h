@@ -410,7 +410,8 @@ template <> struct Product<AttentionTiles, true> {
 };
 
 static void attention_on_tiles(const AttentionArgs<bf16>& args, const Share& share) {
-  const bool in_place = is_decode(args) && args.kv != KvType::f32 && args.kv != KvType::int8 && decode_in_place<AttentionTiles>(args);
+  const bool of_bf16 = args.kv == KvType::same || args.kv == KvType::bf16;
+  const bool in_place = is_decode(args) && of_bf16 && decode_in_place<AttentionTiles>(args);
   if (in_place) AttentionTiles::begin(args.heads / args.kv_heads);
   else amx_begin(is_decode(args) ? decode_rows(args) : kTileRows);
   attention_of<AttentionTiles>(args, share);

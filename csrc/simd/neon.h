@@ -10,8 +10,8 @@ struct Mask {
 };
 static inline Vec load(const float* p) { return {vld1q_f32(p)}; }
 static inline void store(float* p, Vec a) { vst1q_f32(p, a.v); }
-// No masked loads: whole vectors are asked for first, because most calls with a count have one.
 static inline Vec load_two(const float* low, const float* high) { return {vcombine_f32(vld1_f32(low), vld1_f32(high))}; }
+// No masked loads: whole vectors are asked for first, because most calls with a count have one.
 static inline Vec load_n(const float* p, int64_t n) {
   if (n >= kWidth) return load(p);
   const float32x2_t none = vdup_n_f32(0.0f);

@@ -155,6 +155,61 @@ TEST_CASE("attention: a row against many keys has the bits of the prefill, wheth
   });
 }
 
+TEST_CASE("attention bf16: one query has the bits of the prefill, whatever the numbers are") {
+  using mg::bf16;
+  constexpr int64_t kRows = 20;
+  enum Kind { ordinary, tiny, infinite, huge };
+  const auto narrowed = [](const std::vector<float>& x, float by) {
+    std::vector<bf16> y(x.size());
+    for (size_t i = 0; i < x.size(); ++i) mg::assign(y[i], x[i] * by);
+    return y;
+  };
+  for (int64_t each : {1, 2, 4, 5})
+    for (int64_t width : {64, 96, 40})  // whole steps, and not
+      for (int64_t keys : {64, 130, 700})
+        for (Kind kind : {ordinary, tiny, infinite, huge}) {
+          Config c;
+          c.seqs = {{kRows, keys}};
+          c.heads = 2 * each, c.k_dim = width, c.v_dim = width == 96 ? 32 : width;
+          const Problem<float> p(c);
+          const mg::AttentionArgs<float>& f = p.args.fwd;
+          const std::vector<bf16> q = narrowed(p.q, 1.0f);
+          // Products of values with probabilities that are too small to be normal.
+          std::vector<bf16> k = narrowed(p.k, 1.0f), v = narrowed(p.v, kind == tiny ? std::ldexp(1.0f, -122) : 1.0f);
+          if (kind == infinite) mg::assign(v[static_cast<size_t>((kGap + 5) * f.v_stride + 3)], -INFINITY);
+          if (kind == infinite) mg::assign(v[static_cast<size_t>((kGap + keys - 30) * f.v_stride + f.v_stride - 2)], NAN);
+          if (kind == huge) mg::assign(v[static_cast<size_t>((kGap + 8) * f.v_stride)], 3e38f);
+          if (kind == huge) mg::assign(k[static_cast<size_t>((kGap + 9) * f.k_stride + 1)], 3e38f);
+          const int32_t rows_start[2] = {0, static_cast<int32_t>(kRows)}, row_start[2] = {0, 1};
+          std::vector<float> lse(static_cast<size_t>(kRows * c.heads));
+          std::vector<bf16> whole(static_cast<size_t>(kRows * f.o_stride)), one(static_cast<size_t>(f.o_stride));
+          mg::AttentionArgs<bf16> all = {}, last = {};
+          for (mg::AttentionArgs<bf16>* a : {&all, &last}) {
+            a->q = q.data(), a->k = k.data(), a->v = v.data(), a->o = whole.data(), a->lse = lse.data();
+            a->q_start = rows_start, a->k_start = f.k_start, a->k_len = f.k_len;
+            a->q_rows = kRows, a->k_rows = f.k_rows, a->seqs = 1, a->heads = f.heads, a->kv_heads = f.kv_heads;
+            a->k_dim = f.k_dim, a->v_dim = f.v_dim, a->scale = f.scale, a->window = -1, a->causal = 1;
+            a->q_stride = f.q_stride, a->k_stride = f.k_stride, a->v_stride = f.v_stride, a->o_stride = f.o_stride;
+          }
+          last.q += (kRows - 1) * f.q_stride, last.o = one.data(), last.q_start = row_start, last.q_rows = 1;
+          for (const mg::Target& target : mg::targets()) {
+            if (!target.supported) continue;
+            INFO(std::string(target.name) << " each " << each << " width " << width << " keys " << keys << " kind " << kind);
+            const mg::KernelTable<bf16>& table = *target.table_bf16();
+            const bool in_parts = mg::attention_parts(last) > 0;
+            CHECK(forward(table, all));
+            CHECK((in_parts ? forward_in_parts(table, last) : forward(table, last)));
+            bool same = true;
+            for (size_t i = 0; i < one.size(); ++i) {
+              const bf16 expected = whole[static_cast<size_t>((kRows - 1) * f.o_stride) + i];
+              const bool nothing = std::isnan(mg::value_of(expected));
+              same = same && (nothing ? std::isnan(mg::value_of(one[i])) : one[i].bits == expected.bits);
+            }
+            CHECK(same);
+          }
+        }
+}
+
 TEST_CASE("attention: the order of the shares, lse and accumulation do not change bits") {
   each_target([](const mg::KernelTable<float>& table) {
     for (Maker maker : kMakers) {

@@ -246,7 +246,8 @@ TEST_CASE("gemm: what lies behind L2 decides what is packed and how W is fetched
       }
     }
     options.trans_a = false, options.trans_b = true, options.pad = 0;
-    for (int64_t m = 1; m <= 12; ++m) compare({m, 70, 100}, options);
+    for (int64_t m = 1; m <= 12; ++m)
+      for (const int64_t k : {100, 801}) compare({m, 70, k}, options);  // short and long rows of W
   });
   mg::gemm_far_caches = of_machine;
 }
