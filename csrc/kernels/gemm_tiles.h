@@ -42,7 +42,7 @@ constexpr int64_t kGemmMinCols = 64;
 constexpr int64_t kGemmWholeRow = 128;
 
 // Whether what lies behind L2 is far, as on Intel's servers: targets/dispatch.cpp says so before a kernel runs. It decides what
-// is packed when, never a number.
+// is packed when, and into which cache what is not packed is fetched; never a number.
 extern bool gemm_far_caches;
 
 struct GemmGrid {
