@@ -201,14 +201,9 @@ template <class Pairs> struct OnTiles : Pairs {
 struct AttentionTiles : OnTiles<AttentionPairs> {
   // Of `each` queries a key head: tiles 0, 1, 4 and 7 have two rows a query, 2 and 3 a column, 5 and 6 are whole.
   static void begin(int64_t each) {
-    AmxConfig config = {};
-    config.palette = 1;
-    for (int i = 0; i < 8; ++i) {
-      config.row_bytes[i] = (uint16_t)(i == 2 || i == 3 ? 4 * each : 64);
-      config.rows[i] = (uint8_t)(i < 2 || i == 4 || i == 7 ? 2 * each : 16);
-    }
-    asm volatile("" ::: "memory");
-    _tile_loadconfig(&config);
+    static_assert(kInPlaceStep == kTileKeys && 2 * kInPlaceQueries <= kTileRows);
+    amx_configure([&](int i) { return i < 2 || i == 4 || i == 7 ? 2 * each : kTileRows; },
+                  [&](int i) { return i == 2 || i == 3 ? 4 * each : 64; });
   }
 
   // `each` rows of words -> [word][row].
@@ -218,7 +213,7 @@ struct AttentionTiles : OnTiles<AttentionPairs> {
   }
 
   static void ask_for_rows(const Element* p, int64_t stride, int64_t rows) {
-    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(p + r * stride, 0, 2);
+    for (int64_t r = 0; r < rows; ++r) ask_for(p + r * stride, Full{});
   }
 
   // b.x: queries across.

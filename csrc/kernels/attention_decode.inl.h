@@ -20,7 +20,7 @@ template <class W, class T> static inline bool decode_in_place(const AttentionAr
 
 struct DecodeScratch {
   float* queries;         // (rows, k_step)
-  float* across;          // in place: (key heads, k_step, queries of one)
+  float* across;          // in place: (key heads, k_step, queries of one); of one query the same
   float *probs, *words;   // (rows, kChunk), and as words along
   float* factor;          // (rows)
   RowSums stretch, total;
@@ -34,7 +34,8 @@ template <class T> static inline DecodeScratch decode_scratch(const AttentionArg
   s.words = s.probs + vectors * kChunk;
   s.factor = s.words + vectors * kChunk;
   s.queries = s.factor + vectors;
-  s.across = s.queries + (rows + kWidth) * padded(args.k_dim) / 2;  // words in place are pairs
+  s.across = s.queries;
+  if (args.heads > args.kv_heads) s.across += (rows + kWidth) * padded(args.k_dim) / 2;  // words in place are pairs
   float* next = s.queries + (rows + kWidth) * padded(args.k_dim);
   s.stretch = take_sums(next, rows, v_width);
   s.total = take_sums(next, rows, v_width);
@@ -184,7 +185,7 @@ static void decode_chunk(const AttentionArgs<typename P::Element>& args, const D
         if constexpr (kInPlace<W>) {
           if (in_place && whole) {
             const int64_t row = (g - unit.low) * each;
-            b.x = (each > 1 ? s.across : s.queries) + row * k_step;
+            b.x = s.across + row * k_step;
             b.out = s.probs + row * kChunk + k;
             W::scores_in_place(b, each);
             continue;

@@ -13,16 +13,20 @@ struct alignas(64) AmxConfig {
   uint8_t rows[16];
 };
 
-// All eight tiles are 16 rows of 64 bytes, or the first five `rows`: then these are for A and C.
-static inline void amx_begin(int64_t rows = 16) {
+// Tile i has rows_of(i) rows of bytes_of(i) bytes.
+template <class Rows, class Bytes> static inline void amx_configure(const Rows& rows_of, const Bytes& bytes_of) {
   AmxConfig config = {};
   config.palette = 1;
   for (int i = 0; i < 8; ++i) {
-    config.row_bytes[i] = 64;
-    config.rows[i] = (uint8_t)(i < 5 ? rows : 16);
+    config.row_bytes[i] = (uint16_t)bytes_of(i);
+    config.rows[i] = (uint8_t)rows_of(i);
   }
   asm volatile("" ::: "memory");
   _tile_loadconfig(&config);
+}
+// All eight tiles are 16 rows of 64 bytes, or the first five `rows`: then these are for A and C.
+static inline void amx_begin(int64_t rows = 16) {
+  amx_configure([&](int i) { return i < 5 ? rows : 16; }, [](int) { return 64; });
 }
 
 // Two rows of up to 32 bf16 each -> pairs (even[i], odd[i]).

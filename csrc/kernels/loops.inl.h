@@ -41,7 +41,7 @@ template <class T> MG_INLINE void ask_for(const T* p, Together) {
 // The lines of p into L1, taken from other cores. A line that another core has read too is taken a second time when it is
 // written, and stores behind it wait. Asked for as if to be read it would be slower than not at all, so where PREFETCHW
 // does not exist nothing is done.
-template <class T> MG_INLINE void ask_to_write(const T* p, Full) {
+template <class T> MG_INLINE void ask_to_write([[maybe_unused]] const T* p, Full) {
 #if defined(__PRFCHW__) || !defined(__x86_64__)
   __builtin_prefetch(p, 1, 3);
 #endif
