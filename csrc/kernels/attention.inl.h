@@ -87,6 +87,45 @@ template <class P> MG_INLINE Vec probability(Vec x) {
   else return power_of_two(x);
 }
 
+// softmax_tile where every row sees the whole chunk and a score is `scale` times the product, but for ln 2: rows' maxima are
+// found side by side, and so is what follows from them.
+template <class P>
+static inline void softmax_whole(float scale, int64_t rows, const float* probs, float* words, float* max_so_far, float* sums,
+                                 float* factor, const ChunkScales& values, int64_t first) {
+  constexpr bool kTimes = kScaled<typename P::Element>;
+  const Vec lowest = set1(-INFINITY), times = set1(scale);
+  alignas(64) float tops[kTallPadded * kWidth], shift[kTallPadded];
+  for (int64_t r = 0; r < rows; ++r) {
+    Vec top = load(probs + r * kChunk);
+#pragma GCC unroll 16
+    for (int i = kWidth; i < kChunk; i += kWidth) top = max(top, load(probs + r * kChunk + i));
+    store(tops + r * kWidth, top);
+  }
+  for (int64_t r = rows; r < padded(rows); ++r) store(tops + r * kWidth, lowest);
+  for (int64_t r = 0; r < rows; r += kWidth) {
+    const int64_t count = at_most(rows - r, kWidth);
+    const Vec before = load_n(max_so_far + r, count), here = largest_lanes(tops + r * kWidth);
+    const Vec now = select(lt(before, here), here, before);
+    store_n(max_so_far + r, now, count);
+    const Vec by = select(eq(now, lowest), zero(), mul(now, times));  // -inf - -inf would be NaN
+    store(factor + r, power_of_two(sub(mul(before, times), by)));
+    store(shift + r, sub(zero(), by));
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* p = probs + r * kChunk;
+    const Vec less = set1(shift[r]);
+    const float* of = kTimes ? values.of(first + r) : nullptr;
+    Vec total = zero();
+#pragma GCC unroll 2
+    for (int i = 0; i < kChunk; i += kSoftmaxStep) {
+      const Vec a = probability<P>(fma(load(p + i), times, less)), b = probability<P>(fma(load(p + i + kWidth), times, less));
+      total = kTileStep<P> == kWidth ? add(add(total, a), b) : add(total, add(a, b));
+      P::store_along(words + r * (kChunk / P::kPer), i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
+    }
+    store(sums + r * kWidth, fma(load(sums + r * kWidth), set1(factor[r]), total));
+  }
+}
+
 // Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier
 // sums are to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if
 // `whole`. Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
@@ -97,8 +136,8 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
                                 const ChunkScales& values, int64_t first) {
   constexpr bool kTimes = kScaled<typename P::Element>;
   constexpr int kStep = kTileStep<P>;
-  if constexpr (kTiles<P> && !kTimes)
-    if (whole && rules[0]->plain) return P::softmax_whole(rules[0]->scale * kLog2E, rows, probs, words, max_so_far, sums, factor);
+  if (whole && rules[0]->plain)
+    return softmax_whole<P>(rules[0]->scale * kLog2E, rows, probs, words, max_so_far, sums, factor, values, first);
   const Vec lowest = set1(-INFINITY);
   alignas(64) float scale[kTallPadded], before[kTallPadded], now[kTallPadded], shift[kTallPadded];
   for (int r = 0; r < kTallPadded; ++r) {
@@ -110,17 +149,12 @@ static inline void softmax_tile(const ScoreRule* const* rules, const float* offs
     float* p = probs + r * kChunk;
     const int begin = keys.begin[r], end = keys.end[r];
     Vec top = lowest;
-    if (rule.plain && whole) {
-#pragma GCC unroll 4
-      for (int i = 0; i < kChunk; i += kWidth) top = max(top, load(p + i));
-    } else {
-      for (int i = begin / kStep * kStep; i < (end + kStep - 1) / kStep * kStep; i += kWidth) {
-        Vec s = load(p + i), bend;
-        if (!rule.plain) s = mul(score_of(rule, s, add(load(kLanes), set1(offsets[r] + (float)i)), bend), set1(kLog2E));
-        s = keep_seen(s, lowest, i, begin, end);
-        store(p + i, s);
-        top = max(top, s);
-      }
+    for (int i = begin / kStep * kStep; i < (end + kStep - 1) / kStep * kStep; i += kWidth) {
+      Vec s = load(p + i), bend;
+      if (!rule.plain) s = mul(score_of(rule, s, add(load(kLanes), set1(offsets[r] + (float)i)), bend), set1(kLog2E));
+      s = keep_seen(s, lowest, i, begin, end);
+      store(p + i, s);
+      top = max(top, s);
     }
     const float here = begin < end ? hmax(top) : -INFINITY;
     scale[r] = rule.plain ? rule.scale * kLog2E : 1.0f;
@@ -272,31 +306,38 @@ static void attend(const AttentionArgs<typename P::Element>& args, const QueryRo
       merged = true;
     }
     const int64_t count = clamped(seen.end - chunk, 0, kChunk);
-    const bool all = all_seen(args, q, chunk, count);
     const bool more = chunk + kChunk < seen.end;
     pack_turned<W>(keys + chunk * args.k_stride, args.k_stride, count, args.k_dim, s.keys,
                    ahead_of_chunk(chunk, more, args.k_stride, after.k));
     const bool finite = W::pack_across(values + chunk * args.v_stride, args.v_stride, count, args.v_dim, s.values,
                                        v_step, ahead_of_chunk(chunk, more, args.v_stride, after.v));
     if constexpr (kTiles<P>) clear_unpacked(s.values, count, v_step);
-    Spans spans;
-    if (all) same_spans(kTallPadded, (int)count, spans);
-    const int64_t most = all || kTiles<P> ? kScoreRows<P> : kMaskedRows, tiles = parts_of(rows, most);
-    for (int64_t i = 0; i < tiles; ++i) {
-      const auto [low, high] = part_of(rows, tiles, i);
-      if (!all) keys_of_rows(args, q, each, low, high, chunk, spans);
-      chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys, high - low, spans.begin, spans.end, s.probs);
-      const ChunkScales of_keys = chunk_scales<S>(args, args.k_scales, group, q.k_start + chunk, rows);
-      if constexpr (kScaled<S>) scale_products(of_keys, low, high - low, s.probs);
-      alignas(64) float factor[kTallPadded];
-      RowRules rules;
-      rules.set(args, shared, group * each, each, low, high - low, chunk, q.position);
-      const RowSums sums = s.stretch.at(low, v_step);
-      softmax_tile<W>(rules.of, rules.offsets, high - low, all && count == kChunk, spans, s.probs, words, sums.max, sums.sums,
-                      factor, chunk_scales<S>(args, args.v_scales, group, q.k_start + chunk, rows), low);
-      const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, sums.out, v_step};
-      output.run(high - low, most, spans.begin, spans.end, finite, factor);
-    }
+    const auto rows_together = [&](int64_t begin, int64_t end, bool whole) {
+      if (begin >= end) return;
+      Spans spans;
+      if (whole) same_spans(kTallPadded, (int)count, spans);
+      const int64_t most = whole || kTiles<P> ? kScoreRows<P> : kMaskedRows, tiles = parts_of(end - begin, most);
+      for (int64_t i = 0; i < tiles; ++i) {
+        const RowPart part = part_of(end - begin, tiles, i);
+        const int64_t low = begin + part.low, high = begin + part.high;
+        if (!whole) keys_of_rows(args, q, each, low, high, chunk, spans);
+        chunk_products<P>(s.queries + low * k_step, k_step, k_words, s.keys, high - low, spans.begin, spans.end, s.probs);
+        const ChunkScales of_keys = chunk_scales<S>(args, args.k_scales, group, q.k_start + chunk, rows);
+        if constexpr (kScaled<S>) scale_products(of_keys, low, high - low, s.probs);
+        alignas(64) float factor[kTallPadded];
+        RowRules rules;
+        rules.set(args, shared, group * each, each, low, high - low, chunk, q.position);
+        const RowSums sums = s.stretch.at(low, v_step);
+        softmax_tile<W>(rules.of, rules.offsets, high - low, whole && count == kChunk, spans, s.probs, words, sums.max, sums.sums,
+                        factor, chunk_scales<S>(args, args.v_scales, group, q.k_start + chunk, rows), low);
+        const Product<P, false> output = {words, kChunk / P::kPer, s.values, v_step, v_step, sums.out, v_step};
+        output.run(high - low, most, spans.begin, spans.end, finite, factor);
+      }
+    };
+    const RowsSeeing see = rows_seeing(args, q, chunk, count);
+    rows_together(see.first * each, see.whole * each, false);
+    rows_together(see.whole * each, see.partly * each, true);
+    rows_together(see.partly * each, see.behind * each, false);
   }
   if (merged) merge_stretch(args, q, each, (seen.end - 1) / kKeyStretch * kKeyStretch, s.total, s.stretch, v_step, unit);
   finish_rows(args, q.row, group * each, each, rows, merged ? s.total : s.stretch, v_step, unit);

@@ -51,64 +51,9 @@ static inline void tile_product(const float* words, int64_t step, int64_t steps,
   asm volatile("" ::: "memory");
 }
 
-// The largest lane of each of 16 vectors.
-static inline Vec largest_lanes(const float* vectors) {
-  __m512 half[8], quarter[4], pair[2];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {  // by loads, not by shuffles
-    const float *a = vectors + i * kWidth, *b = a + 8 * kWidth;
-    const auto both = [&](int at) {
-      return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const double*)(a + at))),
-                                                 _mm256_loadu_pd((const double*)(b + at)), 1));
-    };
-    half[i] = _mm512_max_ps(both(0), both(8));
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i)
-    quarter[i] = _mm512_max_ps(_mm512_shuffle_f32x4(half[i], half[i + 4], 0x88), _mm512_shuffle_f32x4(half[i], half[i + 4], 0xdd));
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const __m512d a = _mm512_castps_pd(quarter[i]), b = _mm512_castps_pd(quarter[i + 2]);
-    pair[i] = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-  }
-  const __m512 mixed = _mm512_max_ps(_mm512_shuffle_ps(pair[0], pair[1], 0x88), _mm512_shuffle_ps(pair[0], pair[1], 0xdd));
-  // Vectors 0, 2, 1, 3; 8, 10, 9, 11; 4 ...; 12 ...
-  return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), mixed)};
-}
-
-// What is done with words of either kind: a tile's softmax, and decode's products of a block of tokens.
+// What is done with words of either kind: decode's products of a block of tokens.
 template <class Pairs> struct OnTiles : Pairs {
   using Element = typename Pairs::Element;
-
-  // softmax_tile where every row sees the whole chunk and a score is `scale` times the product, but for ln 2.
-  static void softmax_whole(float scale, int64_t rows, const float* probs, float* words, float* max_so_far, float* sums,
-                            float* factor) {
-    const Vec lowest = set1(-INFINITY), times = set1(scale);
-    alignas(64) float tops[kTileRows * kWidth], shift[kTileRows];
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* p = probs + r * kChunk;
-      store(tops + r * kWidth, max(max(load(p), load(p + kWidth)), max(load(p + 2 * kWidth), load(p + 3 * kWidth))));
-    }
-    for (int64_t r = rows; r < kTileRows; ++r) store(tops + r * kWidth, lowest);
-    const Vec before = load_n(max_so_far, rows), here = largest_lanes(tops), now = select(lt(before, here), here, before);
-    store_n(max_so_far, now, rows);
-    const Vec by = select(eq(now, lowest), zero(), mul(now, times));  // -inf - -inf would be NaN
-    store(factor, power_of_two(sub(mul(before, times), by)));
-    store(shift, sub(zero(), by));
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* p = probs + r * kChunk;
-      const Vec less = set1(shift[r]);
-      Vec total = zero();
-#pragma GCC unroll 2
-      for (int i = 0; i < kChunk; i += 2 * kWidth) {
-        const Vec a = probability<AttentionTiles>(fma(load(p + i), times, less));
-        const Vec b = probability<AttentionTiles>(fma(load(p + i + kWidth), times, less));
-        total = add(total, add(a, b));
-        Pairs::store_along(words + r * (kChunk / 2), i, a, b);
-      }
-      store(sums + r * kWidth, fma(load(sums + r * kWidth), set1(factor[r]), total));
-    }
-  }
 
   // c = factor c + sums.
   static void add_sums(float* c, float factor, const float* sums, int64_t width) {

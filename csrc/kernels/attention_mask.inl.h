@@ -106,6 +106,31 @@ static inline bool all_seen(const AttentionArgs<T>& args, const QueryRows& q, in
          keys_seen(args, q.position + q.count - 1, q.k_len).begin <= chunk;
 }
 
+// Query rows that see something of keys [chunk, chunk + keys), [first, behind), and among them those that see all of these keys and
+// go together, [whole, partly).
+struct RowsSeeing {
+  int64_t first, whole, partly, behind;
+};
+template <class T>
+static inline RowsSeeing rows_seeing(const AttentionArgs<T>& args, const QueryRows& q, int64_t chunk, int64_t keys) {
+  const int64_t window = window_of(args);
+  const auto row_at = [&](int64_t position) { return clamped(position - q.position, 0, q.count); };
+  const auto seen_up_to = [&](int64_t end) {  // the first row that sees so far, if there are so many keys
+    const int64_t causal = args.causal ? row_at(end - 1) : 0;
+    return window < 0 ? causal : at_least(causal, row_at(end - window));
+  };
+  RowsSeeing rows = {seen_up_to(chunk + 1), seen_up_to(chunk + keys), q.count, q.count};
+  if (window >= 0) {
+    rows.behind = at_least(row_at(chunk + keys + window - 1), rows.first);
+    rows.partly = at_most(row_at(chunk + window), rows.behind);
+  }
+  // Whole steps of spans go together, also the row that sees all keys as the last of them.
+  const int64_t steps = (rows.whole - rows.first + kSpanStep - 1) / kSpanStep;
+  rows.whole = at_most(rows.first + steps * kSpanStep, rows.behind);
+  rows.partly = at_least(rows.partly, rows.whole);
+  return rows;
+}
+
 // Chunks that some of the rows see: [begin, end), begin a multiple of kChunk.
 template <class T>
 static inline Stretch chunks_seen(const AttentionArgs<T>& args, const QueryRows& q) {

@@ -92,6 +92,26 @@ static inline float hmax(Vec a) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+// The largest lane of each of kWidth vectors: halves of two meet by loads, lanes by shuffles of two vectors.
+static inline Vec largest_lanes(const float* vectors) {
+  __m512 half[8], quarter[4], pair[2];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const float *a = vectors + i * kWidth, *b = a + 8 * kWidth;
+    half[i] = max(load_two(a, b), load_two(a + 8, b + 8)).v;
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i)
+    quarter[i] = _mm512_max_ps(_mm512_shuffle_f32x4(half[i], half[i + 4], 0x88), _mm512_shuffle_f32x4(half[i], half[i + 4], 0xdd));
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512d a = _mm512_castps_pd(quarter[i]), b = _mm512_castps_pd(quarter[i + 2]);
+    pair[i] = _mm512_max_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const __m512 mixed = _mm512_max_ps(_mm512_shuffle_ps(pair[0], pair[1], 0x88), _mm512_shuffle_ps(pair[0], pair[1], 0xdd));
+  // Vectors 0, 2, 1, 3; 8, 10, 9, 11; 4 ...; 12 ...
+  return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), mixed)};
+}
 typedef uint64_t Words64 __attribute__((vector_size(64)));
 static inline Words64 mul_words(Words64 a, Words64 b) { return (Words64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
 static inline Words64 xor3(Words64 a, Words64 b, Words64 c) {

@@ -1,3 +1,12 @@
+#if !defined(__AVX512F__)
+// The largest lane of each of kWidth vectors.
+static inline Vec largest_lanes(const float* vectors) {
+  alignas(64) float top[kWidth];
+  for (int i = 0; i < kWidth; ++i) top[i] = hmax(load(vectors + i * kWidth));
+  return load(top);
+}
+#endif
+
 // Several vectors that go through a formula side by side, operation by operation: a Vecs is used where a Vec is, also beside
 // one. An exponential is a chain of about 90 cycles, and a processor looks only some 128 operations ahead, so that vectors
 // whose formulas are written one after the other overlap too little.

@@ -19,7 +19,12 @@ template <int N, class V> MG_INLINE V horner(V x, const float (&c)[N]) {
 // y 2^floor(n) of any n, infinities too; x - floor(x), 0 for infinities.
 static inline Vec scaled(Vec y, Vec n) { return {_mm512_scalef_ps(y.v, n.v)}; }
 static inline Vec fraction(Vec x) { return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
+// The same where n is no less than `least`; zero below, in one step.
+static inline Vec scaled_from(Vec least, Vec y, Vec n) {
+  return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(n.v, least.v, _CMP_NLT_UQ), y.v, n.v)};
+}
 MG_MANY(Vecs, scaled)
+MG_MANY(Vecs, scaled_from)
 MG_MANY(Vecs, fraction)
 #endif
 
@@ -85,18 +90,20 @@ static inline Vec erf(Vec x) {
   return select(lt(t, set1(0.93f)), small, select(lt(x, zero()), negate(large), large));
 }
 
-// 2^x, relative error 1.7e-7 (2.1 ulp; 9.2e-8 of it from a fit of our own); 0 where the result would be below the smallest
-// normal, for masked scores above all. 2^0 is 1.
+// 2^x, relative error 1.7e-7 (2.1 ulp; 9.2e-8 of it from a fit of our own), with AVX-512 1.5e-7 (8.3e-8); 0 where the result
+// would be below the smallest normal, for masked scores above all. 2^0 is 1.
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 template <class V> MG_INLINE V power_of_two(V x) {
+#if defined(__AVX512F__)
+  static constexpr float c[] = {0.69315135f, 0.2401644f, 0.0557999f, 0.00901703f, 0.0018671303f};  // on [0, 1]
+  const V r = fraction(x);
+  return scaled_from(set1(-126.0f), fma(horner(r, c), r, set1(1.0f)), x);
+#else
   static constexpr float c[] = {0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f, 0.00132647273f};
   const V n = round_even(x), r = sub(x, n), p = fma(horner(r, c), r, set1(1.0f));
-#if defined(__AVX512F__)
-  const V y = scaled(p, n);
-#else
   const V y = mul(p, pow2i(min(set1(127.0f), max(set1(-126.0f), n))));
-#endif
   return select(lt(x, set1(-126.0f)), zero(), y);
+#endif
 }
 
 // 2^x for what becomes a bfloat16 (half an ulp is 2^-9): relative error 2.7e-6, 2^-18.5. infinity for x >= 128, no more than 2^-126
