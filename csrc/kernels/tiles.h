@@ -11,9 +11,12 @@ namespace mg {
 
 constexpr int64_t kKeyChunk = 64;     // keys merged at a time; part of the numerical promise, never tuned
 constexpr int64_t kKeyStretch = 512;  // keys that are summed up by themselves, so that shares of decode can; the same
-// Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys. Twice as many where
-// sequences are long enough to give shares all the same.
-constexpr int64_t kStackedRows = 128, kLongQueries = 2048;
+// Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys. Up to four times as many,
+// if a sequence is at least four times as long (what hides under its diagonal is masked), there are units for several threads, and
+// queries and sums of the rows stay in L2 beside the chunk.
+constexpr int64_t kStackedRows = 128, kMostStackedRows = 512;
+constexpr int64_t kStackedLengths = 4, kStackedUnits = 16, kStackedBytes = 512 << 10;
+constexpr int64_t kLongQueries = kMostStackedRows * kStackedUnits;  // from here on as many, however many heads there are
 constexpr int64_t kLeastQueryRows = 8;
 constexpr int64_t kBackwardRows = 64;  // query rows of one head against a chunk of keys
 // Floats of so many rows that are kept packed, behind what says where they are: pairs of bf16 along and across, which take as much
@@ -37,8 +40,13 @@ static inline int64_t attention_units(int64_t query_rows, int64_t k_rows, int64_
 
 // Query rows of a forward unit.
 template <class T> static inline int64_t forward_rows(const AttentionArgs<T>& args) {
-  const int64_t stacked = args.q_rows >= kLongQueries * args.seqs ? 2 * kStackedRows : kStackedRows;
-  const int64_t rows = stacked / (args.heads / args.kv_heads);
+  const int64_t each = args.heads / args.kv_heads, bytes = (args.k_dim + args.v_dim) * (int64_t)sizeof(float);
+  const int64_t of_sequence = args.seqs > 0 ? args.q_rows / args.seqs * each : 0;
+  int64_t stacked = kStackedRows;
+  for (int64_t more = 2 * stacked; more <= kMostStackedRows; more *= 2)
+    if (of_sequence >= kStackedLengths * more && args.q_rows * args.heads >= kStackedUnits * more && bytes * more <= kStackedBytes)
+      stacked = more;
+  const int64_t rows = stacked / each;
   return rows > kLeastQueryRows ? rows : kLeastQueryRows;
 }
 template <class T> static inline int64_t forward_blocks(const AttentionArgs<T>& args) {

@@ -222,7 +222,7 @@ TEST_CASE_TEMPLATE("attention's memory is linear in the number of tokens", T, fl
   };
   for (const Heads& h : {Heads{1, 1, 16}, {8, 8, 64}, {16, 4, 64}, {32, 1, 128}})
     for (int64_t seqs : {1, 3})
-      for (int64_t tokens : {mg::kLongQueries, int64_t{2100}, int64_t{4096}}) {
+      for (int64_t tokens : {int64_t{2048}, int64_t{2100}, mg::kLongQueries, mg::kLongQueries + 52}) {
         const auto plans = [&](int64_t count, bool decode) {
           mg::AttentionBackwardArgs<T> args = {};
           mg::AttentionArgs<T>& f = args.fwd;
@@ -242,7 +242,9 @@ TEST_CASE_TEMPLATE("attention's memory is linear in the number of tokens", T, fl
           CHECK(plans(tokens / 4, decode).forward.scratch_bytes <= once.forward.scratch_bytes);
           for (int64_t times : {2, 4}) {
             const auto more = plans(times * tokens, decode);
-            CHECK(more.forward.scratch_bytes == once.forward.scratch_bytes);  // of a block of rows, however many keys there are
+            CHECK(more.forward.scratch_bytes <= static_cast<size_t>(times) * once.forward.scratch_bytes);
+            // Of a block of rows, however many keys there are.
+            if (tokens >= mg::kLongQueries) CHECK(more.forward.scratch_bytes == once.forward.scratch_bytes);
             CHECK(more.backward.scratch_bytes <= static_cast<size_t>(times) * once.backward.scratch_bytes);
             CHECK(more.parts <= times * once.parts);
             // Shares are what their work is worth, rounded down.

@@ -111,9 +111,11 @@ TEST_CASE("attention: a row decoded against a cache has the bits of the prefill,
 
 TEST_CASE("attention: long sequences, whose keys are packed for more rows, have the bits of short ones") {
   each_target([](const mg::KernelTable<float>& table) {
-    constexpr int64_t kLength = mg::kLongQueries + 40;
+    constexpr int64_t kLength = 2140;
     for (Maker maker : {rich, plain, windowed}) {
       Problem<float> whole(maker({{kLength, kLength}}));
+      const mg::AttentionArgs<float>& f = whole.args.fwd;
+      REQUIRE(mg::forward_rows(f) * (f.heads / f.kv_heads) > mg::kStackedRows);
       CHECK(forward(table, whole));
       for (int64_t at : {int64_t{0}, int64_t{250}, kLength - 300}) check_again(table, maker, whole, at, 300);
     }
