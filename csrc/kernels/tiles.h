@@ -11,9 +11,9 @@ namespace mg {
 
 constexpr int64_t kKeyChunk = 64;     // keys merged at a time; part of the numerical promise, never tuned
 constexpr int64_t kKeyStretch = 512;  // keys that are summed up by themselves, so that shares of decode can; the same
-// Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys. Up to four times as many,
-// if a sequence is at least four times as long (what hides under its diagonal is masked), there are units for several threads, and
-// queries and sums of the rows stay in L2 beside the chunk.
+// Rows of attention that a chunk of keys is packed for: query rows times the heads that share the keys. Up to four times as many
+// as long as sequences have four blocks of them and all have enough for several threads (a mask leaves blocks unlike work), and
+// queries and sums of a block stay in L2 beside the chunk.
 constexpr int64_t kStackedRows = 128, kMostStackedRows = 512;
 constexpr int64_t kStackedLengths = 4, kStackedUnits = 16, kStackedBytes = 512 << 10;
 constexpr int64_t kLongQueries = kMostStackedRows * kStackedUnits;  // from here on as many, however many heads there are
