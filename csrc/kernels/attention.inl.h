@@ -87,18 +87,26 @@ template <class P> MG_INLINE Vec probability(Vec x) {
   else return power_of_two(x);
 }
 
-// softmax_tile where every row sees the whole chunk and a score is `scale` times the product, but for ln 2: rows' maxima are
-// found side by side, and so is what follows from them.
-template <class P>
-static inline void softmax_whole(float scale, int64_t rows, const float* probs, float* words, float* max_so_far, float* sums,
-                                 float* factor, const ChunkScales& values, int64_t first) {
+// Raw products of a register tile's rows, `scale` times which are scores but for ln 2 -> words of probabilities relative to the new
+// maximum; factor[r] is what earlier sums are to be multiplied by. Rows' maxima are found side by side, and so is what follows from
+// them. kWhole: every row sees all of the chunk; else `keys` are what it sees. With scales of the values (row `first` of theirs is
+// row 0 here), words are probabilities times these.
+template <class P, bool kWhole>
+static inline void softmax_rows(float scale, int64_t rows, const Spans& keys, const float* probs, float* words, float* max_so_far,
+                                float* sums, float* factor, const ChunkScales& values, int64_t first) {
   constexpr bool kTimes = kScaled<typename P::Element>;
+  constexpr int kStep = kTileStep<P>;
   const Vec lowest = set1(-INFINITY), times = set1(scale);
+  const auto seen_of = [&](Vec x, Vec other, int i, int64_t r) {
+    return kWhole ? x : keep_seen(x, other, i, keys.begin[r], keys.end[r]);
+  };
   alignas(64) float tops[kTallPadded * kWidth], shift[kTallPadded];
   for (int64_t r = 0; r < rows; ++r) {
-    Vec top = load(probs + r * kChunk);
-#pragma GCC unroll 16
-    for (int i = kWidth; i < kChunk; i += kWidth) top = max(top, load(probs + r * kChunk + i));
+    const float* p = probs + r * kChunk;
+    Vec top = lowest;
+#pragma GCC unroll 4
+    for (int i = kWhole ? 0 : keys.begin[r] / kWidth * kWidth; i < (kWhole ? kChunk : keys.end[r]); i += kWidth)
+      top = max(top, seen_of(load(p + i), lowest, i, r));
     store(tops + r * kWidth, top);
   }
   for (int64_t r = rows; r < padded(rows); ++r) store(tops + r * kWidth, lowest);
@@ -107,95 +115,51 @@ static inline void softmax_whole(float scale, int64_t rows, const float* probs, 
     const Vec before = load_n(max_so_far + r, count), here = largest_lanes(tops + r * kWidth);
     const Vec now = select(lt(before, here), here, before);
     store_n(max_so_far + r, now, count);
-    const Vec by = select(eq(now, lowest), zero(), mul(now, times));  // -inf - -inf would be NaN
+    // -inf - -inf would be NaN where nothing but -inf was seen.
+    const Vec by = select(eq(now, lowest), zero(), mul(now, times));
     store(factor + r, power_of_two(sub(mul(before, times), by)));
     store(shift + r, sub(zero(), by));
   }
   for (int64_t r = 0; r < rows; ++r) {
     const float* p = probs + r * kChunk;
-    const Vec less = set1(shift[r]);
+    float* w = words + r * (kChunk / P::kPer);
     const float* of = kTimes ? values.of(first + r) : nullptr;
+    const Vec less = set1(shift[r]);
+    const auto probability_at = [&](int i) { return seen_of(probability<P>(fma(load(p + i), times, less)), zero(), i, r); };
     Vec total = zero();
-#pragma GCC unroll 2
-    for (int i = 0; i < kChunk; i += kSoftmaxStep) {
-      const Vec a = probability<P>(fma(load(p + i), times, less)), b = probability<P>(fma(load(p + i + kWidth), times, less));
-      total = kTileStep<P> == kWidth ? add(add(total, a), b) : add(total, add(a, b));
-      P::store_along(words + r * (kChunk / P::kPer), i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
+#pragma GCC unroll 4
+    for (int i = kWhole ? 0 : keys.begin[r] / kStep * kStep; i < (kWhole ? kChunk : keys.end[r]); i += kStep) {
+      const Vec a = probability_at(i);
+      if constexpr (kStep == kWidth) {
+        total = add(total, a);
+        store(w + i, times_scale<kTimes>(a, of, i));
+      } else {
+        const Vec b = probability_at(i + kWidth);
+        total = add(total, add(a, b));
+        P::store_along(w, i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
+      }
     }
     store(sums + r * kWidth, fma(load(sums + r * kWidth), set1(factor[r]), total));
   }
 }
 
-// Raw products of a register tile's rows -> words of probabilities relative to the new maximum; factor[r] is what earlier
-// sums are to be multiplied by. `rules` are of the rows; spans are their keys in the chunk, all of it for every row if
-// `whole`. Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and it adds zeros.
-// With scales of the values (row `first` of theirs is row 0 here), words are probabilities times these.
+// The same of rows whose scores are as `rules` say, `offsets` the keys' positions less theirs. `keys` are what each sees of the
+// chunk, all of it if `whole`. Leaving out a row that sees nothing here gives the same bits as taking it along: its factor is 1 and
+// it adds zeros.
 template <class P>
-static inline void softmax_tile(const ScoreRule* const* rules, const float* offsets, int64_t rows, bool whole,
-                                const Spans& keys, float* probs, float* words, float* max_so_far, float* sums, float* factor,
+static inline void softmax_tile(const ScoreRule* const* rules, const float* offsets, int64_t rows, bool whole, const Spans& keys,
+                                float* probs, float* words, float* max_so_far, float* sums, float* factor,
                                 const ChunkScales& values, int64_t first) {
-  constexpr bool kTimes = kScaled<typename P::Element>;
-  constexpr int kStep = kTileStep<P>;
-  if (whole && rules[0]->plain)
-    return softmax_whole<P>(rules[0]->scale * kLog2E, rows, probs, words, max_so_far, sums, factor, values, first);
-  const Vec lowest = set1(-INFINITY);
-  alignas(64) float scale[kTallPadded], before[kTallPadded], now[kTallPadded], shift[kTallPadded];
-  for (int r = 0; r < kTallPadded; ++r) {
-    scale[r] = 1.0f;
-    before[r] = now[r] = -INFINITY;
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    const ScoreRule& rule = *rules[r];
-    float* p = probs + r * kChunk;
-    const int begin = keys.begin[r], end = keys.end[r];
-    Vec top = lowest;
-    for (int i = begin / kStep * kStep; i < (end + kStep - 1) / kStep * kStep; i += kWidth) {
-      Vec s = load(p + i), bend;
-      if (!rule.plain) s = mul(score_of(rule, s, add(load(kLanes), set1(offsets[r] + (float)i)), bend), set1(kLog2E));
-      s = keep_seen(s, lowest, i, begin, end);
-      store(p + i, s);
-      top = max(top, s);
+  const bool plain = rules[0]->plain;
+  for (int64_t r = 0; r < rows && !plain; ++r)
+    for (int i = keys.begin[r] / kWidth * kWidth; i < keys.end[r]; i += kWidth) {
+      float* p = probs + r * kChunk + i;
+      Vec bend;
+      store(p, mul(score_of(*rules[r], load(p), add(load(kLanes), set1(offsets[r] + (float)i)), bend), set1(kLog2E)));
     }
-    const float here = begin < end ? hmax(top) : -INFINITY;
-    scale[r] = rule.plain ? rule.scale * kLog2E : 1.0f;
-    before[r] = max_so_far[r];
-    max_so_far[r] = now[r] = here > before[r] ? here : before[r];
-  }
-  for (int64_t r = 0; r < rows; r += kWidth) {
-    const Vec by_scale = load(scale + r), top = load(now + r);
-    // -inf - -inf would be NaN where nothing but -inf was seen.
-    const Vec by = select(eq(top, lowest), zero(), mul(top, by_scale));
-    store(factor + r, power_of_two(sub(mul(load(before + r), by_scale), by)));
-    store(shift + r, by);
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* p = probs + r * kChunk;
-    float* w = words + r * (kChunk / P::kPer);
-    const Vec by = set1(-shift[r]), times = set1(scale[r]);
-    const float* of = kTimes ? values.of(first + r) : nullptr;
-    Vec total = zero();
-    if (whole) {
-#pragma GCC unroll 2
-      for (int i = 0; i < kChunk; i += kSoftmaxStep) {
-        const Vec a = probability<P>(fma(load(p + i), times, by)), b = probability<P>(fma(load(p + i + kWidth), times, by));
-        total = kStep == kWidth ? add(add(total, a), b) : add(total, add(a, b));
-        P::store_along(w, i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
-      }
-    } else {
-      for (int i = keys.begin[r] / kStep * kStep; i < keys.end[r]; i += kStep) {
-        const Vec a = probability<P>(fma(load(p + i), times, by));
-        if (kStep == kWidth) {
-          total = add(total, a);
-          store(w + i, times_scale<kTimes>(a, of, i));
-        } else {
-          const Vec b = probability<P>(fma(load(p + i + kWidth), times, by));
-          total = add(total, add(a, b));
-          P::store_along(w, i, times_scale<kTimes>(a, of, i), times_scale<kTimes>(b, of, i + kWidth));
-        }
-      }
-    }
-    store(sums + r * kWidth, fma(load(sums + r * kWidth), set1(factor[r]), total));
-  }
+  const float scale = plain ? rules[0]->scale * kLog2E : 1.0f;
+  if (whole) softmax_rows<P, true>(scale, rows, keys, probs, words, max_so_far, sums, factor, values, first);
+  else softmax_rows<P, false>(scale, rows, keys, probs, words, max_so_far, sums, factor, values, first);
 }
 
 // Rules and offsets of rows of a tile: row r is of head `head` + (first + r) % each, and stands `each` rows to a position.
