@@ -3,6 +3,15 @@
 #include "kernels/tiles.h"
 
 namespace mg {
+
+int64_t stacked_rows(int64_t q_rows, int64_t seqs, int64_t heads, int64_t kv_heads, int64_t width) {
+  const int64_t bytes = width * static_cast<int64_t>(sizeof(float));  // of queries and sums of a row
+  const int64_t of_sequence = seqs > 0 ? q_rows / seqs * (heads / kv_heads) : 0;
+  int64_t rows = kStackedRows;
+  for (int64_t more = 2 * rows; more <= kMostStackedRows; more *= 2)
+    if (of_sequence >= kStackedLengths * more && q_rows * heads >= kStackedUnits * more && bytes * more <= kStackedBytes) rows = more;
+  return rows;
+}
 namespace {
 
 constexpr int64_t kWidestVector = 16;  // rows are padded to the widest target's vectors, so that plans are the same for all

@@ -38,24 +38,23 @@ static inline int64_t attention_units(int64_t query_rows, int64_t k_rows, int64_
   return work >= (double)kAttentionGrain ? 1 : (int64_t)((double)kAttentionGrain / (work > 1.0 ? work : 1.0));
 }
 
-// Query rows of a forward unit.
-template <class T> static inline int64_t forward_rows(const AttentionArgs<T>& args) {
-  const int64_t each = args.heads / args.kv_heads, bytes = (args.k_dim + args.v_dim) * (int64_t)sizeof(float);
-  const int64_t of_sequence = args.seqs > 0 ? args.q_rows / args.seqs * each : 0;
-  int64_t stacked = kStackedRows;
-  for (int64_t more = 2 * stacked; more <= kMostStackedRows; more *= 2)
-    if (of_sequence >= kStackedLengths * more && args.q_rows * args.heads >= kStackedUnits * more && bytes * more <= kStackedBytes)
-      stacked = more;
-  const int64_t rows = stacked / each;
+// How many stacked rows a forward unit has: in attention_plan.cpp, the same for every target.
+int64_t stacked_rows(int64_t q_rows, int64_t seqs, int64_t heads, int64_t kv_heads, int64_t width);
+// Query rows of a forward unit. Always inline, as what stays a function here would be of no target's namespace.
+#define MG_HERE static inline __attribute__((always_inline))
+template <class T> MG_HERE int64_t forward_rows(const AttentionArgs<T>& args) {
+  const int64_t width = args.k_dim + args.v_dim;
+  const int64_t rows = stacked_rows(args.q_rows, args.seqs, args.heads, args.kv_heads, width) / (args.heads / args.kv_heads);
   return rows > kLeastQueryRows ? rows : kLeastQueryRows;
 }
-template <class T> static inline int64_t forward_blocks(const AttentionArgs<T>& args) {
+template <class T> MG_HERE int64_t forward_blocks(const AttentionArgs<T>& args) {
   return (args.q_rows + forward_rows(args) - 1) / forward_rows(args);
 }
-template <class T> static inline int64_t forward_units_per_share(const AttentionArgs<T>& args) {
+template <class T> MG_HERE int64_t forward_units_per_share(const AttentionArgs<T>& args) {
   const int64_t rows = forward_rows(args) < args.q_rows ? forward_rows(args) : args.q_rows;
   return attention_units(rows * (args.heads / args.kv_heads), args.k_rows, args.seqs, args.k_dim + args.v_dim);
 }
+#undef MG_HERE
 
 // Decode: a row for each sequence, so that keys and values are read once and little is computed. A unit is some key heads of
 // a row and, where the rows are few, one stretch of its keys: its sums are a part, and parts are merged afterwards.
