@@ -48,10 +48,11 @@ template <class T> MG_HERE int64_t forward_rows(const AttentionArgs<T>& args) {
   return rows > kLeastQueryRows ? rows : kLeastQueryRows;
 }
 template <class T> MG_HERE int64_t forward_blocks(const AttentionArgs<T>& args) {
-  return (args.q_rows + forward_rows(args) - 1) / forward_rows(args);
+  const int64_t rows = forward_rows(args);
+  return (args.q_rows + rows - 1) / rows;
 }
 template <class T> MG_HERE int64_t forward_units_per_share(const AttentionArgs<T>& args) {
-  const int64_t rows = forward_rows(args) < args.q_rows ? forward_rows(args) : args.q_rows;
+  const int64_t most = forward_rows(args), rows = most < args.q_rows ? most : args.q_rows;
   return attention_units(rows * (args.heads / args.kv_heads), args.k_rows, args.seqs, args.k_dim + args.v_dim);
 }
 #undef MG_HERE

@@ -16,13 +16,12 @@ template <int N, class V> MG_INLINE V horner(V x, const float (&c)[N]) {
 }
 
 #if defined(__AVX512F__)
-// y 2^floor(n) of any n, infinities too; x - floor(x), 0 for infinities.
+// y 2^floor(n) of any n, infinities too; the same, but zero where n is below `least`; x - floor(x), 0 for infinities.
 static inline Vec scaled(Vec y, Vec n) { return {_mm512_scalef_ps(y.v, n.v)}; }
-static inline Vec fraction(Vec x) { return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
-// The same where n is no less than `least`; zero below, in one step.
 static inline Vec scaled_from(Vec least, Vec y, Vec n) {
   return {_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(n.v, least.v, _CMP_NLT_UQ), y.v, n.v)};
 }
+static inline Vec fraction(Vec x) { return {_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }
 MG_MANY(Vecs, scaled)
 MG_MANY(Vecs, scaled_from)
 MG_MANY(Vecs, fraction)
