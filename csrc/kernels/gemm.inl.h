@@ -94,20 +94,29 @@ static inline void gemm_copy_rows(const typename P::Element* a, int64_t lda, int
 // A cache line more than whole vectors: rows of a copy do not share cache sets.
 static inline int64_t gemm_copy_step(int64_t words) { return (words + 15) / 16 * 16 + 16; }
 
-constexpr int64_t kGemmFarRow = 1024;  // bytes: nearer rows are fetched by hardware
-
 // Rows of A that many bytes apart share cache sets: the 12 rows of a tile one of L1's 64 sets of 8 lines, the 512 of a block
-// of a transposed A 64 of L2's 2048 sets or fewer. From this many panels on a copy of the tile is worth it. Where L2 is left for
-// something far, rows of a transposed A are read once and in stretches.
+// of a transposed A 64 of L2's 2048 sets or fewer. From this many panels on a copy of the tile is worth it.
 constexpr int64_t kGemmPackPanels = 2;
-template <class P> static inline bool gemm_rows_fight(const GemmArgs<typename P::Element>& args) {
+// Rows of a transposed A that are far: nearer ones are fetched by hardware. Where L2 is left for something far, they are read
+// once and in stretches; and so where a tile uses a piece of each cache line only, in blocks of more than a group of tiles and
+// this many columns.
+constexpr int64_t kGemmFarRow = 1024, kGemmFarCols = 96;
+template <class P>
+static inline bool gemm_copies_a(const GemmArgs<typename P::Element>& args, int64_t rows, int64_t cols) {
   const int64_t row = args.lda * (int64_t)sizeof(typename P::Element);
-  return row % (args.trans_a ? 2048 : 4096) == 0 || (gemm_far_caches && args.trans_a && row > kGemmFarRow);
+  const bool far = args.trans_a && row > kGemmFarRow;
+  if (row % (args.trans_a ? 2048 : 4096) == 0 || (far && gemm_far_caches)) return cols > (kGemmPackPanels - 1) * kGemmTileCols;
+  return far && kWidth < 16 && rows > kGemmGroupRows && cols >= kGemmFarCols;
 }
 
 // Up to this size of a transposed A, and where a tile's words are a vector, one tile is packed at a time: its lines
-// survive until the next one, and a share waits for fewer rows before its first tile. Measured: 4 MiB.
-constexpr int64_t kGemmSingleBytes = (int64_t)4 << 20;
+// survive until the next one, and a share waits for fewer rows before its first tile. Measured: 4 MiB. A line of bf16 serves
+// three tiles and has to survive for as long; there less is better, but for blocks of one strip, which packs nothing twice.
+constexpr int64_t kGemmSingleBytes = (int64_t)4 << 20, kGemmNarrowSingleBytes = (int64_t)256 << 10;
+template <class T> static inline bool gemm_packs_single(const GemmArgs<T>& args, int64_t cols) {
+  const int64_t most = kNarrow<T> && cols > kGemmStrips[0].cols ? kGemmNarrowSingleBytes : kGemmSingleBytes;
+  return kWidth == 16 && !gemm_far_caches && args.k * args.lda * (int64_t)sizeof(T) <= most;
+}
 
 // A group of tiles of a transposed A for a block of K, of which `done` of `depth` elements are packed: tile i at `to` +
 // i * `step`.
@@ -200,7 +209,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const T* b = args.k > 0 ? args.b + batch * args.stride_b : (const T*)finished;
   const GemmEpilogue<T> epilogue = gemm_epilogue(args, batch);
   const int64_t rows = block.row_end - block.row_begin;
-  const bool single = kWidth == 16 && !gemm_far_caches && args.k * args.lda * (int64_t)sizeof(T) <= kGemmSingleBytes;
+  const bool single = gemm_packs_single(args, block.col_end - block.col_begin);
   const int64_t group = single ? 1 : kGemmGroupTiles;
   const GemmStrip shape = kGemmStrips[args.trans_a && !single];
   const int64_t depth = gemm_depth((args.k + P::kPer - 1) / P::kPer, shape.depth) * P::kPer;
@@ -209,7 +218,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const bool b_in_place = !kNarrow<T> && !args.trans_b &&
                           (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats || args.ldb <= kGemmInPlaceRow);
   bool packed_ahead = false;  // the panel of B that comes next
-  const bool copy_a = gemm_rows_fight<P>(args) && block.col_end - block.col_begin > (kGemmPackPanels - 1) * kGemmTileCols;
+  const bool copy_a = gemm_copies_a<P>(args, rows, block.col_end - block.col_begin);
   const bool packs = args.trans_a && (copy_a || !P::kInMemory || P::kPer > 1);
   GemmGroup<T> coming = {};  // of A's tiles, after the one in use
   const float* in_use = nullptr;

@@ -21,10 +21,12 @@ struct BfPairs {
     return {_mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32)((1ull << n) - 1), p))};
   }
   static inline Vec across(const bf16* row, int64_t ld, bool more, int64_t n) {
-    const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), row));
-    if (!more) return {_mm512_castsi512_ps(low)};
-    const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes_below(n), row + ld));
-    return {_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)))};
+    const __m512i order = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4,
+                                           35, 3, 34, 2, 33, 1, 32, 0);
+    // Half as wide as the vector: a load of 64 bytes would cross lines more often, masked or not.
+    const __m256i even = _mm256_maskz_loadu_epi16(lanes_below(n), row);
+    const __m256i odd = _mm256_maskz_loadu_epi16(more ? lanes_below(n) : 0, row + (more ? ld : 0));
+    return {_mm512_castsi512_ps(_mm512_permutex2var_epi16(_mm512_castsi256_si512(even), order, _mm512_castsi256_si512(odd)))};
   }
   static inline float word(const bf16* p, bool more) {
     const uint32_t bits = p[0].bits | (more ? (uint32_t)p[1].bits << 16 : 0);
