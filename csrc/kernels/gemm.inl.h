@@ -363,7 +363,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             t.copy = packed + (i + 1) % 2 * kGemmTileRows * step;
             t.copy_rows = tile_rows + (i + 1 < longer);
             t.copy_step = step;
-            tile = gemm_tile_of<Step, 2, true, true>(height);
+            tile = gemm_tile_of<Step, 2, true, GemmDoes::copies>(height);
           } else if (i + 1 < tiles && args.trans_a) {  // A of the next tile is fetched
             if (p == 0) gemm_ahead_rows<P>(t, a_tile + height, args.lda * (int64_t)sizeof(T));
           } else if (i + 1 < tiles && p + 1 == (copies ? copy_panel : panel_count)) {  // a line each step
@@ -383,8 +383,11 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
             }
           }
           if (!tile) {
-            if (cols > kWidth) tile = args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height);
-            else tile = args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height);
+            const bool idle = t.ahead == (const char*)&t;
+            if (cols <= kWidth) tile = args.trans_a ? gemm_tile_of<Step, 1, false>(height) : gemm_tile_of<Step, 1, true>(height);
+            else if (!idle) tile = args.trans_a ? gemm_tile_of<Step, 2, false>(height) : gemm_tile_of<Step, 2, true>(height);
+            else if (args.trans_a) tile = gemm_tile_of<Step, 2, false, kGemmIdle>(height);
+            else tile = gemm_tile_of<Step, 2, true, kGemmIdle>(height);
           }
           tile(t);
           if (finish && !ends) gemm_finish(epilogue, finished, kGemmTileCols, row, height, strip + col, cols);

@@ -213,8 +213,10 @@ static inline __attribute__((always_inline)) void gemm_ahead_row(const char*& c,
 }
 
 // One tile of R rows and V vectors. kRows: a row's words of A lie side by side (in place, or
-// copied); otherwise the rows of one k do (transposed as stored, or packed so).
-template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_tile(const GemmTile& t) {
+// copied); otherwise the rows of one k do (transposed as stored, or packed so). kDoes: what it does meanwhile.
+enum class GemmDoes { nothing, fetches, copies };
+template <class Step, int R, int V, bool kRows, GemmDoes kDoes> static void gemm_tile(const GemmTile& t) {
+  constexpr bool kCopies = kDoes == GemmDoes::copies;
   const float* b = t.b;
   const int64_t b_step = t.b_step;
   const int64_t last = t.cols - (V - 1) * kWidth;  // columns in the last vector
@@ -245,7 +247,7 @@ template <class Step, int R, int V, bool kRows, bool kCopies> static void gemm_t
         store(copy, load((const float*)ahead));
         ahead += 4 * kWidth;
         copy += kWidth;
-      } else {
+      } else if (kDoes == GemmDoes::fetches) {
         __builtin_prefetch(ahead, 0, 2);
         if (kGemmAheadLines > 1) __builtin_prefetch(ahead + ahead_second, 0, 2);
         ahead += ahead_step;
@@ -383,13 +385,16 @@ template <class P, int R, bool kRows, GemmPacks kPacks> static void gemm_tile_pa
 using GemmTileFn = void (*)(const GemmTile&);
 
 // Every height has its own instance, so that a short last tile costs what its rows cost.
-template <class Step, int V, bool kRows, bool kCopies = false> static inline GemmTileFn gemm_tile_of(int64_t rows) {
-#define MG_ROWS(r) &gemm_tile<Step, (r < kGemmTileRows ? r : kGemmTileRows), V, kRows, kCopies>
+template <class Step, int V, bool kRows, GemmDoes kDoes = GemmDoes::fetches> static inline GemmTileFn gemm_tile_of(int64_t rows) {
+#define MG_ROWS(r) &gemm_tile<Step, (r < kGemmTileRows ? r : kGemmTileRows), V, kRows, kDoes>
   static constexpr GemmTileFn table[12] = {MG_ROWS(1), MG_ROWS(2), MG_ROWS(3), MG_ROWS(4),  MG_ROWS(5),  MG_ROWS(6),
                                            MG_ROWS(7), MG_ROWS(8), MG_ROWS(9), MG_ROWS(10), MG_ROWS(11), MG_ROWS(12)};
 #undef MG_ROWS
   return table[rows - 1];
 }
+// With nothing to fetch, a tile of AVX2 is better off without the two instructions of a step: with them it has four a cycle. The
+// others ask for a line that is at hand.
+constexpr GemmDoes kGemmIdle = kWidth == 8 ? GemmDoes::nothing : GemmDoes::fetches;
 // Tiles that pack are the four highest, where words are in memory and registers are left; null otherwise.
 constexpr int64_t kGemmPackingHeights = 4;
 template <class P, bool kRows, GemmPacks kPacks> static inline GemmTileFn gemm_tile_packing_of(int64_t rows) {
