@@ -101,9 +101,8 @@ constexpr int64_t kGemmPackPanels = 2;
 // once and in stretches; and so where a tile uses a piece of each cache line only, in blocks of more than a group of tiles and
 // this many columns.
 constexpr int64_t kGemmFarRow = 1024, kGemmFarCols = 96;
-template <class P>
-static inline bool gemm_copies_a(const GemmArgs<typename P::Element>& args, int64_t rows, int64_t cols) {
-  const int64_t row = args.lda * (int64_t)sizeof(typename P::Element);
+template <class T> static inline bool gemm_copies_a(const GemmArgs<T>& args, int64_t rows, int64_t cols) {
+  const int64_t row = args.lda * (int64_t)sizeof(T);
   const bool far = args.trans_a && row > kGemmFarRow;
   if (row % (args.trans_a ? 2048 : 4096) == 0 || (far && gemm_far_caches)) return cols > (kGemmPackPanels - 1) * kGemmTileCols;
   return far && kWidth < 16 && rows > kGemmGroupRows && cols >= kGemmFarCols;
@@ -218,7 +217,7 @@ static void gemm_block_product(const GemmArgs<typename P::Element>& args, const 
   const bool b_in_place = !kNarrow<T> && !args.trans_b &&
                           (tiles <= kGemmInPlaceTiles || args.k * args.ldb <= kGemmInPlaceFloats || args.ldb <= kGemmInPlaceRow);
   bool packed_ahead = false;  // the panel of B that comes next
-  const bool copy_a = gemm_copies_a<P>(args, rows, block.col_end - block.col_begin);
+  const bool copy_a = gemm_copies_a(args, rows, block.col_end - block.col_begin);
   const bool packs = args.trans_a && (copy_a || !P::kInMemory || P::kPer > 1);
   GemmGroup<T> coming = {};  // of A's tiles, after the one in use
   const float* in_use = nullptr;

@@ -215,6 +215,48 @@ TEST_CASE("the reference of attention backward agrees with central differences")
     }
 }
 
+// Of two keys with scores 0 and -x the second weighs e^-x / (1 + e^-x). With t = x log2 e, the kernel's t is off by one rounding
+// and by that of its log2 e (a quarter of one), its 2^-t by 1.9e-7 more (simd/math.h); sum, reciprocal and product are one rounding
+// each. Below the smallest normal the weight is 0.
+TEST_CASE("attention: what a score weighs is as accurate as the exponential allows") {
+  for (const mg::Target& target : mg::targets()) {
+    if (!target.supported) continue;
+    for (int64_t width : {1, 8, 16, 64})
+      for (bool one_query : {false, true}) {
+        constexpr int64_t kRows = 4000;
+        Config c;
+        c.seqs.assign(one_query ? kRows : 1, Sequence{one_query ? 1 : kRows, 2});
+        c.heads = c.kv_heads = 1, c.k_dim = c.v_dim = width, c.causal = false;
+        Problem<float> p(c);
+        p.args.fwd.scale = 1;
+        std::fill(p.q.begin(), p.q.end(), 0.0f);
+        for (int64_t row = 0; row < kRows; ++row)
+          p.q[static_cast<size_t>(row * width)] = static_cast<float>(row < 1000 ? row / 1000.0 : (row - 1000) / 33.0);
+        for (size_t s = 0; s < p.k_start.size(); ++s)
+          for (int64_t i = 0; i < 2 * width; ++i) {
+            const size_t at = static_cast<size_t>(p.k_start[s] * width + i);
+            p.k[at] = i == width ? -1.0f : 0.0f;
+            p.v[at] = i < width ? 0.0f : 1.0f;
+          }
+        REQUIRE(forward(*target.table(), p));
+        double worst = 0;  // of what is allowed
+        for (int64_t row = 0; row < kRows; ++row) {
+          const double x = static_cast<double>(p.q[static_cast<size_t>(row * width)]), t = x / std::log(2.0);
+          const double weight = std::exp(-x) / (1 + std::exp(-x)), least = std::ldexp(1.0, -126);
+          const double allowed = (1.9e-7 + std::log(2.0) * std::ldexp(t, -24) * 1.25 + 3 * std::ldexp(1.0, -24)) * weight;
+          for (int64_t i = 0; i < width; ++i) {
+            const double got = static_cast<double>(p.o[static_cast<size_t>(row * width + i)]);
+            if (std::fabs(t - 126) < 1e-3) continue;
+            if (weight < least) CHECK(got == 0);
+            else worst = std::max(worst, std::fabs(got - weight) / allowed);
+          }
+        }
+        INFO(std::string(target.name) << ", " << width << " wide, " << (one_query ? "a query each" : "together"));
+        CHECK(worst < 1);
+      }
+  }
+}
+
 // Nobody holds the scores of all pairs: what a share needs, and what is kept between kernels, grows with T and not with T^2.
 TEST_CASE_TEMPLATE("attention's memory is linear in the number of tokens", T, float, mg::bf16) {
   struct Heads {
