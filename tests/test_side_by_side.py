@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -265,3 +266,29 @@ def test_an_optimizer_whose_parameters_were_frozen_or_taken_says_so():
     before.feed(1, 0.1)
     with pytest.raises(UsageError, match=r"parameter 'linears.0.weight' was given to another optimizer"):
         before.launch()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_and_its_optimizer_are_copied_together(dtype):
+    """The copy goes on as the original does, and neither moves the other."""
+
+    def train(model: Attention, optimizer: Optimizer, steps: range) -> dict[str, bytes]:
+        for step in steps:
+            optimizer.feed(step, 0.01)
+            x = ops.cast(tensor(numbers(sum(LENGTHS), WIDTH, seed=step).astype(np.float32)), dtype)
+            loss = ops.cast(model(x, Ctx(Layout.packed(LENGTHS)), residual=x), "float32").sum()
+            loss.backward()
+            optimizer.launch(loss)
+            assert optimizer.finite()
+        weights = {name: p.data.numpy().tobytes() for name, p in model.named_parameters()}
+        return weights | {name: array.tobytes() for name, array in optimizer.arrays().items()}
+
+    model = attention(dtype)
+    optimizer = Optimizer(model, AdamW(), decay_groups(0.1), max_norm=1.0)
+    train(model, optimizer, range(1, 4))
+    twin, its_own = copy.deepcopy((model, optimizer))
+    before = train(twin, its_own, range(0))
+    after = train(model, optimizer, range(4, 7))
+    assert before == train(twin, its_own, range(0)) and before != after
+    assert train(twin, its_own, range(4, 7)) == after
+    assert train(model, optimizer, range(0)) == after

@@ -5,8 +5,10 @@ One kernel then updates a whole group, and clipping, checkpoints and (later) all
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .. import _kernels as k
 from ..errors import ConfigError, UsageError
@@ -83,8 +85,6 @@ class Arenas:
         self.size = offset
         self.params = self.new()
         self.rounded = None if stored == self.dtype else self.new(stored)
-        self.slots = []
-        self._held: list[tuple[str, Parameter, Array]] = []
         for bucket in buckets:
             for name, parameter in bucket:
                 place, shape = self.places[name]
@@ -98,12 +98,30 @@ class Arenas:
                 parameter.data = view
         k.trim_pool()  # the blocks that the parameters left: a model's worth of memory, and nothing will ask for it
         self.grads = self.new()
-        for bucket in buckets:
-            for name, parameter in bucket:
-                assert parameter.slot is not None
-                parameter.slot.array = self.view(self.grads, name)
-                self.slots.append(parameter.slot)
-                self._held.append((name, parameter, parameter.slot.array))
+        self._hold([pair for bucket in buckets for pair in bucket])
+
+    def _hold(self, named: Sequence[tuple[str, Parameter]]) -> None:
+        """Point the gradient slots of parameters into `grads`."""
+        self.slots = []
+        self._held: list[tuple[str, Parameter, Array]] = []
+        for name, parameter in named:
+            assert parameter.slot is not None
+            parameter.slot.array = self.view(self.grads, name)
+            self.slots.append(parameter.slot)
+            self._held.append((name, parameter, parameter.slot.array))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Arenas:
+        """The arenas of the copied parameters: of the model that is copied in the same call. Copied one by one, the
+        arrays would belong to nobody, and the model's copy would never move."""
+        other: Arenas = memo.setdefault(id(self), object.__new__(Arenas))
+        for name in ("dtype", "places", "segments", "size", "params", "rounded", "grads"):
+            setattr(other, name, copy.deepcopy(getattr(self, name), memo))
+        stored = other.params if other.rounded is None else other.rounded
+        named = [(name, copy.deepcopy(parameter, memo)) for name, parameter, _ in self._held]
+        for name, parameter in named:
+            parameter.data = other.view(stored, name)
+        other._hold(named)
+        return other
 
     def new(self, dtype: str | None = None) -> Array:
         """Another arena of the same layout, zeroed (the padding must stay finite)."""
