@@ -14,7 +14,7 @@ from microgpt.io import safetensors
 from microgpt.models.decoder import Decoder
 from microgpt.models.families import FAMILIES
 from microgpt.models.pretrained import save_decoder
-from microgpt.tensor import numpy_dtype
+from microgpt.tensors import numpy_dtype
 from microgpt.tokenizers.char import CharTokenizer
 from tests.format_tools import theirs
 from tests.tiny_families import BASE

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from microgpt import _kernels as k
-from microgpt.tensor import numpy_dtype
+from microgpt.tensors import numpy_dtype
 
 BF16 = numpy_dtype("bfloat16")
 ISAS = [name for name, supported in k.isas() if supported]

@@ -29,7 +29,7 @@ from microgpt.nn.rope import RopeSpec
 from microgpt.nn.spec import BlockSpec, NormSpec
 from microgpt.optim import AdamW, Optimizer, Sgd, UpdateRule, decay_groups
 from microgpt.program import Program
-from microgpt.tensor import Tensor, numpy_dtype
+from microgpt.tensors import Tensor, numpy_dtype
 
 from .opcases.bounds import U16
 

@@ -32,7 +32,7 @@ from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.nn.module import edit
 from microgpt.program import Program
 from microgpt.state.contiguous import ContiguousStates
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 from tests.variants import (
     CONTEXT,
     HEAD_DIM,

@@ -12,7 +12,7 @@ from microgpt.errors import ShapeError, UsageError
 from microgpt.nn.linear import Adapter, Linear, project
 from microgpt.program import Program
 from microgpt.qtensor import Q_TYPES, QTensor
-from microgpt.tensor import Tensor, numpy_dtype, tensor
+from microgpt.tensors import Tensor, numpy_dtype, tensor
 
 ISAS = [name for name, supported in k.isas() if supported]
 WIDTHS = (96, 33, 1, 0, 31, 160)  # of outputs: whole panels and not, none, more than one kernel takes

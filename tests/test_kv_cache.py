@@ -25,7 +25,7 @@ from microgpt.models.presets import MODELS
 from microgpt.nn.mixers.attention import AttentionSpec
 from microgpt.state.contiguous import ContiguousStates
 from microgpt.state.spec import KVSpec
-from microgpt.tensor import Tensor, numpy_dtype
+from microgpt.tensors import Tensor, numpy_dtype
 from microgpt.tokenizers.char import CharTokenizer
 from tests.cli_tools import run
 from tests.format_tools import a_model

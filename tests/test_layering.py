@@ -20,7 +20,7 @@ LINES = [
     ["models", "optim", "data", "tokenizers", "io"],
     ["nn"],
     ["state"],
-    ["tensor", "qtensor", "kvrows", "autograd", "ops", "program", "errors", "registry", "filters", "system"],
+    ["tensors", "qtensor", "kvrows", "autograd", "ops", "program", "errors", "registry", "filters", "system"],
     ["_kernels"],
 ]
 # models reads and writes its files; data writes token shards with their tokenizer; the bottom line is one piece.

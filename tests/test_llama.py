@@ -19,7 +19,7 @@ from microgpt.nn import Ctx, Layout
 from microgpt.nn.positions import STRETCH, covered, rope_frequencies, rope_tables
 from microgpt.nn.rope import RopeScaling, RopeSpec
 from microgpt.state.contiguous import ContiguousStates
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 
 read, write = FAMILIES.get("llama").read, FAMILIES.get("llama").write
 TINY = {

@@ -26,7 +26,7 @@ from microgpt.nn.linear import Adapter, GroupedLinear
 from microgpt.nn.module import edit
 from microgpt.optim import AdamW, Optimizer, decay_groups
 from microgpt.program import Program
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 from tests.variants import VARIANTS, logits, loss_of, make
 
 ISAS = [name for name, supported in k.isas() if supported]

@@ -17,7 +17,7 @@ import microgpt
 from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.ops import loss, raw
-from microgpt.tensor import Tensor, numpy_dtype, wide
+from microgpt.tensors import Tensor, numpy_dtype, wide
 
 from .opcases import assert_close
 from .opcases.bounds import U32, gamma, softmax_relative

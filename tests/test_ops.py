@@ -10,7 +10,7 @@ import pytest
 
 from microgpt import _kernels as k
 from microgpt.ops import OPS
-from microgpt.tensor import Tensor, numpy_dtype
+from microgpt.tensors import Tensor, numpy_dtype
 
 from .opcases import CASES, ERRORS, RULES, Case, ErrorCase, assert_close, flat, run
 from .opcases.bounds import U16, U32, U64

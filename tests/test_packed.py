@@ -17,7 +17,7 @@ from microgpt.models.kept import from_packed
 from microgpt.models.pretrained import open_checkpoint, take
 from microgpt.models.quantized import Scheme, places, weights_of
 from microgpt.qtensor import QTensor
-from microgpt.tensor import numpy_dtype
+from microgpt.tensors import numpy_dtype
 from tests import packed_tools as made
 from tests.format_tools import a_model, mlx
 from tests.packed_tools import KINDS, folder_of

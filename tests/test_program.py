@@ -15,7 +15,7 @@ from microgpt import ops
 from microgpt.autograd import no_grad
 from microgpt.errors import DTypeError, RecordingError, ShapeError
 from microgpt.program import Program
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 
 Numbers = np.ndarray[Any, Any]
 VOCAB, WIDTH, TOKENS = 37, 24, 19

@@ -11,7 +11,7 @@ import pytest
 from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.program import Program
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 
 Numbers = np.ndarray[Any, Any]
 

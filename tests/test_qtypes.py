@@ -15,7 +15,7 @@ from microgpt.io import ggml
 from microgpt.io.stored import Stored
 from microgpt.models.quantized import restored
 from microgpt.qtensor import GGUF_TYPES, NESTED, Q_TYPES, QTensor
-from microgpt.tensor import numpy_dtype, tensor
+from microgpt.tensors import numpy_dtype, tensor
 from tests.test_gguf import STORED
 
 NF4 = np.linspace(-1.0, 1.0, 16, dtype=np.float32) ** 3

@@ -36,7 +36,7 @@ from microgpt.optim.groups import named_groups
 from microgpt.optim.rules import AdamW
 from microgpt.qtensor import Q_TYPES, QTensor
 from microgpt.state.contiguous import ContiguousStates
-from microgpt.tensor import Room, Tensor, numpy_dtype, tensor
+from microgpt.tensors import Room, Tensor, numpy_dtype, tensor
 from microgpt.tokenizers.char import CharTokenizer
 from tests.tiny_families import BASE
 

@@ -34,7 +34,7 @@ from microgpt.program import Program
 from microgpt.qtensor import GGUF_TYPES, Q_TYPES, QTensor
 from microgpt.quantization.quantize import LEAST_ROWS, quantize_calibrated
 from microgpt.state.contiguous import ContiguousStates
-from microgpt.tensor import Tensor, numpy_dtype, tensor
+from microgpt.tensors import Tensor, numpy_dtype, tensor
 from microgpt.tokenizers.char import CharTokenizer
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests import packed_tools

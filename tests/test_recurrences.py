@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from microgpt import _kernels as k
 from microgpt import ops
 from microgpt.errors import UsageError
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 
 from .opcases import RULES, assert_close
 from .opcases.bounds import U32

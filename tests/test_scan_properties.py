@@ -12,7 +12,7 @@ import pytest
 from microgpt import _kernels as k
 from microgpt import no_grad
 from microgpt.ops import OPS
-from microgpt.tensor import Tensor, numpy_dtype, wide
+from microgpt.tensors import Tensor, numpy_dtype, wide
 
 from .opcases import RULES, Case, assert_close, run
 from .opcases.bounds import U32

@@ -25,7 +25,7 @@ from microgpt.optim.arena import Arenas, decay_groups
 from microgpt.optim.optimizer import Optimizer
 from microgpt.optim.rules import AdamW
 from microgpt.program import Program
-from microgpt.tensor import Tensor, tensor
+from microgpt.tensors import Tensor, tensor
 
 WIDTH, LENGTHS = 32, (5, 11)
 

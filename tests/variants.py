@@ -23,7 +23,7 @@ from microgpt.nn.module import Parameter
 from microgpt.nn.rope import RopeScaling, RopeSpec
 from microgpt.nn.spec import SPECS, BlockSpec, LayerSpec, NormSpec
 from microgpt.ops.raw import ACTS
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 
 VOCAB, WIDTH, HEADS, HEAD_DIM, CONTEXT, TOKENS = 29, 24, 4, 6, 32, 21
 RMS = NormSpec("rms", bias=False)

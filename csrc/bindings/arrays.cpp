@@ -25,7 +25,10 @@ int to_shape(py::handle shape, int64_t* sizes) {
     sizes[0] = number(shape);
     return 1;
   }
-  if (!PyTuple_CheckExact(shape.ptr())) return to_shape(py::tuple(py::reinterpret_borrow<py::object>(shape)), sizes);
+  if (!PyTuple_CheckExact(shape.ptr())) {  // of a list, or of a class of tuples: the plain tuple
+    const py::list items(py::reinterpret_borrow<py::object>(shape));
+    return to_shape(py::reinterpret_steal<py::object>(PyList_AsTuple(items.ptr())), sizes);
+  }
   const Py_ssize_t rank = PyTuple_GET_SIZE(shape.ptr());
   if (rank > kMaxRank) throw shape_error("at most " + std::to_string(kMaxRank) + " axes");
   for (Py_ssize_t i = 0; i < rank; ++i) sizes[i] = number(PyTuple_GET_ITEM(shape.ptr(), i));
@@ -135,7 +138,7 @@ void copy_from(Array& array, const py::handle& value) {
   if (checked.array.size() != array.size)
     throw shape_error("copy_from: expected " + std::to_string(array.size) + " elements, got " +
                       std::to_string(checked.array.size()));
-  memcpy(array.data, checked.array.data(), array.bytes());
+  memmove(array.data, checked.array.data(), array.bytes());  // it may be a view of the same memory
 }
 
 double item(const Array& array, int64_t index) {
@@ -197,12 +200,29 @@ Array empty_like(const Array& array) { return make_array(array.dtype, array.shap
 
 }  // namespace
 
-void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name) {
+void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name, bool now) {
   const int32_t* p = in<int32_t>(&ids, ids.size, op, name);
-  for (int64_t i = 0; i < ids.size; ++i)
-    if (p[i] < low || p[i] >= high)
-      throw shape_error(std::string(op) + ": `" + name + "` must be in [" + std::to_string(low) + ", " +
-                        std::to_string(high) + "), got " + std::to_string(p[i]) + " at position " + std::to_string(i));
+  const auto check = [=, size = ids.size] {
+    for (int64_t i = 0; i < size; ++i)
+      if (p[i] < low || p[i] >= high)
+        throw shape_error(std::string(op) + ": `" + name + "` must be in [" + std::to_string(low) + ", " +
+                          std::to_string(high) + "), got " + std::to_string(p[i]) + " at position " + std::to_string(i));
+  };
+  check_each_time("ids", {&ids}, {low, high}, check, now);
+}
+
+int64_t check_starts(const Array& starts, int64_t rows, const char* op, const char* name, const char* unit) {
+  if (starts.size < 1) throw shape_error(std::string(op) + ": `" + name + "` must not be empty");
+  const int32_t* at = in<int32_t>(&starts, 1, op, name);
+  const int64_t count = starts.size - 1;
+  const auto check = [=] {
+    if (at[0] != 0 || at[count] != rows)
+      throw shape_error(std::string(op) + ": `" + name + "` must run from 0 to the " + std::to_string(rows) + " rows");
+    for (int64_t i = 0; i < count; ++i)
+      if (at[i + 1] < at[i]) throw shape_error(std::string(op) + ": `" + name + "` falls at " + unit + " " + std::to_string(i));
+  };
+  check_each_time("starts", {&starts}, {rows}, check);
+  return count;
 }
 
 void register_arrays(py::module_& m) {
@@ -221,12 +241,6 @@ void register_arrays(py::module_& m) {
   define<&broadcast_shape>(m, "broadcast_shape", py::arg("name"), py::arg("a"), py::arg("b"),
                            "NumPy's broadcasting rule for two shapes. Raises ShapeError naming the op.");
   m.def("from_numpy", &copy_of, py::arg("values"), "A copy of a NumPy array (any strides, native byte order).");
-  m.def("check_ids",
-        [](const Array& ids, int64_t low, int64_t high, const std::string& op, const std::string& name) {
-          check_ids(ids, low, high, op.c_str(), name.c_str());
-        },
-        py::arg("ids"), py::arg("low"), py::arg("high"), py::arg("op"), py::arg("name"),
-        "Raise ShapeError unless every int32 id is in [low, high).");
 }
 
 }  // namespace mg::bindings

@@ -225,19 +225,20 @@ Made linear_joined(const Array& x, py::handle weights, py::handle biases) {
 struct Weight {
   const Array* data;
   QWeight w;
+  py::object held;  // what `data` points into
 };
 Weight weight_in(PyObject* given, const char* op) {
   static PyObject *const data_name = PyUnicode_InternFromString("data"), *const sizes_name = PyUnicode_InternFromString("sizes");
   const py::object data = py::reinterpret_steal<py::object>(PyObject_GetAttr(given, data_name));
   const py::object sizes = py::reinterpret_steal<py::object>(data ? PyObject_GetAttr(given, sizes_name) : nullptr);
   if (!sizes) throw py::error_already_set();
-  const Array* const array = unwrap(data.ptr());  // which the weight holds
+  const Array* const array = unwrap(data.ptr());
   int64_t numbers[4] = {};
   if (!array || !PyTuple_Check(sizes.ptr()) || PyTuple_GET_SIZE(sizes.ptr()) != 4)
     throw py::type_error(std::string(op) + ": a weight has `data`, and `sizes` (type, n, k, group)");
   for (int i = 0; i < 4; ++i) numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(sizes.ptr(), i));
   if (PyErr_Occurred()) throw py::error_already_set();
-  return {array, weight_of(*array, (int)numbers[0], numbers[1], numbers[2], numbers[3], op)};
+  return {array, weight_of(*array, (int)numbers[0], numbers[1], numbers[2], numbers[3], op), data};
 }
 
 // Weights of which this is true take the same activations.
@@ -354,6 +355,7 @@ Made normalize(const Array& x, const Array* weight, const Array* bias, double ep
   const char* op = center ? "layer_norm" : "rms_norm";
   const std::pair<const char*, const Array*> given[] = {{"x", &x}, {"weight", weight}, {"bias", bias}};
   for (const auto& [name, array] : given) check_like(array, op, name, x, "x");
+  not_negative(eps, op, "eps");
   const int64_t cols = x.rank ? x.dim(-1) : 0;
   if (cols < 1) refuse(op, "x", "a last axis of at least 1", x);
   check_shape(weight, &cols, 1, op, "weight");

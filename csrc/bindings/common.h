@@ -2,6 +2,7 @@
 // Shapes are validated once, in the Python ops; here sizes are checked again so that no mistake above becomes a stray write.
 #pragma once
 #include <pybind11/pybind11.h>
+#include <cmath>
 #include <string>
 #include <type_traits>
 
@@ -64,6 +65,16 @@ template <class T> T* out(const Array* array, int64_t size, const char* op, cons
   return out_opt<T>(array, size, op, name);
 }
 
+inline double finite(double value, const char* op, const char* name) {
+  if (!std::isfinite(value)) throw usage_error(std::string(op) + ": `" + name + "` must be finite, got " + std::to_string(value));
+  return value;
+}
+inline double not_negative(double value, const char* op, const char* name) {
+  if (!(finite(value, op, name) >= 0))
+    throw usage_error(std::string(op) + ": `" + name + "` must be at least 0, got " + std::to_string(value));
+  return value;
+}
+
 // One of an enumeration that ends with `last`.
 template <class E> E choice(int value, E last, const char* op, const char* name) {
   if (value < 0 || value > (int)last)
@@ -118,11 +129,26 @@ void check_like(const Array* array, const char* op, const char* name, const Arra
 // A weight (n, k) of a quantized type in `data`, or the first of so many that follow each other there, checked.
 QWeight weight_of(const Array& data, int type, int64_t n, int64_t k, int64_t group, const char* op, int64_t experts = 1);
 
-// Throws unless every id is in [low, high).
-void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name);
+// Runs `check` now and, of what is being recorded, before each replay: what arrays of indices say changes between. `check` holds
+// plain values, and names that live for good. Those of equal arrays and `numbers` are one.
+template <class Check>
+void check_each_time(const char* what, std::initializer_list<const Array*> arrays, std::initializer_list<int64_t> numbers,
+                     const Check& check, bool now = true) {
+  if (now) check();
+  Program* const program = recording();
+  if (!program) return;
+  std::string key = what;
+  for (const Array* array : arrays) key += " " + std::to_string((size_t)array->data) + " " + std::to_string(array->size);
+  for (const int64_t number : numbers) key += " " + std::to_string(number);
+  program->append_check(key, arrays, check);
+}
 
-// Throws unless q_start (S + 1) runs from 0 to `rows` and never falls.
-void check_starts(const Array& q_start, int64_t rows, const char* op);
+// Throws unless every id is in [low, high). Not now: where they are fed only after the recording.
+void check_ids(const Array& ids, int64_t low, int64_t high, const char* op, const char* name, bool now = true);
+
+// Throws unless `starts` (S + 1) run from 0 to `rows` and never fall; gives S.
+int64_t check_starts(const Array& starts, int64_t rows, const char* op, const char* name = "q_start",
+                     const char* unit = "sequence");
 
 }  // namespace mg::bindings
 

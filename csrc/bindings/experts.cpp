@@ -31,7 +31,8 @@ void route_weights(const Array& logits, const Array& ids, int64_t experts, int64
     args.logits = in<T>(&logits, tokens * experts, op, "logits");
     args.ids = in<int32_t>(&ids, weights, op, "ids");
     args.tokens = tokens, args.experts = experts, args.chosen = chosen;
-    args.scale = scale, args.eps = eps, args.score = choice(score, Score::sigmoid, op, "score"), args.renormalize = renormalize;
+    args.scale = finite(scale, op, "scale"), args.eps = not_negative(eps, op, "eps");
+    args.score = choice(score, Score::sigmoid, op, "score"), args.renormalize = renormalize;
     args.accumulate = accumulate;
     if (dx) {
       args.dy = in<T>(dy, weights, op, "dy");
@@ -107,12 +108,8 @@ void combine_dot(const Array& x, const Array& place, const Array& dy, const Arra
 
 // offsets (E + 1) run from 0 to `rows` and never fall.
 const int32_t* check_offsets(const Array& offsets, int64_t rows, const char* op) {
-  const int32_t* at = in<int32_t>(&offsets, 1, op, "offsets");
-  if (at[0] != 0 || at[offsets.size - 1] != rows)
-    throw shape_error(std::string(op) + ": `offsets` must run from 0 to the " + std::to_string(rows) + " rows");
-  for (int64_t e = 1; e < offsets.size; ++e)
-    if (at[e] < at[e - 1]) throw shape_error(std::string(op) + ": `offsets` falls at expert " + std::to_string(e - 1));
-  return at;
+  check_starts(offsets, rows, op, "offsets", "expert");
+  return offsets.as<int32_t>();
 }
 
 template <class T> void give_output(const Array& c, int64_t size, const char* op, T** narrow, Wide<T>** wide) {
@@ -126,7 +123,8 @@ void grouped_linear(const Array& a, const Array& b, const Array& c, const Array&
     using T = decltype(t);
     const char* op = "grouped_linear";
     if (n < 0 || k < 0 || offsets.size < 1) throw shape_error("grouped_linear: negative size, or no offsets");
-    const int64_t experts = offsets.size - 1, rows = n > 0 ? c.size / n : k > 0 ? a.size / k : offsets.as<int32_t>()[experts];
+    const int64_t experts = offsets.size - 1, last = in<int32_t>(&offsets, 1, op, "offsets")[experts];
+    const int64_t rows = n > 0 ? c.size / n : k > 0 ? a.size / k : last;
     GroupedArgs<T> args{};
     args.offsets = check_offsets(offsets, rows, op);
     args.a = in<T>(&a, checked_mul(rows, k), op, "a");
@@ -147,10 +145,10 @@ void grouped_weight(const Array& a, const Array* b, const Array& c, const Array&
     if (m < 0 || n < 0 || offsets.size < 1) throw shape_error("grouped_weight: negative size, or no offsets");
     const int64_t experts = offsets.size - 1, rows = m > 0 ? a.size / m : 0;
     GroupedWeightArgs<T> args{};
-    args.offsets = m > 0 ? check_offsets(offsets, rows, op) : offsets.as<int32_t>();
+    args.offsets = m > 0 ? check_offsets(offsets, rows, op) : in<int32_t>(&offsets, 1, op, "offsets");
     args.a = in<T>(&a, checked_mul(rows, m), op, "a");
     args.b = in_opt<T>(b, checked_mul(rows, n), op, "b");
-    give_output<T>(c, checked_mul(experts, checked_mul(m, n)), op, &args.c, &args.wide_c);
+    give_output<T>(c, checked_mul(experts, b ? checked_mul(m, n) : m), op, &args.c, &args.wide_c);
     args.rows = rows, args.m = m, args.n = n, args.experts = experts, args.accumulate = accumulate;
     if (b) MG_RUN(grouped_weight, T, args, &a, b, to(c), &offsets);
     else MG_RUN(grouped_sum, T, args, &a, to(c), &offsets);

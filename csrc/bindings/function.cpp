@@ -66,6 +66,14 @@ int64_t to_int(const Signature& signature, size_t index, PyObject* value) {
   return number;
 }
 
+int to_int32(const Signature& signature, size_t index, PyObject* value) {
+  const int64_t number = to_int(signature, index, value);
+  if (number != (int)number)
+    throw usage_error(std::string(signature.name) + ": `" + PyUnicode_AsUTF8(signature.names[index]) +
+                      "` expected an int of 32 bits, got " + std::to_string(number));
+  return (int)number;
+}
+
 uint64_t to_uint(const Signature& signature, size_t index, PyObject* value) {
   const py::object number = py::reinterpret_steal<py::object>(PyNumber_Index(value));
   const unsigned long long bits = number ? PyLong_AsUnsignedLongLong(number.ptr()) : 0;
@@ -89,12 +97,15 @@ bool to_bool(const Signature& signature, size_t index, PyObject* value) {
 
 Sizes to_sizes(const Signature& signature, size_t index, PyObject* value) {
   if (!PyList_Check(value) && !PyTuple_Check(value)) refuse_argument(signature, index, "a list of ints", value);
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(value);
+  // A number of a class of its own may change the list while it is read.
+  const py::object items = py::reinterpret_steal<py::object>(PyTuple_CheckExact(value) ? Py_NewRef(value) : PySequence_Tuple(value));
+  if (!items) throw py::error_already_set();
+  const Py_ssize_t count = PyTuple_GET_SIZE(items.ptr());
   if (count > kMaxDims)
     throw shape_error(std::string(signature.name) + ": at most " + std::to_string(kMaxDims) + " axes");
   Sizes sizes;
   sizes.count = (int32_t)count;
-  for (Py_ssize_t i = 0; i < count; ++i) sizes.at[i] = to_int(signature, index, PySequence_Fast_GET_ITEM(value, i));
+  for (Py_ssize_t i = 0; i < count; ++i) sizes.at[i] = to_int(signature, index, PyTuple_GET_ITEM(items.ptr(), i));
   return sizes;
 }
 

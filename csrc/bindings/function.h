@@ -33,6 +33,7 @@ void arrange(const Signature& signature, PyObject* const* given, Py_ssize_t posi
 void set_python_error();  // of the C++ exception that is being handled
 
 int64_t to_int(const Signature& signature, size_t index, PyObject* value);
+int to_int32(const Signature& signature, size_t index, PyObject* value);
 uint64_t to_uint(const Signature& signature, size_t index, PyObject* value);
 double to_double(const Signature& signature, size_t index, PyObject* value);
 bool to_bool(const Signature& signature, size_t index, PyObject* value);
@@ -46,7 +47,7 @@ template <class T> struct Argument;
     static Type read(const Signature& s, size_t i, PyObject* v) { return (Type)function(s, i, v); } \
   };
 MG_ARGUMENT(int64_t, "int", to_int)
-MG_ARGUMENT(int, "int", to_int)
+MG_ARGUMENT(int, "int", to_int32)
 MG_ARGUMENT(uint64_t, "int", to_uint)
 MG_ARGUMENT(double, "float", to_double)
 MG_ARGUMENT(bool, "bool", to_bool)

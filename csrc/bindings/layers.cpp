@@ -48,7 +48,7 @@ void norm(const Array& x, const Array& y, const Array& rstd, int64_t cols, doubl
     NormArgs<T> args{in<T>(&x, x.size, "norm", "x"), in_opt<T>(weight, cols, "norm", "weight"),
                      in_opt<T>(bias, cols, "norm", "bias"), out<T>(&y, x.size, "norm", "y"),
                      out_opt<Wide<T>>(mean, rows, "norm", "mean"), out<Wide<T>>(&rstd, rows, "norm", "rstd"),
-                     rows, cols, eps, mean != nullptr};
+                     rows, cols, not_negative(eps, "norm", "eps"), mean != nullptr};
     MG_RUN(norm, T, args, &x, weight, bias, to(y), to(mean), to(rstd));
   });
 }
@@ -168,7 +168,7 @@ void softmax(const Array& x, const Array& y, int64_t cols, double scale) {
     if (cols < 1) throw shape_error("softmax: the last axis must not be empty");
     check_rows_of(x, cols, "softmax");
     SoftmaxArgs<T> args{in<T>(&x, x.size, "softmax", "x"), nullptr, out<T>(&y, x.size, "softmax", "y"),
-                        x.size / cols, cols, scale, 0};
+                        x.size / cols, cols, finite(scale, "softmax", "scale"), 0};
     MG_RUN(softmax, T, args, each(x), to(y));
   });
 }
@@ -197,7 +197,23 @@ KvType kv_type(const Array& cache, const char* op) {
   throw dtype_error(std::string(op) + ": keys and values are float32, bfloat16 or codes in uint8, not " + dtype_name(cache.dtype));
 }
 
-// Fills the arguments shared by forward and backward, and checks that no sequence reaches outside its arrays.
+// Throws if a sequence reaches outside its arrays.
+template <class T> void check_sequences(const AttentionArgs<T>& args) {
+  if (args.q_start[0] != 0 || args.q_start[args.seqs] != args.q_rows)
+    throw shape_error("attention: `q_start` must run from 0 to the " + std::to_string(args.q_rows) + " query rows");
+  for (int64_t s = 0; s < args.seqs; ++s) {
+    const int64_t start = args.k_start[s], length = args.k_len[s];
+    if (args.q_start[s + 1] < args.q_start[s])
+      throw shape_error("attention: `q_start` falls at sequence " + std::to_string(s));
+    if (start < 0 || length < 0 || start + length > args.k_rows)
+      throw shape_error("attention: sequence " + std::to_string(s) + " has keys " + std::to_string(start) + ".." +
+                        std::to_string(start + length) + " of " + std::to_string(args.k_rows));
+    if (args.q_start[s + 1] - args.q_start[s] > length)
+      throw shape_error("attention: sequence " + std::to_string(s) + " has more queries than keys");
+  }
+}
+
+// Fills the arguments shared by forward and backward, and checks them.
 template <class T>
 AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, const Array& o, const Array* lse,
                                 const Array& q_start, const Array& k_start, const Array& k_len, AttentionShape shape,
@@ -223,29 +239,18 @@ AttentionArgs<T> attention_args(const Array& q, const Array& k, const Array& v, 
     args.kv = k.dtype == q.dtype ? KvType::same : kv_type(k, op);
     if (v.dtype != k.dtype) throw dtype_error("attention: `v` must be of `k`'s type");
     args.k = k.as<T>(), args.v = v.as<T>();  // which are of `kv`
-    if (v.size < args.k_rows * args.v_stride)
+    if (v.size < checked_mul(args.k_rows, args.v_stride))
       throw shape_error("attention: `v` needs " + std::to_string(args.k_rows * args.v_stride) + " elements, got shape " +
                         shape_text(v.shape, v.rank));
   }
-  args.o = out<T>(&o, args.q_rows * args.o_stride, op, "o");
+  args.o = out<T>(&o, checked_mul(args.q_rows, args.o_stride), op, "o");
   args.lse = out_opt<Wide<T>>(lse, args.q_rows * shape.heads, op, "lse");
   args.q_start = in<int32_t>(&q_start, args.seqs + 1, op, "q_start");
   args.k_start = in<int32_t>(&k_start, args.seqs, op, "k_start");
   args.k_len = in<int32_t>(&k_len, args.seqs, op, "k_len");
   args.alibi = in_opt<Wide<T>>(alibi, shape.heads, op, "alibi");
   args.scale = scale, args.soft_cap = soft_cap, args.window = window, args.causal = causal;
-  if (args.q_start[0] != 0 || args.q_start[args.seqs] != args.q_rows)
-    throw shape_error("attention: `q_start` must run from 0 to the " + std::to_string(args.q_rows) + " query rows");
-  for (int64_t s = 0; s < args.seqs; ++s) {
-    const int64_t start = args.k_start[s], length = args.k_len[s];
-    if (args.q_start[s + 1] < args.q_start[s])
-      throw shape_error("attention: `q_start` falls at sequence " + std::to_string(s));
-    if (start < 0 || length < 0 || start + length > args.k_rows)
-      throw shape_error("attention: sequence " + std::to_string(s) + " has keys " + std::to_string(start) + ".." +
-                        std::to_string(start + length) + " of " + std::to_string(args.k_rows));
-    if (args.q_start[s + 1] - args.q_start[s] > length)
-      throw shape_error("attention: sequence " + std::to_string(s) + " has more queries than keys");
-  }
+  check_each_time("attention", {&q_start, &k_start, &k_len}, {args.q_rows, args.k_rows}, [args] { check_sequences(args); });
   return args;
 }
 
@@ -296,7 +301,7 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
     if (k.dtype != q.dtype) throw dtype_error("attention_backward: keys and values must be of the queries' type");
     args.fwd = attention_args<T>(q, k, v, o, &lse, q_start, k_start, k_len, {heads, kv_heads, k_dim, v_dim, packed}, scale,
                                  causal, window, soft_cap, alibi);
-    check_own_keys(args.fwd);
+    check_each_time("own keys", {&k_start, &k_len}, {}, [fwd = args.fwd] { check_own_keys(fwd); });
     args.d_o = in<T>(&d_o, args.fwd.q_rows * args.fwd.o_stride, op, "d_o");
     args.dq = out<T>(&dq, args.fwd.q_rows * args.fwd.q_stride, op, "dq");
     if (packed) {
@@ -311,13 +316,13 @@ void attention_backward(const Array& q, const Array& k, const Array& v, const Ar
   });
 }
 
-// x (T, heads, width) into rows ids of a cache; ids are not looked at while a step is recorded, as in put_rows.
+// x (T, heads, width) into rows ids of a cache; ids may be anything while a step is recorded, as in put_rows.
 void kv_put(const Array& x, const Array& ids, const Array& cache, int64_t heads, int64_t width, const Array* scales) {
   const char* op = "kv_put";
   if (heads < 1 || width < 1) throw shape_error("kv_put: heads and width must be at least 1");
   if (!cache.writable) throw usage_error("kv_put: the cache is read-only");
   const int64_t row = checked_mul(heads, width), rows = cache.size / row;
-  if (!recording()) check_ids(ids, 0, rows, op, "ids");
+  check_ids(ids, 0, rows, op, "ids", !recording());
   by_dtype(x, op, [&](auto t) {
     using T = decltype(t);
     KvPutArgs<T> args{};

@@ -32,6 +32,7 @@ void gemm(const Array& a, const Array& b, const Array& c, int64_t m, int64_t n, 
       return batch == 0 ? 0 : checked_add(checked_mul(batch - 1, stride), size);
     };
     const int64_t mk = checked_mul(m, k), kn = checked_mul(k, n), mn = checked_mul(m, n);
+    if (batch > 1 && stride_c < mn) throw usage_error("matmul: products of a batch would share memory in `out`");
     GemmArgs<T> args{};
     args.a = in<T>(&a, extent(stride_a, mk), op, "a");
     args.b = in<T>(&b, extent(stride_b, kn), op, "b");
@@ -89,6 +90,17 @@ void binary(const Array& a, const Array& b, const Array& y, int op) {
   });
 }
 
+// Whether two places of a walk may be one element: an axis steps no further than those of shorter steps reach.
+bool overlaps(const Sizes& shape, const Sizes& stride) {
+  for (int32_t i = 0; i < shape.count; ++i) {
+    int64_t reach = 0;
+    for (int32_t j = 0; j < shape.count; ++j)
+      if (stride[j] < stride[i] || (stride[j] == stride[i] && j < i)) reach += (shape[j] - 1) * stride[j];
+    if (shape[i] > 1 && stride[i] <= reach) return true;
+  }
+  return false;
+}
+
 // `x` is walked with strides from element `offset`; `y` is contiguous.
 void copy(const Array& x, const Array& y, const Sizes& shape, const Sizes& stride, int64_t offset, bool to_x,
           bool accumulate) {
@@ -98,6 +110,7 @@ void copy(const Array& x, const Array& y, const Sizes& shape, const Sizes& strid
     CopyArgs<T> args{};
     const int64_t walked = span(shape, stride);
     if (to_x && !x.writable) throw usage_error("copy: the destination is read-only");
+    if (to_x && walked && overlaps(shape, stride)) throw usage_error("copy: elements of the destination would share memory");
     args.x = const_cast<T*>(in<T>(&x, walked ? checked_add(offset, walked) : 0, "copy", "x")) + offset;
     args.y = const_cast<T*>(in<T>(&y, product(shape), "copy", "y"));
     for (int32_t axis = 0; axis < shape.count; ++axis) args.shape[axis] = shape[axis], args.stride[axis] = stride[axis];

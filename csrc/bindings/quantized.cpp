@@ -237,14 +237,14 @@ void q_matmul(const Array& x, const Array& data, const Array& y, int type, int64
   });
 }
 
-// Ids are not looked at: they lie in a buffer that is fed before each replay, and who feeds it knows the table.
+// Ids lie in a buffer that is fed before each replay, and looked at then; while a step is recorded it may hold anything.
 void put_rows(const Array& x, const Array& ids, const Array& table) {
   const char* op = "put_rows";
   const int64_t tokens = ids.size, width = tokens > 0 ? x.size / tokens : 0;
   if (x.dtype != table.dtype || width * tokens != x.size || (width > 0 && table.size % width))
     throw shape_error("put_rows: rows of " + shape_text(x.shape, x.rank) + " do not fit " + shape_text(table.shape, table.rank));
   if (!table.writable) throw usage_error("put_rows: the table is read-only");
-  if (!recording()) check_ids(ids, 0, width > 0 ? table.size / width : 1, op, "ids");
+  check_ids(ids, 0, width > 0 ? table.size / width : 1, op, "ids", !recording());
   PutRowsArgs args{x.data, in<int32_t>(&ids, tokens, op, "ids"), table.data, tokens, width * (int64_t)item_size(x.dtype)};
   MG_RUN_THIS(op, &mg::put_rows, plan_put_rows(args), args, &x, &ids, to(table));
 }

@@ -38,6 +38,20 @@ void launch_python(const std::string& name, py::object body) {
   });
 }
 
+// What Python holds of a program. A thread that records owns it too: let go by another, it is recorded to its end. Let go by
+// the thread itself, the recording ends.
+struct Held {
+  std::shared_ptr<Program> program = std::make_shared<Program>();
+  Held() = default;
+  Held(const Held&) = delete;
+  ~Held() {
+    if (recording() == program.get()) program->abandon();
+  }
+};
+template <auto Method> auto of_program() {
+  return [](const Held& held) { return ((*held.program).*Method)(); };
+}
+
 struct Nothing {};
 void do_nothing(const Nothing&, const Share&) {}
 
@@ -54,30 +68,33 @@ py::dict stats_of(const PoolStats& stats) {
 }  // namespace
 
 void register_runtime(py::module_& m) {
-  py::class_<Program, std::shared_ptr<Program>>(m, "Program", "A recorded sequence of kernel calls.")
+  py::class_<Held>(m, "Program", "A recorded sequence of kernel calls.")
       .def(py::init<>())
-      .def("begin", &Program::begin)
-      .def("end", &Program::end)
-      .def("abandon", &Program::abandon)
-      .def("run", &Program::run, py::call_guard<py::gil_scoped_release>())
+      .def("begin", of_program<&Program::begin>())
+      .def("end", of_program<&Program::end>())
+      .def("abandon", of_program<&Program::abandon>())
+      .def("run", of_program<&Program::run>(), py::call_guard<py::gil_scoped_release>())
       .def("profile",
-           [](Program& program) {
+           [](const Held& held) {
              std::vector<double> seconds;
              {
                py::gil_scoped_release release;
-               seconds = program.profile();
+               seconds = held.program->profile();
              }
              return seconds;
            },
            "Run once; seconds of each node.")
-      .def("names", &Program::names)
-      .def("dump", &Program::dump)
-      .def_property_readonly("bytes", &Program::bytes)
-      .def_property_readonly("live_bytes", &Program::live_bytes)
-      .def_property_readonly("host_nodes", &Program::host_nodes)
-      .def("__len__", &Program::size);
+      .def("names", of_program<&Program::names>())
+      .def("dump", of_program<&Program::dump>())
+      .def_property_readonly("bytes", of_program<&Program::bytes>())
+      .def_property_readonly("live_bytes", of_program<&Program::live_bytes>())
+      .def_property_readonly("host_nodes", of_program<&Program::host_nodes>())
+      .def("__len__", of_program<&Program::size>());
   m.def("recording", [] { return recording() != nullptr; });
-  m.def("launch_nothing", [](int64_t shares) { run_kernel("nothing", &do_nothing, Nothing{}, {shares, 0}, "", {}); },
+  m.def("launch_nothing", [](int64_t shares) {
+    if (shares < 0 || shares > INT16_MAX) throw usage_error("launch_nothing: `shares` must be in 0..32767, got " + std::to_string(shares));
+    run_kernel("nothing", &do_nothing, Nothing{}, {shares, 0}, "", {});
+  },
         py::arg("shares"), "A node of empty shares, to measure what a node costs.");
   m.def("launch_host", &launch_python, py::arg("name"), py::arg("body"));
 

@@ -6,6 +6,19 @@
 namespace mg::bindings {
 namespace {
 
+template <class T> void check_history(const SampleArgs<T>& args, int64_t kept) {
+  for (int64_t r = 0; r < args.rows; ++r) {
+    const SampleRow& row = args.where[r];
+    if (row.history < 0 || row.prompt < 0 || row.ids < row.prompt || row.ids > args.history_step || row.history >= kept)
+      throw shape_error("sample: `where` names ids beyond `history`");
+    for (int64_t i = 0; i < row.ids; ++i) {
+      const int32_t id = args.history[row.history * args.history_step + i];
+      if (id < 0 || id >= args.vocab)
+        throw shape_error("sample: `history` expected ids below " + std::to_string(args.vocab) + ", got " + std::to_string(id));
+    }
+  }
+}
+
 void sample(const Array& logits, const Array& where, const Array* tokens, const Array* history, const Array* probabilities,
             int64_t vocab, double temperature, int64_t top_k, double top_p, double min_p, double repetition, double presence,
             double frequency, uint64_t seed) {
@@ -24,16 +37,9 @@ void sample(const Array& logits, const Array& where, const Array* tokens, const 
     args.probabilities = out_opt<double>(probabilities, checked_mul(args.rows, vocab), op, "probabilities");
     args.top_k = top_k, args.seed = seed, args.temperature = temperature, args.top_p = top_p, args.min_p = min_p;
     args.repetition = repetition, args.presence = presence, args.frequency = frequency;
-    // Fed anew before each replay, by who knows the vocabulary: looked at where nothing is recorded.
-    for (int64_t r = 0; history && !recording() && r < args.rows; ++r) {
-      const SampleRow& row = args.where[r];
-      if (row.history < 0 || row.prompt < 0 || row.ids < row.prompt || row.ids > args.history_step ||
-          row.history >= (args.history_step ? history->size / args.history_step : 0))
-        throw shape_error("sample: `where` names ids beyond `history`");
-      for (int64_t i = 0; i < row.ids; ++i) {
-        const int32_t id = args.history[row.history * args.history_step + i];
-        if (id < 0 || id >= vocab) throw shape_error("sample: `history` expected ids below " + std::to_string(vocab) + ", got " + std::to_string(id));
-      }
+    if (history) {  // fed anew before each replay
+      const int64_t kept = args.history_step ? history->size / args.history_step : 0;
+      check_each_time("sample", {&where, history}, {kept, vocab}, [args, kept] { check_history(args, kept); }, !recording());
     }
     void (*kernel)(const SampleArgs<T>&, const Share&) = &mg::sample;
     MG_RUN_THIS(op, kernel, plan_sample(args), args, &logits, &where, to(tokens), history, to(probabilities));

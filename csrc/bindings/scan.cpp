@@ -5,18 +5,6 @@
 namespace mg::bindings {
 namespace {
 
-// Throws unless q_start runs from 0 to the number of rows and never falls; gives the number of sequences.
-int64_t check_starts(const Array& q_start, int64_t rows, const char* op) {
-  if (q_start.size < 1) throw shape_error(std::string(op) + ": `q_start` must not be empty");
-  const int32_t* starts = in<int32_t>(&q_start, q_start.size, op, "q_start");
-  const int64_t seqs = q_start.size - 1;
-  if (starts[0] != 0 || starts[seqs] != rows)
-    throw shape_error(std::string(op) + ": `q_start` must run from 0 to the " + std::to_string(rows) + " rows");
-  for (int64_t s = 0; s < seqs; ++s)
-    if (starts[s + 1] < starts[s]) throw shape_error(std::string(op) + ": `q_start` falls at sequence " + std::to_string(s));
-  return seqs;
-}
-
 int64_t rows_of(const Array& x, int64_t channels, const char* op) {
   if (channels < 1) throw shape_error(std::string(op) + ": the number of channels must be at least 1");
   return x.size / channels;

@@ -71,15 +71,6 @@ void ssd_backward(const Array& x, const Array& dt, const Array& a, const Array& 
 
 }  // namespace
 
-void check_starts(const Array& q_start, int64_t rows, const char* op) {
-  const int32_t* at = in<int32_t>(&q_start, 1, op, "q_start");
-  const int64_t seqs = q_start.size - 1;
-  if (at[0] != 0 || at[seqs] != rows)
-    throw shape_error(std::string(op) + ": `q_start` must run from 0 to the " + std::to_string(rows) + " rows");
-  for (int64_t s = 0; s < seqs; ++s)
-    if (at[s + 1] < at[s]) throw shape_error(std::string(op) + ": `q_start` falls at sequence " + std::to_string(s));
-}
-
 void register_ssd(py::module_& m) {
   define<&ssd>(m, "ssd", py::arg("x"), py::arg("dt"), py::arg("a"), py::arg("b"), py::arg("c"), py::arg("y"),
         py::arg("q_start"), py::arg("heads"), py::arg("groups"), py::arg("state_dim"), py::arg("skip"),

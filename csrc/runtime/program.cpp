@@ -18,6 +18,7 @@ constexpr int64_t kMostShares = 256;
 constexpr int64_t kGrowth = 24;
 
 thread_local Program* t_recording = nullptr;
+thread_local std::shared_ptr<Program> t_owner;  // of what is being recorded: it outlives whoever else holds it
 
 Work work_of(const Node& node) {
   return {node.call, node.kernel, node.args, node.shares, node.scratch_bytes, node.ahead.begin ? &node.ahead : nullptr};
@@ -87,14 +88,16 @@ Program* recording() { return t_recording; }
 
 Program::Program() : pool_(std::make_shared<Pool>(true)) {}
 Program::~Program() {
-  if (t_recording == this) abandon();
+  if (t_recording == this) drop();
 }
 
 void Program::begin() {
   if (t_recording) throw recording_error("record: this thread is already recording a program");
   if (recorded_) throw recording_error("record: this program has been recorded already");
+  if (recording_) throw recording_error("record: another thread is recording this program");
   pool_ = std::make_shared<Pool>(true);  // blocks of an abandoned recording are numbered by its log
   t_recording = this;
+  t_owner = weak_from_this().lock();
   recording_ = true;
   // Lifetimes seen while recording become the memory plan of the replay: a block freed now is reused by later nodes only.
   pool_->begin_log();
@@ -103,6 +106,7 @@ void Program::begin() {
 
 void Program::end() {
   if (t_recording != this) throw recording_error("record: end() by a thread that is not recording this program");
+  const std::shared_ptr<Program> owner = std::move(t_owner);
   t_recording = nullptr;
   recording_ = false;
   set_current_pool(nullptr);
@@ -111,18 +115,25 @@ void Program::end() {
     look_ahead();
     deal_out();
   } catch (...) {
-    abandon();
+    drop();
     throw;
   }
   recorded_ = true;
 }
 
-void Program::abandon() noexcept {
+void Program::abandon() {
+  if (recording_ && t_recording != this) throw recording_error("abandon: another thread is recording this program");
+  if (running_) throw recording_error("abandon: the program is running");
+  const std::shared_ptr<Program> owner = std::move(t_owner);
+  drop();
+}
+
+void Program::drop() noexcept {
   if (t_recording == this) {
     t_recording = nullptr;
     set_current_pool(nullptr);
   }
-  recording_ = false;
+  recording_ = recorded_ = false;
   pool_->end_log();
   pointers_.clear();
   touched_.clear();
@@ -130,6 +141,7 @@ void Program::abandon() noexcept {
   groups_.clear();
   nodes_.clear();
   hosts_.clear();
+  checks_.clear();
   keep_.clear();
   kept_.clear();
 }
@@ -295,6 +307,19 @@ void Program::hold(const Array& array) {
   if (array.block) keep_.push_back(array.block);
 }
 
+void Program::append_check(const std::string& key, std::initializer_list<const Array*> arrays, std::function<void()> check) {
+  if (std::any_of(checks_.begin(), checks_.end(), [&](const Check& other) { return other.key == key; })) return;
+  for (const Array* array : arrays) {
+    size_t offset;
+    if (!array->data || pool_->logged(array->data, &offset) >= 0) return;
+    const size_t begin = reinterpret_cast<size_t>(array->data), end = begin + array->bytes();
+    for (const Touched& each : touched_)
+      if (each.written && each.block < 0 && each.at < end && begin < each.at + each.bytes) return;
+  }
+  for (const Array* array : arrays) hold(*array);
+  checks_.push_back({key, std::move(check)});
+}
+
 void Program::append_host(const char* name, std::function<void()> body) {
   Node node;
   node.name = name;
@@ -312,6 +337,7 @@ template <class Each> void Program::run_nodes(Each each, bool grouped) {
     std::atomic<bool>& flag;
     ~Running() { flag = false; }
   } guard{running_};
+  for (const Check& check : checks_) check.body();
   size_t i = 0;
   while (i < nodes_.size()) {
     if (nodes_[i].host >= 0) {
@@ -405,12 +431,14 @@ void launch_host(const char* name, std::function<void()> body) {
   struct Suspend {
     Program* program;
     std::shared_ptr<Pool> pool;
-    explicit Suspend(Program* p) : program(p), pool(current_pool()) {
+    std::shared_ptr<Program> owner;
+    explicit Suspend(Program* p) : program(p), pool(current_pool()), owner(std::move(t_owner)) {
       t_recording = nullptr;
       set_current_pool(nullptr);
     }
     ~Suspend() {
       t_recording = program;
+      t_owner = std::move(owner);
       set_current_pool(pool);
     }
   } suspend(program);

@@ -42,7 +42,7 @@ class Program : public std::enable_shared_from_this<Program> {
   ~Program();
   void begin();  // the calling thread records from now on; throws recording_error if it already does
   void end();
-  void abandon() noexcept;  // stop recording and drop the nodes
+  void abandon();  // stop recording and drop the nodes; throws recording_error if another thread records it, or while it runs
   void run();
   size_t size() const { return nodes_.size(); }
   std::vector<double> profile();  // run once, each node alone, seconds of each
@@ -55,6 +55,9 @@ class Program : public std::enable_shared_from_this<Program> {
 
   void append(const Node& node, std::initializer_list<Use> uses);
   void hold(const Array& array);  // data made outside any node (a constant) must survive for the replays
+  // `check` looks at what `arrays` say and throws: before each replay, unless kernels of this recording write them. Once for
+  // equal keys: layers share what they ask.
+  void append_check(const std::string& key, std::initializer_list<const Array*> arrays, std::function<void()> check);
   void append_host(const char* name, std::function<void()> body);
 
  private:
@@ -82,6 +85,11 @@ class Program : public std::enable_shared_from_this<Program> {
     std::vector<Part> parts;
   };
   static void call_part(void (*kernel)(), const void* args, const Share& share);
+  struct Check {
+    std::string key;
+    std::function<void()> body;
+  };
+  void drop() noexcept;
 
   template <class Each> void run_nodes(Each each, bool grouped);
   void find_pointers(const Node& node);
@@ -93,6 +101,7 @@ class Program : public std::enable_shared_from_this<Program> {
   void deal_out();
   std::vector<Node> nodes_;
   std::vector<std::function<void()>> hosts_;
+  std::vector<Check> checks_;
   std::unordered_set<void*> kept_;
   std::vector<Block> keep_;
   std::shared_ptr<class Pool> pool_;

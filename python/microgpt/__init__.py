@@ -12,8 +12,8 @@ __version__ = "0.1.0"
 
 # name -> module that defines it. The public face of DESIGN: what is listed here is a promise.
 _EXPORTS = {
-    "Tensor": "tensor",
-    "tensor": "tensor",
+    "Tensor": "tensors",
+    "tensor": "tensors",
     "no_grad": "autograd",
     "MicrogptError": "errors",
     "load": "api",
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .api import LanguageModel, info, load, quantize, train, viz
     from .autograd import no_grad
     from .errors import MicrogptError
-    from .tensor import Tensor, tensor
+    from .tensors import Tensor, tensor
     from .training.callback import Callback
 
 __all__ = [

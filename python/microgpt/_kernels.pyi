@@ -38,7 +38,6 @@ __all__: list[str] = [
     "causal_conv1d",
     "causal_conv1d_backward",
     "check_float",
-    "check_ids",
     "check_int32",
     "check_wide",
     "clip",
@@ -339,17 +338,6 @@ def causal_conv1d_backward(
 def check_float(name: str, **arrays: Array | None) -> None:
     """
     Raise DTypeError unless all given arrays are of one floating-point type.
-    """
-
-def check_ids(
-    ids: Array,
-    low: typing.SupportsInt | typing.SupportsIndex,
-    high: typing.SupportsInt | typing.SupportsIndex,
-    op: str,
-    name: str,
-) -> None:
-    """
-    Raise ShapeError unless every int32 id is in [low, high).
     """
 
 def check_int32(name: str, **arrays: Array | None) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import _kernels as k
 from .errors import ConfigError, FormatError, NonFiniteError, ShapeError, UsageError, nearest
-from .tensor import Room, Tensor, numpy_dtype
+from .tensors import Room, Tensor, numpy_dtype
 
 Array = k.Array
 

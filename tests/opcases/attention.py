@@ -213,5 +213,5 @@ ERRORS: list[ErrorCase] = [
     _error("length", r"sequence 0 has keys", k_len=(-3,)),
     _error("overflow", r"sequence 0 has keys", k_start=(2**31 - 1,), k_len=(2**31 - 1,)),
     _error("queries", r"sequence 0 has more queries than keys", k_len=(1,)),
-    _error("slopes", r"`alibi` needs 4 elements, got shape \(3,\)", alibi=lambda: array((3,))),
+    _error("slopes", r"`alibi` expected \(4,\), got \(3,\)", alibi=lambda: array((3,))),
 ]

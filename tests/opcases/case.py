@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from microgpt import _kernels as k
 from microgpt.ops import OPS
-from microgpt.tensor import Tensor, numpy_dtype, wide
+from microgpt.tensors import Tensor, numpy_dtype, wide
 
 from .bounds import U32, UNDERFLOW
 

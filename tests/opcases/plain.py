@@ -9,7 +9,7 @@ import numpy as np
 
 from microgpt import ops
 from microgpt.errors import DTypeError, ShapeError
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 
 from .bounds import ELEMENTARY, U16, U32, Numbers, erf, gamma, sigmoid, sum_to, terms
 from .case import Case, ErrorCase, Inputs, Rule, array

@@ -14,7 +14,7 @@ import numpy as np
 
 from microgpt import ops
 from microgpt.errors import ConfigError, DTypeError, ShapeError, UsageError
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 
 from .bounds import U16, U32, Numbers, act, act_error, act_slope, gamma, sigmoid, slope_error
 from .case import Case, ErrorCase, Inputs, Rule, array, int32_array

@@ -82,7 +82,7 @@ def encoder_errors(name: str) -> Errors:
     import torch
 
     from microgpt import ops
-    from microgpt.tensor import Tensor
+    from microgpt.tensors import Tensor
 
     model = tiny.make(name)
     ours, rules = _ours(model)

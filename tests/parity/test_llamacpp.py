@@ -21,7 +21,7 @@ from microgpt.models.pooling import Pooling
 from microgpt.nn.context import Ctx, Layout
 from microgpt.nn.ffn.mlp import Glu, Mlp
 from microgpt.nn.linear import project
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 from microgpt.tokenizers.ids import IdsTokenizer
 from tests.gguf_cases import rwkv7
 

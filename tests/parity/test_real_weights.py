@@ -31,7 +31,7 @@ from microgpt.io import safetensors
 from microgpt.models.decoder import Decoder
 from microgpt.models.pretrained import load_decoder
 from microgpt.nn import Ctx, Layout
-from microgpt.tensor import Tensor
+from microgpt.tensors import Tensor
 from microgpt.tokenizers.base import Tokenizer
 from tests.parity.test_llamacpp import CHILD
 from tests.parity.test_vocabularies import answers

@@ -13,7 +13,7 @@ from ..errors import ConfigError, ShapeError
 from ..models.decoder import Decoder
 from ..nn.context import Ctx, Layout
 from ..state.contiguous import ContiguousStates
-from ..tensor import Tensor
+from ..tensors import Tensor
 from .sampler import Draws, Sampling, check_drawn
 from .step import Steps
 

@@ -13,7 +13,7 @@ from ..models.decoder import Decoder
 from ..nn.context import Ctx, Layout
 from ..program import Program
 from ..state.contiguous import ContiguousStates
-from ..tensor import Tensor
+from ..tensors import Tensor
 from .sampler import Draws
 
 Array = k.Array

@@ -16,7 +16,7 @@ from ..nn.norm import Norm
 from ..nn.place import Place
 from ..qtensor import QTensor
 from ..state.spec import KVSpec, StateSpec
-from ..tensor import Tensor
+from ..tensors import Tensor
 from .config import ModelConfig
 
 Array = k.Array

@@ -12,7 +12,7 @@ from ..errors import ConfigError, NonFiniteError
 from ..io.packed import Packed
 from ..io.stored import Stored
 from ..qtensor import GGUF_TYPES, QTensor
-from ..tensor import Room, numpy_dtype
+from ..tensors import Room, numpy_dtype
 from .quantized import Report, Row, Scheme, q_bytes, restored, rounded
 
 

@@ -20,7 +20,7 @@ from ..io.names import Rule, matched, to_file
 from ..io.stored import Stored
 from ..nn.checks import whole
 from ..nn.module import unfilled
-from ..tensor import Room
+from ..tensors import Room
 from . import gguf, quantized
 from .config import ModelConfig
 from .decoder import Decoder

@@ -22,7 +22,7 @@ from ..io.stored import Stored
 from ..nn.linear import GroupedLinear, Linear
 from ..nn.module import Module
 from ..qtensor import GGUF_TYPES, Q_TYPES, Place, QTensor, q_type
-from ..tensor import Room, numpy_dtype
+from ..tensors import Room, numpy_dtype
 from .decoder import Decoder
 
 Row = tuple[Any, ...]  # type, group, and the shape: (experts,) rows, columns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tensor import Tensor
+from ..tensors import Tensor
 from .context import Ctx
 from .ffn import FFNS
 from .linear import drop

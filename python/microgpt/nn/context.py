@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .. import _kernels as k
 from ..errors import ShapeError
-from ..tensor import Tensor
+from ..tensors import Tensor
 from .spec import Mask
 
 Array = k.Array

@@ -8,7 +8,7 @@ from typing import Any
 from .. import _kernels as k
 from .. import ops
 from ..autograd import JoinedSlot, state
-from ..tensor import Tensor, result
+from ..tensors import Tensor, result
 from .context import Ctx
 from .module import Module, Parameter
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .. import _kernels as k
 from ..errors import ConfigError
 from ..filters import Filter, matches
-from ..tensor import Room, Tensor, numpy_dtype, wide
+from ..tensors import Room, Tensor, numpy_dtype, wide
 
 M = TypeVar("M", bound="Module")
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels as k
-from ..tensor import numpy_dtype
+from ..tensors import numpy_dtype
 from .rope import RopeScaling, RopeSpec
 
 Array = k.Array

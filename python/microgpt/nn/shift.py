@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import _kernels as k
 from .. import ops
-from ..tensor import Tensor
+from ..tensors import Tensor
 
 
 def shifted(x: Tensor, q_start: Any, state: Any = None) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from .. import _kernels as k
 from ..errors import UsageError
 from ..kvrows import KVRows
-from ..tensor import Tensor, wide
+from ..tensors import Tensor, wide
 from . import basic
 from .layers import composed_softmax
 from .op import Cost, check, check_float, check_int32, check_wide, elements_bytes, item_bytes, op
@@ -40,6 +40,8 @@ def _settings(
             finite = isinstance(number, (int, float, np.number)) and math.isfinite(number)
             check(number is None or finite, name, label, "a finite number", number)
     heads, kv_heads, k_dim, v_dim = widths
+    if alibi is not None:
+        check(alibi.shape == (heads,), name, "alibi", (heads,), alibi.shape)
     check(k_dim > 0 and v_dim > 0, name, "q", "a width of at least 1", k_dim if k_dim == 0 else v_dim)
     return {
         "q_start": q_start,

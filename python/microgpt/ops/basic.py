@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from .. import _kernels as k
 from ..errors import DTypeError, ShapeError
 from . import raw
@@ -188,9 +190,11 @@ for _op in (add, sub, mul, div, maximum, minimum):
 
 # -- reductions --------------------------------------------------------------------------------------------------------
 def _axis(name: str, x: Array, axis: int) -> int:
+    if not isinstance(axis, (int, np.integer)) or isinstance(axis, bool):
+        refuse(name, "axis", "a whole number", axis)
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(f"{name}: `axis` expected one of the {x.ndim} axes of {x.shape}, got {axis}")
-    return axis % x.ndim
+    return int(axis) % x.ndim
 
 
 def _kept(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
@@ -306,20 +310,26 @@ def _(saved: Any, dy: Array, dx: Any) -> None:
 
 @op("x")
 def slice(x: Array, index: Any, needs: Needs = None) -> Any:
-    """Basic indexing with integers and step-1 slices, copied."""
+    """Basic indexing with integers, step-1 slices and one `...`, copied."""
     parts = index if isinstance(index, tuple) else (index,)
+    if (dots := [i for i, part in enumerate(parts) if part is ...]) and len(dots) == 1:
+        parts = (*parts[: dots[0]], *[builtins.slice(None)] * (x.ndim + 1 - len(parts)), *parts[dots[0] + 1 :])
     if len(parts) > x.ndim:
         refuse("slice", "index", f"at most {x.ndim} axes", len(parts))
     own = raw.strides(x.shape)
     offset, shape, stride = 0, [], []
     for axis in range(x.ndim):
-        size, part = x.shape[axis], parts[axis] if axis < len(parts) else builtins.slice(None)
-        if isinstance(part, int):
+        size = x.shape[axis]
+        part: Any = parts[axis] if axis < len(parts) else builtins.slice(None)
+        if isinstance(part, (int, np.integer)) and not isinstance(part, bool):
             if not -size <= part < size:
                 raise ShapeError(f"slice: `index` expected -{size}..{size - 1} on axis {axis}, got {part}")
-            offset += (part % size) * own[axis]
+            offset += int(part % size) * own[axis]
             continue
-        start, stop, step = part.indices(size)
+        try:
+            start, stop, step = part.indices(size)
+        except (AttributeError, TypeError):
+            refuse("slice", "index", f"whole numbers, slices of them or one ... on axis {axis}", repr(part))
         if step != 1:
             refuse("slice", "index", "step 1", step)
         offset += start * own[axis]

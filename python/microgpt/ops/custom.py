@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import _kernels as k
 from ..autograd import Entry, Slot, enable_grad, is_grad_enabled, no_grad, run_backward
 from ..errors import DTypeError, ShapeError
-from ..tensor import Tensor
+from ..tensors import Tensor
 
 Array = k.Array
 Numpy = npt.NDArray[Any]

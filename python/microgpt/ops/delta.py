@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _kernels as k
 from ..errors import DTypeError
-from ..tensor import Tensor, as_array, full, wide
+from ..tensors import Tensor, as_array, full, wide
 from . import basic, raw
 from .op import Cost, check, check_float, check_state, elements_bytes, op, refuse
 from .ssd import CHUNK, starts

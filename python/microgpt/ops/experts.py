@@ -15,7 +15,7 @@ import numpy as np
 from .. import _kernels as k
 from ..errors import ConfigError, nearest
 from ..qtensor import QTensor
-from ..tensor import Tensor, full, wide
+from ..tensors import Tensor, full, wide
 from . import basic, quantized
 from .layers import composed_softmax
 from .op import Cost, check_float, check_int32, check_wide, elements_bytes, item_bytes, op, refuse

@@ -9,7 +9,7 @@ from typing import Any
 from .. import _kernels as k
 from ..autograd import state
 from ..qtensor import QTensor
-from ..tensor import Tensor, result
+from ..tensors import Tensor, result
 
 
 def joined_linear(x: Tensor, weights: Sequence[Any], biases: Sequence[Tensor | None]) -> list[Tensor] | None:

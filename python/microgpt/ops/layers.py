@@ -12,7 +12,7 @@ from .. import _kernels as k
 from ..autograd import Slot
 from ..errors import ConfigError, nearest
 from ..qtensor import QTensor
-from ..tensor import Tensor, full, wide
+from ..tensors import Tensor, full, wide
 from . import basic, quantized, raw
 from .op import Cost, check_float, check_int32, check_wide, elements_bytes, item_bytes, op, refuse
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _kernels as k
-from ..tensor import Tensor, wide
+from ..tensors import Tensor, wide
 from . import basic, raw
 from .op import Cost, check_float, check_int32, elements_bytes, op, refuse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _kernels as k
-from ..tensor import Tensor
+from ..tensors import Tensor
 from . import raw
 from .layers import act_code, linear, weight_gradients, y_rows
 from .op import Cost, op

@@ -28,7 +28,7 @@ from ..errors import ShapeError, UsageError
 from ..kvrows import KVRows
 from ..qtensor import QTensor
 from ..registry import Registry
-from ..tensor import Tensor, as_array, result
+from ..tensors import Tensor, as_array, result
 
 Array = k.Array
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .. import _kernels as k
 from ..qtensor import QTensor
-from ..tensor import Tensor, wide
+from ..tensors import Tensor, wide
 from .op import check_float, refuse
 
 Array = k.Array

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import _kernels as k
-from ..tensor import Tensor, full, wide
+from ..tensors import Tensor, full, wide
 from . import basic, raw
 from .layers import act_code, composed_act
 from .op import Cost, check_float, check_int32, check_state, elements_bytes, op, refuse

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _kernels as k
-from ..tensor import Tensor, full
+from ..tensors import Tensor, full
 from . import basic, raw
 from .attention import attention
 from .layers import composed_softmax

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import _kernels as k
 from ..errors import DTypeError
-from ..tensor import Tensor, as_array, full, wide
+from ..tensors import Tensor, as_array, full, wide
 from . import basic, raw
 from .op import Cost, check, check_float, check_int32, check_state, elements_bytes, op, refuse
 

@@ -6,6 +6,7 @@ One kernel then updates a whole group, and clipping, checkpoints and (later) all
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from .. import _kernels as k
 from ..errors import ConfigError, UsageError
 from ..filters import Filter, matches
 from ..nn.module import Module, Parameter
-from ..tensor import wide
+from ..tensors import wide
 
 Array = k.Array
 
@@ -28,6 +29,11 @@ class Group:
     where: Filter
     weight_decay: float = 0.0
     lr_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("weight_decay", "lr_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name}: expected a finite number, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -103,21 +109,33 @@ class Arenas:
     def _hold(self, named: Sequence[tuple[str, Parameter]]) -> None:
         """Point the gradient slots of parameters into `grads`."""
         self.slots = []
-        self._held: list[tuple[str, Parameter, Array]] = []
+        self._held: list[tuple[str, Parameter, Array, Array]] = []
         for name, parameter in named:
             assert parameter.slot is not None
             parameter.slot.array = self.view(self.grads, name)
             self.slots.append(parameter.slot)
-            self._held.append((name, parameter, parameter.slot.array))
+            self._held.append((name, parameter, parameter.slot.array, parameter.data))
+
+    def _check_held(self) -> None:
+        """Raises UsageError where a parameter is not this optimizer's any more."""
+        for name, parameter, gradient, data in self._held:
+            if parameter.slot is None or parameter.slot.array is not gradient:
+                what = "frozen" if parameter.slot is None else "given to another optimizer"
+            elif parameter.data is not data:
+                what = "given other memory as its `data`"
+            else:
+                continue
+            raise UsageError(f"parameter {name!r} was {what} after this optimizer was made; make a new one")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Arenas:
         """The arenas of the copied parameters: of the model that is copied in the same call. Copied one by one, the
         arrays would belong to nobody, and the model's copy would never move."""
+        self._check_held()
         other: Arenas = memo.setdefault(id(self), object.__new__(Arenas))
         for name in ("dtype", "places", "segments", "size", "params", "rounded", "grads"):
             setattr(other, name, copy.deepcopy(getattr(self, name), memo))
         stored = other.params if other.rounded is None else other.rounded
-        named = [(name, copy.deepcopy(parameter, memo)) for name, parameter, _ in self._held]
+        named = [(name, copy.deepcopy(parameter, memo)) for name, parameter, *_ in self._held]
         for name, parameter in named:
             parameter.data = other.view(stored, name)
         other._hold(named)
@@ -141,9 +159,6 @@ class Arenas:
 
     def fill_gaps(self) -> None:
         """Parameters that no loss reached have gradient zero. UsageError where gradients go elsewhere by now."""
-        for name, parameter, array in self._held:
-            if parameter.slot is None or parameter.slot.array is not array:
-                what = "frozen" if parameter.slot is None else "given to another optimizer"
-                raise UsageError(f"parameter {name!r} was {what} after this optimizer was made; make a new one")
+        self._check_held()
         for slot in self.slots:
             slot.zero_if_empty()

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _kernels as k
-from ..errors import CheckpointError, UsageError
+from ..errors import CheckpointError, ConfigError, UsageError
 from ..nn.linear import Adapter
 from ..nn.module import Module
 from ..qtensor import QTensor
-from ..tensor import Tensor
+from ..tensors import Tensor
 from .arena import Arenas, Group
 from .rules import UpdateRule
 
@@ -31,6 +31,8 @@ class Optimizer:
 
     def __init__(self, model: Module, rule: UpdateRule, groups: Sequence[Group], max_norm: float = 0.0) -> None:
         _check_trainable(model)
+        if not max_norm >= 0.0:
+            raise ConfigError(f"max_norm: expected at least 0, got {max_norm}")
         self.arenas = Arenas(model, groups)
         self.rule = rule
         self.max_norm = max_norm
@@ -42,10 +44,15 @@ class Optimizer:
         self._control = k.empty((3,), dtype)
         self._lr = np.zeros(1, dtype)
         self._number = np.zeros(1, np.int64)
+        self._largest = float(np.finfo(self._lr.dtype).max)
         self._rules = [each for _, module in model.named_modules() if (each := getattr(module, "after_step", None))]
 
     def feed(self, step: int, lr: float) -> None:
-        """Tell the next launch its number (from 1) and learning rate."""
+        """Tell the next launch its number (from 1) and learning rate. UsageError for what would ruin weights."""
+        if not 1 <= step < 2**63:
+            raise UsageError(f"feed: `step` expected a number from 1, got {step}")
+        if not abs(lr) <= self._largest:
+            raise UsageError(f"feed: `lr` expected a finite {self.arenas.dtype}, got {lr}")
         self._lr[0], self._number[0] = lr, step
         self._hyper.copy_from(self._lr)
         self.step.copy_from(self._number)

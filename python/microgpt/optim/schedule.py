@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..errors import ConfigError, UsageError
 from ..registry import Registry
 
 
@@ -36,7 +36,9 @@ class Schedule:
             raise ConfigError(f"decay: expected a part in (0, 1], got {self.decay}")
 
     def __call__(self, step: int) -> float:
-        """The factor at `step`."""
+        """The factor at `step`, which counts from 0."""
+        if step < 0:
+            raise UsageError(f"schedule: expected a step of at least 0, got {step}")
         if step < self.warmup:
             return (step + 1) / self.warmup
         progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))

@@ -18,7 +18,7 @@ from ..models.decoder import Decoder
 from ..nn.context import Ctx, Layout
 from ..nn.linear import Adapter, GroupedLinear, Linear
 from ..nn.module import Module
-from ..tensor import Tensor, wide, zeros
+from ..tensors import Tensor, wide, zeros
 
 LEAST = 512  # tokens of a calibration: fewer say little about thousands of columns
 LENGTH = 512  # tokens of a piece, where the model's context is as long

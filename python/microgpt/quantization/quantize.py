@@ -14,7 +14,7 @@ from ..errors import ConfigError, NonFiniteError, nearest
 from ..models.decoder import Decoder
 from ..models.quantized import BLOCKS, Progress, Report, Scheme, places, quantize_decoder, rounded, rows_of
 from ..qtensor import QTensor
-from ..tensor import Room
+from ..tensors import Room
 from .awq import fold_block
 from .calibrate import LEAST, ExpertsObserver, Observer, Streams, Tokenizer, pieces_of, read_calibration
 from .gptq import gptq

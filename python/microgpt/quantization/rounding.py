@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..io.scale_search import FINE_STEPS, STEPS, best_scales
 from ..qtensor import QType
-from ..tensor import numpy_dtype
+from ..tensors import numpy_dtype
 
 Floats: TypeAlias = npt.NDArray[Any]
 

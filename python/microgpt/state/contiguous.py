@@ -13,7 +13,7 @@ import numpy as np
 from .. import _kernels as k
 from ..errors import ShapeError
 from ..kvrows import KVRows
-from ..tensor import Room, Tensor
+from ..tensors import Room, Tensor
 from .spec import KVSpec, StateSpec
 
 Array = k.Array

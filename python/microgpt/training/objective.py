@@ -11,7 +11,7 @@ from .. import _kernels as k
 from ..data.batches import BatchBlock
 from ..models.decoder import Decoder
 from ..nn.context import Ctx, Dropout, Layout
-from ..tensor import Tensor
+from ..tensors import Tensor
 
 Array = k.Array
 

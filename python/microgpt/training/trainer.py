@@ -17,7 +17,7 @@ from ..errors import CheckpointError, NonFiniteError
 from ..models.pretrained import read_json
 from ..optim import Optimizer, Schedule
 from ..program import Program
-from ..tensor import Tensor
+from ..tensors import Tensor
 from .callback import Callback
 from .ema import Ema
 from .objective import Objective

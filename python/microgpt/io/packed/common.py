@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ConfigError, FormatError
-from ...tensor import numpy_dtype
+from ...tensors import numpy_dtype
 from ..stored import Stored
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import ConfigError
 from ...nn.checks import require
 from ...nn.spec import NormSpec
-from ...tensor import numpy_dtype
+from ...tensors import numpy_dtype
 from ..config import ModelConfig
 from .common import Reader
 from .declare import Act, Bool, Derived, Draft, Float, Key, Part, all_heads, declare, head_width, look

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ... import ops
 from ...ops.layers import act_code
 from ...qtensor import QTensor
-from ...tensor import Tensor
+from ...tensors import Tensor
 from ..checks import number, whole
 from ..context import Ctx
 from ..linear import Linear, project

@@ -13,7 +13,7 @@ from ...autograd import is_grad_enabled
 from ...ops import raw
 from ...ops.experts import Routing, score_code
 from ...ops.layers import act_code
-from ...tensor import Tensor, full, wide, zeros
+from ...tensors import Tensor, full, wide, zeros
 from ..checks import number, require, whole
 from ..context import Ctx
 from ..linear import GroupedLinear, Linear, project_experts

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...state.spec import RecurrentSpec
-from ...tensor import Tensor, wide
+from ...tensors import Tensor, wide
 from ..checks import whole
 from ..context import Ctx
 from ..linear import Linear

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ... import ops
-from ...tensor import Tensor, full
+from ...tensors import Tensor, full
 from ..checks import number, whole
 from ..context import Ctx
 from ..linear import Linear

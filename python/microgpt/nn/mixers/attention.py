@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from ... import _kernels as kernels
 from ... import ops
 from ...state.spec import ITEM, KVSpec
-from ...tensor import Tensor, full, wide
+from ...tensors import Tensor, full, wide
 from ..checks import number, require, whole
 from ..context import Ctx
 from ..linear import Linear, project, side_by_side

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ... import ops
 from ...state.spec import KVSpec
-from ...tensor import Tensor
+from ...tensors import Tensor
 from ..checks import number, require
 from ..context import Ctx
 from ..module import Parameter

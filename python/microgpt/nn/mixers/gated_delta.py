@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ... import ops
 from ...state.spec import RecurrentSpec
-from ...tensor import Tensor, full, wide
+from ...tensors import Tensor, full, wide
 from ..checks import require, whole
 from ..context import Ctx
 from ..conv import CONV_ERROR, Conv, conv

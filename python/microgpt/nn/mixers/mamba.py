@@ -9,7 +9,7 @@ import numpy as np
 
 from ... import ops
 from ...state.spec import RecurrentSpec
-from ...tensor import Tensor, wide
+from ...tensors import Tensor, wide
 from ..checks import require, whole
 from ..context import Ctx
 from ..conv import Conv, conv

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ... import ops
 from ...state.spec import RecurrentSpec
-from ...tensor import Tensor, wide
+from ...tensors import Tensor, wide
 from ..checks import number, require, whole
 from ..context import Ctx
 from ..conv import CONV_ERROR, Conv, conv

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ...tensor import Tensor
+from ...tensors import Tensor
 from ..checks import number, require
 from ..context import Ctx
 from ..module import Module

@@ -9,7 +9,7 @@ from typing import ClassVar
 from ... import ops
 from ...ops.layers import act_code
 from ...state.spec import RecurrentSpec
-from ...tensor import Tensor, wide
+from ...tensors import Tensor, wide
 from ..checks import require, whole
 from ..context import Ctx
 from ..conv import Conv, conv

@@ -46,6 +46,7 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "data", "requires_grad", "slot")
+    __array_ufunc__ = None  # NumPy's arrays leave arithmetic with a Tensor to the Tensor
 
     def __init__(self, data: Array | npt.NDArray[Any] | Sequence[Any] | Scalar, *, requires_grad: bool = False) -> None:
         self.data = data if isinstance(data, Array) else as_array(data)
@@ -264,7 +265,7 @@ def tensor(data: Any, *, requires_grad: bool = False) -> Tensor:
 
 def full(shape: Sequence[int], value: float, dtype: str = "float32") -> Tensor:
     """A tensor filled with one value."""
-    array = k.empty(tuple(shape), dtype)
+    array = k.empty(shape, dtype)
     k.fill(array, value)
     return Tensor(array)
 
@@ -275,7 +276,11 @@ def zeros(shape: Sequence[int], dtype: str = "float32") -> Tensor:
 
 
 def _like(other: Tensor | Scalar, tensor: Tensor) -> Tensor:
-    return other if isinstance(other, Tensor) else full((), float(other), tensor.dtype)
+    if isinstance(other, Tensor):
+        return other
+    if not isinstance(other, (int, float, np.number)):
+        raise DTypeError(f"arithmetic: expected a Tensor or a number beside a Tensor, got {type(other).__name__}")
+    return full((), float(other), tensor.dtype)
 
 
 _module: Any = None
