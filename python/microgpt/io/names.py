@@ -69,7 +69,12 @@ class Rule:
     def ours_of(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Arrays:
         """Our arrays out of the file's."""
         found = [arrays[name] for name in self.names()]
-        return dict(zip(self.parts(), self.split(np.stack(found) if self.stack else found[0]), strict=True))
+        try:
+            split = self.split(np.stack(found) if self.stack else found[0])
+        except ValueError as error:  # the file's sizes of heads and its arrays disagree
+            shapes = ", ".join(str(each.shape) for each in found)
+            raise CheckpointError(f"{self.theirs}: {shapes} is not what the configuration makes of it: {error}") from error
+        return dict(zip(self.parts(), split, strict=True))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the file's array has this shape."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..nn.checks import number, require, whole
-from ..nn.spec import BlockSpec, NormSpec, Shapes, below, count, from_dict, linear, to_dict
+from ..nn.spec import BlockSpec, NormSpec, Shapes, below, check_types, count, from_dict, linear, to_dict
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class ModelConfig:
     pooler: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self, "config")
         whole("vocab_size", self.vocab_size, 1, 2**24)
         whole("width", self.width, 1, 2**20)
         whole("max_positions", self.max_positions, 1, 2**24)

@@ -52,6 +52,7 @@ class NormSpec:
     plus_one: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self, "norm")
         require(self.kind in ("layer", "rms"), "norm kind", "layer or rms", self.kind)
         require(not (self.kind == "rms" and self.bias), "norm bias", "False for rms", self.bias)
         number("norm eps", self.eps, 0.0)
@@ -187,6 +188,7 @@ class BlockSpec:
     bare_mixer: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self, "block")
         places = ("pre", "post", "res_post", "sandwich")
         require(self.placement in places, "norm placement", ", ".join(places), self.placement)
         number("block dropout", self.dropout, 0.0, 1.0)
