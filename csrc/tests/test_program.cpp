@@ -1,7 +1,10 @@
 // Replays: neighbours that run side by side have the bits of one after the other.
 #include <doctest/doctest.h>
 #include <string.h>
+#include <memory>
+#include <thread>
 
+#include "core/error.h"
 #include "kernels/plan.h"
 #include "runtime/program.h"
 #include "targets/dispatch.h"
@@ -96,4 +99,57 @@ TEST_CASE("a recording that was abandoned leaves no numbers in the next") {
   memset(z.data, 0, z.bytes());
   program.run();
   CHECK(numbers(z) == expected);
+}
+
+TEST_CASE("what a check looks at is looked at before each replay, unless a node of the recording writes it") {
+  const KernelTable<float>& table = *targets()[0].table();
+  const Array x = matrix(20, 96, 1), w = matrix(48, 96, 4), square = matrix(48, 48, 5), z = matrix(20, 48, 0), y = matrix(20, 48, 0);
+  int looked[4] = {};
+  bool wrong = false;
+  Program program;
+  program.begin();
+  const auto check = [&](int i) {
+    return [&looked, &wrong, i] {
+      ++looked[i];
+      if (wrong) throw shape_error("wrong");
+    };
+  };
+  program.append_check("x", {&x}, check(0));
+  program.append_check("x", {&x}, check(1));  // once for equal keys
+  multiply(table, x, w, z);
+  program.append_check("z", {&x, &z}, check(2));
+  {
+    const Array inside = matrix(20, 48, 0);
+    multiply(table, z, square, inside);
+    program.append_check("inside", {&inside}, check(3));
+    multiply(table, inside, square, y);
+  }
+  program.end();
+  for (int i = 0; i < 3; ++i) program.run();
+  CHECK(looked[0] == 3);
+  CHECK(looked[1] + looked[2] + looked[3] == 0);
+  memset(z.data, 0, z.bytes());
+  wrong = true;
+  CHECK_THROWS_AS(program.run(), Error);
+  CHECK(numbers(z) == std::vector<float>(20 * 48, 0.0f));  // before any node
+  wrong = false;
+  program.run();
+  CHECK(numbers(z) != std::vector<float>(20 * 48, 0.0f));
+}
+
+TEST_CASE("a program is recorded and dropped by one thread") {
+  auto program = std::make_shared<Program>();
+  std::weak_ptr<Program> watched = program;
+  program->begin();
+  std::thread([&] {
+    CHECK_THROWS_AS(program->begin(), Error);
+    CHECK_THROWS_AS(program->end(), Error);
+    CHECK_THROWS_AS(program->abandon(), Error);
+    program.reset();
+  }).join();
+  REQUIRE(!watched.expired());  // who records it owns it
+  CHECK(recording() == watched.lock().get());
+  recording()->abandon();
+  CHECK(watched.expired());
+  CHECK(recording() == nullptr);
 }

@@ -73,7 +73,9 @@ class Rule:
             split = self.split(np.stack(found) if self.stack else found[0])
         except ValueError as error:  # the file's sizes of heads and its arrays disagree
             shapes = ", ".join(str(each.shape) for each in found)
-            raise CheckpointError(f"{self.theirs}: {shapes} is not what the configuration makes of it: {error}") from error
+            raise CheckpointError(
+                f"{self.theirs}: {shapes} is not what the configuration makes of it: {error}"
+            ) from error
         return dict(zip(self.parts(), split, strict=True))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
