@@ -324,3 +324,32 @@ def test_the_public_names_are_what_they_are_in_any_order() -> None:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
         assert done.stdout == "Tensor((2,), float32)\n"
     assert callable(microgpt.tensor) and issubclass(ShapeError, MicrogptError)
+
+
+def test_dropping_one_program_leaves_the_one_that_is_recorded() -> None:
+    first, other = k.Program(), k.Program()
+    first.begin()
+    other.abandon()
+    k.fill(ones(4), 1.0)
+    first.end()
+    assert len(first) == 1
+
+
+def test_a_program_does_not_abandon_itself_while_it_runs() -> None:
+    program = k.Program()
+    errors: list[str] = []
+
+    def body() -> None:
+        with pytest.raises(RecordingError) as caught:
+            program.abandon()
+        errors.append(str(caught.value))
+
+    program.begin()
+    k.launch_host("abandons", body)
+    program.end()
+    program.run()
+    program.run()
+    assert [text.split(";")[0] for text in errors] == [
+        "abandon: another thread is recording this program, or this one is in its callback",
+        *["abandon: the program is already running"] * 2,
+    ]

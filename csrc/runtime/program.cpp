@@ -91,11 +91,22 @@ Program::~Program() {
   if (t_recording == this) drop();
 }
 
+// Of one thread at a time.
+struct Program::Running {
+  Program& program;
+  Running(Program& p, const char* what) : program(p) {
+    if (program.running_.exchange(true))
+      throw recording_error(std::string(what) + ": the program is already running; it owns its memory and runs once at a time");
+  }
+  ~Running() { program.running_ = false; }
+};
+
 void Program::begin() {
   if (t_recording) throw recording_error("record: this thread is already recording a program");
   if (recorded_) throw recording_error("record: this program has been recorded already");
   if (recording_) throw recording_error("record: another thread is recording this program");
   pool_ = std::make_shared<Pool>(true);  // blocks of an abandoned recording are numbered by its log
+  set_current_pool(nullptr);  // before t_owner: at a thread's end they go in the opposite order, and it needs the other
   t_recording = this;
   t_owner = weak_from_this().lock();
   recording_ = true;
@@ -122,9 +133,9 @@ void Program::end() {
 }
 
 void Program::abandon() {
-  if (recording_ && t_recording != this) throw recording_error("abandon: another thread is recording this program");
-  if (running_) throw recording_error("abandon: the program is running");
-  const std::shared_ptr<Program> owner = std::move(t_owner);
+  if (recording_ && t_recording != this) throw recording_error("abandon: another thread is recording this program, or this one is in its callback");
+  const std::shared_ptr<Program> owner = recording_ ? std::move(t_owner) : nullptr;
+  const Running running(*this, "abandon");
   drop();
 }
 
@@ -329,14 +340,9 @@ void Program::append_host(const char* name, std::function<void()> body) {
 }
 
 template <class Each> void Program::run_nodes(Each each, bool grouped) {
-  if (!recorded_) throw recording_error("run: the program has not been recorded");
   if (t_recording) throw recording_error("run: a program cannot be replayed while this thread is recording");
-  if (running_.exchange(true))
-    throw recording_error("run: the program is already running; it owns its memory and runs once at a time");
-  struct Running {
-    std::atomic<bool>& flag;
-    ~Running() { flag = false; }
-  } guard{running_};
+  const Running running(*this, "run");
+  if (!recorded_) throw recording_error("run: the program has not been recorded");
   for (const Check& check : checks_) check.body();
   size_t i = 0;
   while (i < nodes_.size()) {

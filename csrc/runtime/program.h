@@ -89,6 +89,7 @@ class Program : public std::enable_shared_from_this<Program> {
     std::string key;
     std::function<void()> body;
   };
+  struct Running;
   void drop() noexcept;
 
   template <class Each> void run_nodes(Each each, bool grouped);
